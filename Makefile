@@ -1,0 +1,40 @@
+# Everything runs from the virtual environment in .venv, which the targets make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check format benchmarks clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Lightbox needs Python 3.10 to 3.13, {sys.executable} is {v[0]}.{v[1]}: call make PYTHON=python3.12, or the like.")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+setup: $(VENV)/.installed  ## make the virtual environment .venv and install Lightbox
+
+demo: setup  ## sample data -> records -> train -> evaluate -> export -> serve -> ask
+	$(BIN)/python -m tests.demo --output_dir=$(DEMO)
+
+test: check  ## lint, check the import direction, run all CPU-only tests
+	$(BIN)/python -m pytest
+
+test-fast: check  ## the same without the tests marked slow
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: setup  ## ruff (lint and format) and the import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+format: setup  ## let ruff format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) $(DEMO) *.egg-info .pytest_cache .ruff_cache

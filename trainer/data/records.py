@@ -1,0 +1,240 @@
+"""The tf.Example schema and `dataset.json`, which says what shards hold.
+
+Writers (`build_records`) and readers (`input_pipeline`) meet here and nowhere
+else. Only the functions that touch protos or tensors import TensorFlow, so
+that parallel workers of `build_records` and REST clients start quickly.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+
+SCHEMA_VERSION = 1
+DATASET_FILE = "dataset.json"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One TFRecord file of a data set.
+
+    Attributes:
+        name: file name relative to the data directory, for example
+            `train-00003-of-00016.tfrecord`.
+        split: one of `SPLITS`.
+        num_records: records in the file.
+        num_bytes: size of the file.
+        sha256: hex digest of the file.
+    """
+
+    name: str
+    split: str
+    num_records: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What `dataset.json` holds.
+
+    Attributes:
+        class_names: sorted; the index of a name is its label.
+        positive_class: name of the positive class of a two-class set, else
+            None.
+        channels: 1 if every image is grey, else 3.
+        stored_size: short side of stored training images, in pixels.
+        counts: images per split and class, `counts["train"]["tumor"]`.
+        shards: every TFRecord file.
+        fingerprint: see `compute_fingerprint`.
+        options: the flags that the data set was built with.
+        leaks: images that share a group with another split and were let in on
+            purpose (`--on_leak=allow`), 0 if none.
+        schema_version: version of this schema.
+    """
+
+    class_names: tuple[str, ...]
+    positive_class: str | None
+    channels: int
+    stored_size: int
+    counts: dict[str, dict[str, int]]
+    shards: tuple[Shard, ...]
+    fingerprint: str
+    options: dict
+    leaks: int = 0
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def positive_index(self) -> int | None:
+        """Label of the positive class, None unless there are two classes."""
+        if self.positive_class is None:
+            return None
+        return self.class_names.index(self.positive_class)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits that hold images, in the order of `SPLITS`."""
+        return tuple(s for s in SPLITS if self.num_images(s))
+
+    def num_images(self, split: str) -> int:
+        return sum(self.counts.get(split, {}).values())
+
+    def shard_names(self, split: str) -> list[str]:
+        return [s.name for s in self.shards if s.split == split]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = DATASET_FILE) -> "DatasetInfo":
+        """Parses the text of a `dataset.json`.
+
+        Raises:
+            ValueError: if it is not JSON, misses a field, or has another
+                schema version. The message names `source`.
+        """
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{source} is not JSON ({error}); build the records again."
+            ) from error
+        version = (
+            fields.get("schema_version") if isinstance(fields, dict) else None
+        )
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{source} has schema version {version}, this program reads "
+                f"version {SCHEMA_VERSION}: build the records again with "
+                "`python -m trainer.data.build_records`."
+            )
+        try:
+            fields["class_names"] = tuple(fields["class_names"])
+            fields["shards"] = tuple(Shard(**s) for s in fields["shards"])
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{source} is incomplete ({error}); build the records again."
+            ) from error
+
+
+def default_positive_class(class_names: Iterable[str]) -> str | None:
+    """The positive one of two classes: the last, and `X` of `no_X` and `X`."""
+    names = sorted(class_names)
+    if len(names) != 2:
+        return None
+    negatives = {"no", "non", "not", "normal", "healthy", "negative", "without"}
+    first, last = names
+    last_words = last.lower().replace("-", "_").replace(" ", "_").split("_")
+    first_words = first.lower().replace("-", "_").replace(" ", "_").split("_")
+    if last_words[0] in negatives and first_words[0] not in negatives:
+        return first
+    return last
+
+
+def compute_fingerprint(rows: Iterable[tuple[str, str, int, str]]) -> str:
+    """Hex sha256 over the sorted `(id, pixel sha256, label, split)` rows.
+
+    Two data sets with the same fingerprint hold the same images, with the same
+    labels, in the same splits, whatever the order they were written in.
+    """
+    digest = hashlib.sha256()
+    for row in sorted(rows):
+        digest.update(json.dumps(row).encode("utf-8") + b"\n")
+    return digest.hexdigest()
+
+
+def shard_name(split: str, index: int, num_shards: int) -> str:
+    return f"{split}-{index:05d}-of-{num_shards:05d}.tfrecord"
+
+
+def make_example(
+    *,
+    encoded: bytes,
+    image_format: str,
+    height: int,
+    width: int,
+    channels: int,
+    image_id: str,
+    group: str,
+    sha256: str,
+    label: int,
+    class_name: str,
+) -> bytes:
+    """One image as a serialized tf.Example.
+
+    Args:
+        encoded: JPEG or PNG bytes.
+        image_format: "jpeg" or "png".
+        height: of the encoded image, in pixels.
+        width: of the encoded image, in pixels.
+        channels: 1 or 3.
+        image_id: path relative to the input directory.
+        group: images of one group (patient, duplicates) share a split.
+        sha256: hex digest of the decoded pixels.
+        label: index of the class.
+        class_name: its name.
+    """
+    from tensorflow.core.example import example_pb2, feature_pb2
+
+    def text(value: str | bytes) -> feature_pb2.Feature:
+        value = value.encode("utf-8") if isinstance(value, str) else value
+        return feature_pb2.Feature(
+            bytes_list=feature_pb2.BytesList(value=[value])
+        )
+
+    def integer(value: int) -> feature_pb2.Feature:
+        return feature_pb2.Feature(
+            int64_list=feature_pb2.Int64List(value=[value])
+        )
+
+    features = {
+        "image/encoded": text(encoded),
+        "image/format": text(image_format),
+        "image/height": integer(height),
+        "image/width": integer(width),
+        "image/channels": integer(channels),
+        "image/id": text(image_id),
+        "image/group": text(group),
+        "image/sha256": text(sha256),
+        "image/class/label": integer(label),
+        "image/class/text": text(class_name),
+    }
+    example = example_pb2.Example(
+        features=feature_pb2.Features(feature=features)
+    )
+    return example.SerializeToString(deterministic=True)
+
+
+def parse_example(serialized):
+    """Parses a serialized tf.Example in a graph.
+
+    Args:
+        serialized: string scalar.
+
+    Returns:
+        Dictionary of scalars: `image` (string, JPEG or PNG bytes), `id`
+        (string), `group` (string) and `label` (int32).
+    """
+    import tensorflow as tf
+
+    features = tf.io.parse_single_example(
+        serialized,
+        {
+            "image/encoded": tf.io.FixedLenFeature([], tf.string),
+            "image/id": tf.io.FixedLenFeature([], tf.string),
+            "image/group": tf.io.FixedLenFeature([], tf.string),
+            "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+        },
+    )
+    return {
+        "image": features["image/encoded"],
+        "id": features["image/id"],
+        "group": features["image/group"],
+        "label": tf.cast(features["image/class/label"], tf.int32),
+    }
