@@ -1,0 +1,242 @@
+"""TFRecord shards -> batches, in an order that is a function of seed and step.
+
+Every image has a place in one global stream. A worker keeps the places that
+are its own, so the strategy changes who reads an image, never which images
+share a batch or how one is augmented; and a resumed run starts at the place
+where it stopped.
+"""
+
+import os
+
+import tensorflow as tf
+
+from trainer.data import augmentation as augmentation_lib
+from trainer.data import preprocessing, records
+
+# Encoded images that are shuffled together: of one channel, some 160 MB.
+SHUFFLE_WINDOW = 16_384
+# Shards read at a time, record by record in turn.
+CYCLE_LENGTH = 16
+
+
+def read_dataset_info(data_dir: str) -> records.DatasetInfo:
+    """Reads `dataset.json` and checks that every shard is there.
+
+    Raises:
+        FileNotFoundError: if `data_dir` has no `dataset.json`.
+        ValueError: if it has another schema version, or a shard is missing or
+            not of the recorded size.
+    """
+    path = os.path.join(data_dir, records.DATASET_FILE)
+    if not tf.io.gfile.exists(path):
+        raise FileNotFoundError(
+            f"{path} does not exist: --data_dir must name a directory that "
+            "`python -m trainer.data.build_records` wrote."
+        )
+    with tf.io.gfile.GFile(path) as file:
+        info = records.DatasetInfo.from_json(file.read(), source=path)
+    for shard in info.shards:
+        shard_path = os.path.join(data_dir, shard.name)
+        if not tf.io.gfile.exists(shard_path):
+            raise ValueError(
+                f"{shard_path} is missing: {path} lists it. Copy the whole "
+                "directory again, or build the records again."
+            )
+        num_bytes = tf.io.gfile.stat(shard_path).length
+        if num_bytes != shard.num_bytes:
+            raise ValueError(
+                f"{shard_path} has {num_bytes} bytes, {path} lists "
+                f"{shard.num_bytes}: it was damaged or replaced. Copy it "
+                "again, or build the records again."
+            )
+    return info
+
+
+def split_files(
+    data_dir: str, info: records.DatasetInfo, split: str
+) -> list[str]:
+    """Paths of the shards of one split."""
+    return [os.path.join(data_dir, n) for n in info.shard_names(split)]
+
+
+def _keep_own(dataset, global_batch_size, num_workers, worker_index):
+    """Keeps this worker's part of each global batch."""
+    if num_workers == 1:
+        return dataset
+    per_worker = global_batch_size // num_workers
+
+    def is_own(position, _):
+        return (position % global_batch_size) // per_worker == worker_index
+
+    return dataset.filter(is_own)
+
+
+def make_train_dataset(
+    files: list[str],
+    *,
+    num_images: int,
+    image_size: int,
+    channels: int,
+    augmentation: augmentation_lib.Augmentation,
+    global_batch_size: int,
+    per_replica_batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    num_workers: int = 1,
+    worker_index: int = 0,
+) -> tf.data.Dataset:
+    """An endless stream of augmented training batches, one a replica.
+
+    The images are shuffled anew in every epoch, and a batch may reach over
+    the end of one into the next, so that no image is ever dropped.
+
+    Args:
+        files: TFRecord shards.
+        num_images: records in them together.
+        image_size: height and width of a training image, in pixels.
+        channels: 1 or 3.
+        augmentation: ranges to draw from.
+        global_batch_size: images per step, over all replicas.
+        per_replica_batch_size: images per element of the result.
+        seed: of order and augmentation.
+        start_step: steps already done by the run that is continued.
+        num_workers: processes that share the stream.
+        worker_index: of this one.
+
+    Returns:
+        Dataset of dictionaries: `inputs` float32 `[per_replica_batch,
+        image_size, image_size, channels]` in [0, 255], `labels` int32
+        `[per_replica_batch]`, `places` int64 `[per_replica_batch]`, the place
+        of each image in the global batch.
+    """
+
+    def read_epoch(epoch):
+        # Shards are permuted and interleaved, then the records of a window:
+        # stateless, so an epoch's order needs none of the epochs before it.
+        # `Dataset.shuffle` would need them: its seed cannot be a tensor.
+        # Encoded images are shuffled, not pixels, which would take more room.
+        epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
+        shuffled_files = tf.random.experimental.stateless_shuffle(
+            tf.constant(files), epoch_seed
+        )
+        dataset = tf.data.Dataset.from_tensor_slices(shuffled_files)
+        dataset = dataset.interleave(
+            tf.data.TFRecordDataset, cycle_length=CYCLE_LENGTH
+        )
+        dataset = dataset.batch(min(num_images, SHUFFLE_WINDOW))
+        dataset = dataset.map(
+            lambda window: tf.random.experimental.stateless_shuffle(
+                window, epoch_seed
+            )
+        )
+        return dataset.unbatch()
+
+    def prepare(position, serialized):
+        example = records.parse_example(serialized)
+        image = preprocessing.decode_image(example["image"], channels)
+        image = augmentation_lib.augment_image(
+            image, tf.stack([seed, position]), image_size, augmentation
+        )
+        return {
+            "inputs": image,
+            "labels": example["label"],
+            "places": position % global_batch_size,
+        }
+
+    start = start_step * global_batch_size
+    dataset = tf.data.Dataset.range(start // num_images, tf.int64.max)
+    dataset = dataset.flat_map(read_epoch).skip(start % num_images)
+    dataset = dataset.enumerate(start)
+    dataset = _keep_own(dataset, global_batch_size, num_workers, worker_index)
+    dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.batch(per_replica_batch_size, drop_remainder=True)
+    return dataset.prefetch(4)
+
+
+def make_evaluation_dataset(
+    files: list[str],
+    *,
+    num_images: int,
+    image_size: int,
+    channels: int,
+    global_batch_size: int,
+    per_replica_batch_size: int,
+    num_workers: int = 1,
+    worker_index: int = 0,
+    augmentation: augmentation_lib.Augmentation | None = None,
+    seed: int = 0,
+    view: int = 0,
+) -> tf.data.Dataset:
+    """Every image exactly once, in the order of the shards, padded.
+
+    Padding fills the last global batch, so that all replicas take the same
+    number of steps; it has weight 0.
+
+    Args:
+        files: TFRecord shards.
+        num_images: records in them together.
+        image_size: height and width of the result, in pixels.
+        channels: 1 or 3.
+        global_batch_size: images per step, over all replicas.
+        per_replica_batch_size: images per element of the result.
+        num_workers: processes that share the stream.
+        worker_index: of this one.
+        augmentation: if given, draw a view instead of resizing.
+        seed: of the augmentation.
+        view: which augmented view to draw.
+
+    Returns:
+        Dataset of dictionaries: `inputs` float32 `[per_replica_batch,
+        image_size, image_size, channels]` in [0, 255], `indices` int64
+        `[per_replica_batch]`, the place of each image in the split, and
+        `weights` float32 `[per_replica_batch]`, 0 for padding.
+    """
+    shape = [image_size, image_size, channels]
+    padding = -num_images % global_batch_size
+
+    def make_pixels(position, serialized):
+        encoded = records.parse_example(serialized)["image"]
+        if augmentation is None:
+            return preprocessing.prepare_image(encoded, image_size, channels)
+        image = preprocessing.decode_image(encoded, channels)
+        image_seed = tf.stack([seed, view * num_images + position])
+        return augmentation_lib.augment_image(
+            image, image_seed, image_size, augmentation
+        )
+
+    def prepare(position, serialized):
+        is_real = position < num_images
+        image = tf.cond(
+            is_real,
+            lambda: make_pixels(position, serialized),
+            lambda: tf.zeros(shape),
+        )
+        image.set_shape(shape)
+        return {
+            "inputs": image,
+            "indices": position,
+            "weights": tf.cast(is_real, tf.float32),
+        }
+
+    dataset = tf.data.TFRecordDataset(files)
+    blanks = tf.data.Dataset.from_tensors(tf.constant(b"")).repeat(padding)
+    dataset = dataset.concatenate(blanks).enumerate()
+    dataset = _keep_own(dataset, global_batch_size, num_workers, worker_index)
+    dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.batch(per_replica_batch_size, drop_remainder=True)
+    return dataset.prefetch(4)
+
+
+def read_labels(
+    files: list[str],
+) -> tuple[list[str], list[str], list[int]]:
+    """Ids, groups and labels of a split, in the order of the shards."""
+    dataset = tf.data.TFRecordDataset(files).map(
+        records.parse_example, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    ids, groups, labels = [], [], []
+    for example in dataset.as_numpy_iterator():
+        ids.append(example["id"].decode("utf-8"))
+        groups.append(example["group"].decode("utf-8"))
+        labels.append(int(example["label"]))
+    return ids, groups, labels

@@ -1,0 +1,224 @@
+"""EfficientNetB0 and a head, one flat Keras model that returns logits."""
+
+import os
+
+import keras
+
+FEATURES = "features"  # name of the pooling layer that ends the backbone
+LOGITS = "logits"
+NUM_FEATURES = 1280
+# Coarse to fine: the layers of EfficientNetB0 from input to output.
+BLOCKS = (
+    "stem",
+    "block1",
+    "block2",
+    "block3",
+    "block4",
+    "block5",
+    "block6",
+    "block7",
+    "top",
+)
+
+
+def num_logits(num_classes: int) -> int:
+    """One logit and a sigmoid for two classes, else a softmax over all."""
+    return 1 if num_classes == 2 else num_classes
+
+
+def build_head(
+    num_classes: int,
+    hidden_units: tuple[int, ...],
+    dropout: float,
+    dropout_layer: type[keras.layers.Layer] = keras.layers.Dropout,
+) -> keras.Sequential:
+    """The head on pooled features: Dropout, Dense layers, logits.
+
+    Args:
+        num_classes: of the data set.
+        hidden_units: widths of the hidden Dense layers, possibly none.
+        dropout: rate before every Dense layer.
+        dropout_layer: class of the dropout layers.
+
+    Returns:
+        Model: `[batch, NUM_FEATURES]` -> float32 logits `[batch, K]`, with
+        K = 1 for two classes.
+    """
+    layers = [keras.Input([NUM_FEATURES], name="head_input")]
+    for i, units in enumerate(hidden_units):
+        layers.append(dropout_layer(dropout, name=f"head_dropout_{i}"))
+        layers.append(
+            keras.layers.Dense(units, activation="relu", name=f"head_dense_{i}")
+        )
+    layers.append(dropout_layer(dropout, name="head_dropout"))
+    # Logits, and so the loss, stay float32 under mixed precision.
+    layers.append(
+        keras.layers.Dense(
+            num_logits(num_classes), dtype="float32", name=LOGITS
+        )
+    )
+    return keras.Sequential(layers, name="head")
+
+
+def build_classifier(
+    image_size: int,
+    channels: int,
+    head: keras.Sequential,
+    weights: str = "none",
+    dropout_layer: type[keras.layers.Layer] = keras.layers.Dropout,
+) -> keras.Model:
+    """EfficientNetB0 with `head` on top, as one flat model.
+
+    EfficientNetB0 normalizes inside, so the input is in [0, 255]. A grey image
+    becomes three equal channels here, on the device.
+
+    Args:
+        image_size: height and width of the input, in pixels.
+        channels: 1 or 3.
+        head: from `build_head`; the model shares its layers and weights.
+        weights: "imagenet", "none", or the path of a `.weights.h5` file of
+            `keras.applications.EfficientNetB0(include_top=False)`.
+        dropout_layer: class of the backbone's drop-connect layers.
+
+    Returns:
+        Model: float32 `[batch, image_size, image_size, channels]` in [0, 255]
+        -> float32 logits `[batch, K]`.
+
+    Raises:
+        FileNotFoundError: if the weights file does not exist.
+        ValueError: if it is not of this backbone, or ImageNet weights cannot
+            be downloaded.
+    """
+    inputs = keras.Input([image_size, image_size, channels], name="pixels")
+    x = inputs
+    if channels == 1:
+        x = keras.layers.Concatenate(name="grey_to_rgb")([x, x, x])
+    source = _load_backbone(x, weights)
+
+    def clone_layer(layer):
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.Dropout):
+            return dropout_layer.from_config(config)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # Statistics of the global batch: they, and so the weights, do not
+            # depend on the number of replicas. No effect while frozen.
+            config["synchronized"] = True
+        return layer.__class__.from_config(config)
+
+    # The backbone was built onto `x`, so the clone is flat: a nested backbone
+    # breaks Grad-CAM.
+    backbone = keras.models.clone_model(source, clone_function=clone_layer)
+    backbone.set_weights(source.get_weights())
+    x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(backbone.outputs[0])
+    for layer in head.layers:
+        x = layer(x)
+    return keras.Model(backbone.inputs, x, name="medical_image_classifier")
+
+
+def _load_backbone(x: keras.KerasTensor, weights: str) -> keras.Model:
+    """EfficientNetB0 without its top on three channels, with weights."""
+    if weights == "imagenet":
+        try:
+            return keras.applications.EfficientNetB0(
+                include_top=False, weights="imagenet", input_tensor=x
+            )
+        except Exception as error:
+            # `keras.utils.get_file` raises a bare Exception when it cannot
+            # download, and nothing more special.
+            if "URL fetch failure" not in str(error):
+                raise
+            raise ValueError(
+                "--weights=imagenet could not be downloaded: connect to the "
+                "network, or give a file with --weights=FILE, or train from "
+                "scratch with --weights=none."
+            ) from error
+    backbone = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, input_tensor=x
+    )
+    if weights == "none":
+        return backbone
+    if not os.path.isfile(weights):
+        raise FileNotFoundError(
+            f"--weights={weights} is not a file: give the path of a "
+            ".weights.h5 file of EfficientNetB0 without its top, or imagenet, "
+            "or none."
+        )
+    try:
+        backbone.load_weights(weights)
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(
+            f"--weights={weights} does not hold the weights of "
+            "keras.applications.EfficientNetB0(include_top=False): give a "
+            ".weights.h5 file saved from that model."
+        ) from error
+    return backbone
+
+
+def features_model(model: keras.Model) -> keras.Model:
+    """The backbone of a classifier: pixels -> pooled features."""
+    return keras.Model(model.input, model.get_layer(FEATURES).output)
+
+
+def feature_map_model(model: keras.Model) -> keras.Model:
+    """The backbone of a classifier: pixels -> its last feature map."""
+    return keras.Model(model.input, model.get_layer("top_activation").output)
+
+
+def set_trainable(
+    model: keras.Model, num_blocks: int, train_batch_norm: bool
+) -> None:
+    """Unfreezes the head and the top blocks of the backbone.
+
+    Args:
+        model: from `build_classifier`.
+        num_blocks: how many of `BLOCKS` to train, from the top; 0 trains the
+            head alone.
+        train_batch_norm: False keeps the statistics and scales of pretrained
+            weights: a small set's batches would only blur them.
+    """
+    unfrozen = BLOCKS[len(BLOCKS) - num_blocks :]
+    for layer in model.layers:
+        is_head = layer.name.startswith(("head_", LOGITS))
+        layer.trainable = is_head or layer.name.startswith(unfrozen)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = layer.trainable and train_batch_norm
+
+
+def copy_for_inference(
+    model: keras.Model,
+    image_size: int,
+    channels: int,
+    num_classes: int,
+    hidden_units: tuple[int, ...],
+    dropout: float,
+    weights: str,
+) -> keras.Model:
+    """The same model in float32 and of Keras' own layers only.
+
+    Training under mixed precision leaves float32 variables in a graph that
+    computes in 16 bits, and its dropout layers need this package to load. The
+    copy has neither trait, so that anyone can load the saved file.
+
+    Args:
+        model: a trained classifier.
+        image_size: height and width of the input, in pixels.
+        channels: 1 or 3.
+        num_classes: of the data set.
+        hidden_units: widths of the head's hidden layers.
+        dropout: rate of the head.
+        weights: what the classifier was built with; the graph for ImageNet
+            weights has one layer more.
+
+    Returns:
+        Model with the same outputs at inference.
+    """
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        head = build_head(num_classes, hidden_units, dropout)
+        graph = "imagenet" if weights == "imagenet" else "none"
+        copy = build_classifier(image_size, channels, head, graph)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    copy.set_weights(model.get_weights())
+    return copy

@@ -1,0 +1,345 @@
+"""The one place that says what happens in what order."""
+
+import dataclasses
+import time
+
+import keras
+import numpy as np
+from absl import logging
+
+from trainer import config, storage
+from trainer.data import augmentation, input_pipeline, records
+from trainer.model import classifier, dropout, losses
+from trainer.training import (
+    checkpoints,
+    distribution,
+    features,
+    history,
+    loop,
+    schedules,
+)
+
+CONFIG_FILE = "config.json"
+MODEL_FILE = "medical_image_classifier.keras"
+
+
+def run(cfg: config.TrainConfig) -> str:
+    """Trains, evaluates and exports; goes on where an earlier run stopped.
+
+    Args:
+        cfg: what to do.
+
+    Returns:
+        Directory of the exported version.
+
+    Raises:
+        FileNotFoundError: if data or weights are missing.
+        ValueError: if data, weights, job directory or hardware do not fit the
+            configuration.
+    """
+    info = input_pipeline.read_dataset_info(cfg.data_dir)
+    if "train" not in info.splits or "validation" not in info.splits:
+        raise ValueError(
+            f"{cfg.data_dir} has the splits {', '.join(info.splits)}; training "
+            "needs train and validation: build the records again."
+        )
+    strategy = distribution.create_strategy(cfg.strategy)
+    distribution.per_replica_batch_size(strategy, cfg.global_batch_size)
+    keras.config.set_dtype_policy(distribution.choose_precision(cfg.precision))
+    keras.utils.set_random_seed(cfg.seed)
+    with strategy.scope():
+        job = _Job(cfg, info, strategy)
+        _claim_job_dir(cfg, info)
+        rows = job.train()
+        return job.evaluate_and_export(rows)
+
+
+def _claim_job_dir(cfg: config.TrainConfig, info: records.DatasetInfo) -> None:
+    """Writes config and data set into the job directory, or checks them."""
+    config_path = storage.join(cfg.job_dir, CONFIG_FILE)
+    dataset_path = storage.join(cfg.job_dir, records.DATASET_FILE)
+    if storage.exists(config_path):
+        text = storage.read_bytes(config_path).decode("utf-8")
+        previous = config.TrainConfig.from_json(text, config_path)
+        differences = cfg.differences(previous)
+        if differences:
+            changes = ", ".join(
+                f"--{name}={old} (now {new})"
+                for name, (new, old) in differences.items()
+            )
+            raise ValueError(
+                f"{cfg.job_dir} belongs to a run with {changes}: give the "
+                "same flags to continue it, or another --job_dir."
+            )
+    if storage.exists(dataset_path):
+        text = storage.read_bytes(dataset_path).decode("utf-8")
+        previous_info = records.DatasetInfo.from_json(text, dataset_path)
+        if previous_info.fingerprint != info.fingerprint:
+            raise ValueError(
+                f"{cfg.job_dir} belongs to another data set than "
+                f"{cfg.data_dir} holds (fingerprints "
+                f"{previous_info.fingerprint[:12]} and "
+                f"{info.fingerprint[:12]}): use another --job_dir."
+            )
+    storage.write_atomically(dataset_path, info.to_json())
+    storage.write_atomically(config_path, cfg.to_json())
+
+
+class _Job:
+    """One run: the model, the data and the strategy that its steps share."""
+
+    def __init__(self, cfg, info, strategy):
+        self.cfg = cfg
+        self.info = info
+        self.strategy = strategy
+        self.per_replica = distribution.per_replica_batch_size(
+            strategy, cfg.global_batch_size
+        )
+        start = time.monotonic()
+        self.head = classifier.build_head(
+            info.num_classes,
+            cfg.hidden_units,
+            cfg.dropout,
+            dropout.GlobalBatchDropout,
+        )
+        self.model = classifier.build_classifier(
+            cfg.image_size,
+            info.channels,
+            self.head,
+            cfg.weights,
+            dropout.GlobalBatchDropout,
+        )
+        self.augmentation = augmentation.Augmentation(
+            **{
+                field.name: getattr(cfg, field.name)
+                for field in dataclasses.fields(augmentation.Augmentation)
+            }
+        )
+        self.labels = {
+            split: input_pipeline.read_labels(self._files(split))
+            for split in info.splits
+        }
+        logging.info(
+            "Model: EfficientNetB0 at %d px, %d channel(s), weights=%s, built "
+            "in %.0f s.",
+            cfg.image_size,
+            info.channels,
+            cfg.weights,
+            time.monotonic() - start,
+        )
+
+    def _files(self, split):
+        return input_pipeline.split_files(self.cfg.data_dir, self.info, split)
+
+    def _outputs(self, predict_step, split, view=None):
+        """Outputs of a compiled step for every image of a split."""
+        num_images = self.info.num_images(split)
+
+        def make_dataset(num_workers, worker_index):
+            return input_pipeline.make_evaluation_dataset(
+                self._files(split),
+                num_images=num_images,
+                image_size=self.cfg.image_size,
+                channels=self.info.channels,
+                global_batch_size=self.cfg.global_batch_size,
+                per_replica_batch_size=self.per_replica,
+                num_workers=num_workers,
+                worker_index=worker_index,
+                augmentation=None if view is None else self.augmentation,
+                seed=self.cfg.seed,
+                view=view or 0,
+            )
+
+        return loop.predict_all(
+            predict_step,
+            distribution.distribute(self.strategy, make_dataset),
+            num_images,
+            self.cfg.global_batch_size,
+        )
+
+    def train(self) -> list[dict]:
+        """Runs both phases and returns the rows of the history."""
+        rows = []
+        if self.cfg.is_pretrained and self.cfg.head_epochs:
+            rows += self._train_head()
+        if self.cfg.fine_tune_epochs:
+            rows += self._fine_tune(rows)
+        history.write_csv(self.cfg.job_dir, rows)
+        return rows
+
+    def _train_head(self) -> list[dict]:
+        cfg = self.cfg
+        classifier.set_trainable(self.model, 0, train_batch_norm=False)
+        self.head.trainable = True
+        setup = self._set_up("head", self.head, cfg.head_learning_rate)
+        if setup.checkpoint.progress.finished:
+            logging.info("head      already finished; its result is kept.")
+            self.head.set_weights(setup.checkpoint.progress.best_weights)
+            return setup.checkpoint.progress.history
+        start = time.monotonic()
+        backbone = loop.make_predict_function(
+            self.strategy, classifier.features_model(self.model)
+        )
+        train_features = np.stack(
+            [
+                self._outputs(backbone, "train", view)
+                for view in range(cfg.feature_views)
+            ]
+        )
+        validation_features = self._outputs(backbone, "validation")
+        logging.info(
+            "head      features of %d images in %d views: %.0f images/s",
+            self.info.num_images("train"),
+            cfg.feature_views,
+            (train_features[..., 0].size + len(validation_features))
+            / (time.monotonic() - start),
+        )
+
+        def make_dataset(start_step):
+            return distribution.distribute(
+                self.strategy,
+                lambda num_workers, worker_index: features.make_feature_dataset(
+                    train_features,
+                    np.array(self.labels["train"][2], np.int32),
+                    total_steps=setup.total_steps,
+                    global_batch_size=cfg.global_batch_size,
+                    per_replica_batch_size=self.per_replica,
+                    seed=cfg.seed,
+                    start_step=start_step,
+                    num_workers=num_workers,
+                    worker_index=worker_index,
+                ),
+            )
+
+        def validate():
+            return loop.validation_metrics(
+                np.array(self.labels["validation"][2], np.int32),
+                self.head(validation_features, training=False).numpy(),
+            )
+
+        return self._run_phase(setup, make_dataset, validate, [])
+
+    def _fine_tune(self, rows_before) -> list[dict]:
+        cfg = self.cfg
+        classifier.set_trainable(
+            self.model,
+            cfg.fine_tune_blocks
+            if cfg.is_pretrained
+            else len(classifier.BLOCKS),
+            train_batch_norm=not cfg.is_pretrained,
+        )
+        setup = self._set_up(
+            "fine_tune", self.model, cfg.peak_fine_tune_learning_rate
+        )
+        if setup.checkpoint.progress.finished:
+            logging.info("fine_tune already finished; its result is kept.")
+            self.model.set_weights(setup.checkpoint.progress.best_weights)
+            return setup.checkpoint.progress.history
+        predict_step = loop.make_predict_function(self.strategy, self.model)
+
+        def make_dataset(start_step):
+            return distribution.distribute(
+                self.strategy,
+                lambda num_workers, worker_index: (
+                    input_pipeline.make_train_dataset(
+                        self._files("train"),
+                        num_images=self.info.num_images("train"),
+                        image_size=cfg.image_size,
+                        channels=self.info.channels,
+                        augmentation=self.augmentation,
+                        global_batch_size=cfg.global_batch_size,
+                        per_replica_batch_size=self.per_replica,
+                        seed=cfg.seed,
+                        start_step=start_step,
+                        num_workers=num_workers,
+                        worker_index=worker_index,
+                    )
+                ),
+            )
+
+        def validate():
+            return loop.validation_metrics(
+                np.array(self.labels["validation"][2], np.int32),
+                self._outputs(predict_step, "validation"),
+            )
+
+        return self._run_phase(setup, make_dataset, validate, rows_before)
+
+    def _set_up(self, name, model, peak_learning_rate) -> "_PhaseSetup":
+        """Optimizer and restored checkpoint of a phase."""
+        cfg = self.cfg
+        steps_per_epoch = -(
+            -self.info.num_images("train") // cfg.global_batch_size
+        )
+        num_epochs = cfg.head_epochs if name == "head" else cfg.fine_tune_epochs
+        total_steps = steps_per_epoch * num_epochs
+        optimizer = keras.optimizers.AdamW(
+            schedules.warmup_cosine(
+                peak_learning_rate,
+                int(cfg.warmup_fraction * total_steps),
+                total_steps,
+            ),
+            weight_decay=cfg.weight_decay,
+        )
+        if keras.config.dtype_policy().name == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(model.trainable_variables)
+        checkpoint = checkpoints.PhaseCheckpoint(
+            storage.join(cfg.job_dir, "checkpoints", name), model, optimizer
+        )
+        if checkpoint.restore():
+            logging.info(
+                "%-9s continues after step %d.", name, checkpoint.progress.step
+            )
+        return _PhaseSetup(
+            name, model, optimizer, checkpoint, steps_per_epoch, num_epochs
+        )
+
+    def _run_phase(self, setup, make_dataset, validate, rows_before):
+        cfg = self.cfg
+        class_counts = np.bincount(
+            self.labels["train"][2], minlength=self.info.num_classes
+        )
+        if cfg.class_weights == "balanced":
+            class_weights = losses.balanced_class_weights(class_counts.tolist())
+        else:
+            class_weights = np.ones(self.info.num_classes, np.float32)
+        phase = loop.Phase(
+            name=setup.name,
+            model=setup.model,
+            optimizer=setup.optimizer,
+            train_steps=loop.make_train_function(
+                self.strategy,
+                setup.model,
+                setup.optimizer,
+                class_weights=class_weights,
+                label_smoothing=cfg.label_smoothing,
+                global_batch_size=cfg.global_batch_size,
+                seed=cfg.seed,
+            ),
+            make_dataset=make_dataset,
+            validate=validate,
+            steps_per_epoch=setup.steps_per_epoch,
+            num_epochs=setup.num_epochs,
+            patience=cfg.patience,
+            steps_per_execution=cfg.steps_per_execution,
+        )
+        logs = history.EpochLog(cfg.job_dir, setup.name, rows_before)
+        progress = setup.checkpoint.progress
+        return loop.run_phase(
+            phase, setup.checkpoint, lambda _: logs.write(progress.history)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _PhaseSetup:
+    name: str
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    checkpoint: checkpoints.PhaseCheckpoint
+    steps_per_epoch: int
+    num_epochs: int
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.num_epochs

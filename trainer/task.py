@@ -1,0 +1,90 @@
+"""Trains, evaluates and exports a classifier.
+
+python -m trainer.task --data_dir=records --job_dir=run --weights=none
+"""
+
+import dataclasses
+import json
+import sys
+
+from absl import app, flags
+
+from trainer import config
+
+FLAGS = flags.FLAGS
+
+_DEFINE = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+for _field in dataclasses.fields(config.TrainConfig):
+    if _field.name == "hidden_units":
+        flags.DEFINE_list("hidden_units", [], _field.metadata["help"])
+    else:
+        _DEFINE[_field.type](
+            _field.name, _field.default, _field.metadata["help"]
+        )
+flags.DEFINE_string(
+    "hparams",
+    "",
+    "JSON file of settings, for example best_hyperparameters.json of a sweep. "
+    "Flags given on the command line win over it.",
+)
+
+
+def _read_hparams(path: str) -> dict:
+    try:
+        with open(path, encoding="utf-8") as file:
+            hparams = json.load(file)
+    except OSError as error:
+        raise ValueError(f"--hparams={path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise ValueError(f"--hparams={path} is not JSON: {error}.") from error
+    names = {f.name for f in dataclasses.fields(config.TrainConfig)}
+    unknown = sorted(set(hparams) - names)
+    if unknown:
+        raise ValueError(
+            f"--hparams={path} has unknown settings {', '.join(unknown)}: "
+            "each must be the name of a flag of trainer.task."
+        )
+    return hparams
+
+
+def make_config() -> config.TrainConfig:
+    """The configuration that flags and `--hparams` say."""
+    values = {
+        f.name: FLAGS[f.name].value
+        for f in dataclasses.fields(config.TrainConfig)
+    }
+    if FLAGS.hparams:
+        for name, value in _read_hparams(FLAGS.hparams).items():
+            if not FLAGS[name].present:
+                values[name] = value
+    try:
+        values["hidden_units"] = tuple(int(u) for u in values["hidden_units"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "--hidden_units must be numbers separated by commas. Received: "
+            f"hidden_units={values['hidden_units']}."
+        ) from error
+    return config.TrainConfig(**values)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    try:
+        cfg = make_config()
+        # TensorFlow takes seconds to import; a wrong flag is told at once.
+        from trainer import pipeline
+
+        pipeline.run(cfg)
+    except (ValueError, OSError) as error:
+        sys.exit(f"trainer.task: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

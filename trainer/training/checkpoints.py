@@ -1,0 +1,126 @@
+"""Save and resume: one checkpoint holds all that a phase needs to go on.
+
+Weights, optimizer, step, the sums of the running epoch, early-stopping state,
+history and the best weights so far are one atomic checkpoint, so a run that is
+killed between two files does not exist.
+"""
+
+import dataclasses
+import io
+import json
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a phase stands, as far as tensors do not know it.
+
+    Attributes:
+        step: training steps done.
+        sums: loss, correct predictions and images of the running epoch.
+        seconds: spent on training steps of the running epoch.
+        best_loss: lowest validation loss so far.
+        best_epoch: epoch it was reached in, 0 before the first.
+        finished: the phase is over.
+        history: one row per finished epoch.
+        best_weights: the model's weights at `best_epoch`, on the host.
+    """
+
+    step: int = 0
+    sums: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 3)
+    seconds: float = 0.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    finished: bool = False
+    history: list[dict] = dataclasses.field(default_factory=list)
+    best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        fields = dict(vars(self))
+        weights = fields.pop("best_weights")
+        buffer = io.BytesIO()
+        arrays = {f"weight_{i}": w for i, w in enumerate(weights)}
+        np.savez(buffer, progress=np.array(json.dumps(fields)), **arrays)
+        return buffer.getvalue()
+
+    def update_from_bytes(self, data: bytes) -> None:
+        with np.load(io.BytesIO(data)) as arrays:
+            for name, value in json.loads(str(arrays["progress"])).items():
+                setattr(self, name, value)
+            self.best_weights = [
+                arrays[f"weight_{i}"] for i in range(len(arrays.files) - 1)
+            ]
+
+
+class _ProgressState(tf.train.experimental.PythonState):
+    """Puts `Progress` into a TensorFlow checkpoint."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def serialize(self) -> bytes:
+        return self.progress.to_bytes()
+
+    def deserialize(self, string_value: bytes) -> None:
+        self.progress.update_from_bytes(string_value)
+
+
+class PhaseCheckpoint:
+    """Checkpoints of one phase; the newest intact one is restored."""
+
+    def __init__(
+        self,
+        directory: str,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+    ):
+        """Ties model and optimizer to a directory.
+
+        Args:
+            directory: of this phase alone.
+            model: whose weights are kept.
+            optimizer: already built on the model's trainable variables:
+                otherwise its slots would be restored too late, or never.
+        """
+        self.progress = Progress()
+        self._checkpoint = tf.train.Checkpoint(
+            model=model,
+            optimizer=optimizer,
+            progress=_ProgressState(self.progress),
+        )
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint, directory, max_to_keep=3
+        )
+
+    def save(self) -> None:
+        self._manager.save(checkpoint_number=self.progress.step)
+
+    def restore(self) -> bool:
+        """Restores the newest intact checkpoint, if there is one.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            ValueError: if there are checkpoints, but none is intact.
+        """
+        paths = self._manager.checkpoints
+        for path in reversed(paths):
+            try:
+                # Tensors carry checksums that a read verifies.
+                status = self._checkpoint.restore(path)
+                status.assert_existing_objects_matched()
+            except (tf.errors.OpError, ValueError, AssertionError) as error:
+                logging.warning("Checkpoint %s is damaged: %s", path, error)
+                continue
+            return True
+        if paths:
+            raise ValueError(
+                f"No checkpoint in {self._manager.directory} is intact: "
+                "delete that directory to start the phase anew."
+            )
+        return False

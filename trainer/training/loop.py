@@ -1,0 +1,346 @@
+"""The training step, the inner (compiled) loop and the outer loop.
+
+The inner loop runs `steps_per_execution` steps in one `tf.function`. The outer
+loop validates, keeps the best weights, stops early, checkpoints and reports.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from sklearn import metrics as sklearn_metrics
+
+from trainer.model import dropout, losses
+from trainer.training import checkpoints
+
+
+def make_train_function(
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    class_weights: np.ndarray,
+    label_smoothing: float,
+    global_batch_size: int,
+    seed: int,
+) -> Callable:
+    """Makes the compiled inner loop.
+
+    Args:
+        strategy: that `model` and `optimizer` were created under.
+        model: inputs -> float32 logits `[per_replica_batch, K]`.
+        optimizer: built on the trainable variables of `model`.
+        class_weights: float32 `[classes]`, multiply the losses.
+        label_smoothing: see `losses.cross_entropy`.
+        global_batch_size: images per step, over all replicas.
+        seed: of the dropout masks.
+
+    Returns:
+        Function of an iterator over `inputs`, `labels` and `places`, the first
+        step (int64 scalar) and the number of steps (int64 scalar), which
+        returns the sums of loss and of correct predictions and the number of
+        images, float32 `[3]`.
+    """
+    class_weights = tf.constant(class_weights)
+
+    def step_on_replica(batch, step):
+        labels = batch["labels"]
+        places = dropout.BatchPlaces(
+            seed, step, batch["places"], global_batch_size
+        )
+        with tf.GradientTape() as tape:
+            with dropout.batch_places(places):
+                logits = model(batch["inputs"], training=True)
+            per_example_loss = losses.cross_entropy(
+                labels, logits, label_smoothing
+            )
+            # Gradients are summed over replicas: divide by the global batch.
+            loss = tf.nn.compute_average_loss(
+                per_example_loss * tf.gather(class_weights, labels),
+                global_batch_size=global_batch_size,
+            )
+            loss = optimizer.scale_loss(loss)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(
+            zip(gradients, model.trainable_variables, strict=True)
+        )
+        correct = losses.is_correct(labels, logits)
+        return tf.stack(
+            [
+                tf.reduce_sum(per_example_loss),
+                tf.reduce_sum(correct),
+                tf.cast(tf.size(labels), tf.float32),
+            ]
+        )
+
+    @tf.function
+    def train_steps(iterator, first_step, num_steps):
+        sums = tf.zeros([3])
+        for step in tf.range(first_step, first_step + num_steps):
+            replica_sums = strategy.run(
+                step_on_replica, args=(next(iterator), step)
+            )
+            sums += strategy.reduce("SUM", replica_sums, axis=None)
+        return sums
+
+    return train_steps
+
+
+def make_predict_function(
+    strategy: tf.distribute.Strategy, model: keras.Model
+) -> Callable:
+    """Makes a compiled step that returns `indices` and the model's outputs."""
+
+    def step_on_replica(batch):
+        outputs = model(batch["inputs"], training=False)
+        return batch["indices"], tf.cast(outputs, tf.float32)
+
+    @tf.function
+    def predict_step(iterator):
+        indices, outputs = strategy.run(step_on_replica, args=(next(iterator),))
+        return strategy.gather(indices, 0), strategy.gather(outputs, 0)
+
+    return predict_step
+
+
+def predict_all(
+    predict_step: Callable, dataset, num_images: int, global_batch_size: int
+) -> np.ndarray:
+    """Outputs of every image exactly once, in the order of the shards.
+
+    Args:
+        predict_step: from `make_predict_function`.
+        dataset: distributed, of padded evaluation batches.
+        num_images: without padding.
+        global_batch_size: images per step, over all replicas.
+
+    Returns:
+        float32 `[num_images, outputs]`.
+
+    Raises:
+        ValueError: if the shards held another number of images.
+    """
+    iterator = iter(dataset)
+    outputs, seen = None, np.zeros(num_images, np.int64)
+    for _ in range(-(-num_images // global_batch_size)):
+        indices, batch = (t.numpy() for t in predict_step(iterator))
+        is_real = indices < num_images
+        if outputs is None:
+            outputs = np.zeros((num_images, batch.shape[-1]), np.float32)
+        outputs[indices[is_real]] = batch[is_real]
+        seen[indices[is_real]] += 1
+    if not np.all(seen == 1):
+        raise ValueError(
+            f"{np.sum(seen == 0)} images were not read and "
+            f"{np.sum(seen > 1)} more than once: the shards do not match "
+            "dataset.json; build the records again."
+        )
+    return outputs
+
+
+def validation_metrics(labels: np.ndarray, logits: np.ndarray) -> dict:
+    """Loss, accuracy and AUC on the host.
+
+    Args:
+        labels: int32 `[images]`.
+        logits: float32 `[images, K]`.
+
+    Returns:
+        `val_loss`, `val_accuracy` and `val_auc`: the area under the ROC curve,
+        one against the rest and averaged for more than two classes, None where
+        a class is absent.
+    """
+    loss = losses.cross_entropy(tf.constant(labels), tf.constant(logits))
+    correct = losses.is_correct(tf.constant(labels), tf.constant(logits))
+    num_classes = max(2, logits.shape[-1])
+    auc = None
+    if len(set(labels.tolist())) == num_classes:
+        if logits.shape[-1] == 1:
+            auc = sklearn_metrics.roc_auc_score(labels, logits[:, 0])
+        else:
+            auc = sklearn_metrics.roc_auc_score(
+                labels, tf.nn.softmax(logits).numpy(), multi_class="ovr"
+            )
+    return {
+        "val_loss": float(tf.reduce_mean(loss)),
+        "val_accuracy": float(tf.reduce_mean(correct)),
+        "val_auc": None if auc is None else float(auc),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One stretch of training: the head, or the fine-tuning.
+
+    Attributes:
+        name: "head" or "fine_tune".
+        model: that is trained.
+        optimizer: built on its trainable variables.
+        train_steps: from `make_train_function`.
+        make_dataset: function of the first step that returns a distributed
+            data set.
+        validate: returns what `validation_metrics` does.
+        steps_per_epoch: training steps in an epoch.
+        num_epochs: at most.
+        patience: epochs without a lower validation loss before stopping.
+        steps_per_execution: steps in one call of `train_steps`.
+        checkpoint_every_s: seconds between checkpoints within an epoch.
+    """
+
+    name: str
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    train_steps: Callable
+    make_dataset: Callable
+    validate: Callable[[], dict]
+    steps_per_epoch: int
+    num_epochs: int
+    patience: int
+    steps_per_execution: int
+    checkpoint_every_s: float = 300.0
+
+
+def run_phase(
+    phase: Phase,
+    checkpoint: checkpoints.PhaseCheckpoint,
+    on_epoch: Callable[[dict], None],
+) -> list[dict]:
+    """Trains to the end of a phase and leaves the best weights in the model.
+
+    A phase that was interrupted goes on at its last checkpoint.
+
+    Args:
+        phase: what to train.
+        checkpoint: restored already.
+        on_epoch: called with each new row of the history.
+
+    Returns:
+        The history: a dictionary of `history.COLUMNS` per epoch.
+    """
+    progress = checkpoint.progress
+    if not progress.best_weights:
+        # The weights a phase starts with are its first candidate: a phase
+        # that only makes things worse changes nothing.
+        _keep_if_best(phase, progress, phase.validate(), epoch=0)
+    iterator = None
+    while not progress.finished:
+        if iterator is None:
+            iterator = iter(phase.make_dataset(progress.step))
+        epoch = _run_epoch(phase, checkpoint, iterator)
+        row = _finish_epoch(phase, progress, epoch)
+        checkpoint.save()
+        on_epoch(row)
+    phase.model.set_weights(progress.best_weights)
+    return progress.history
+
+
+def _run_epoch(
+    phase: Phase, checkpoint: checkpoints.PhaseCheckpoint, iterator
+) -> int:
+    """Runs the rest of the current epoch and returns its number, from 1."""
+    progress = checkpoint.progress
+    epoch = progress.step // phase.steps_per_epoch + 1
+    last_step = epoch * phase.steps_per_epoch
+    last_save = last_line = time.monotonic()
+    while progress.step < last_step:
+        start = time.monotonic()
+        num_steps = min(phase.steps_per_execution, last_step - progress.step)
+        sums = phase.train_steps(
+            iterator,
+            tf.constant(progress.step, tf.int64),
+            tf.constant(num_steps, tf.int64),
+        ).numpy()
+        now = time.monotonic()
+        progress.step += num_steps
+        progress.sums = [
+            a + float(b) for a, b in zip(progress.sums, sums, strict=True)
+        ]
+        progress.seconds += now - start
+        if not np.isfinite(sums[0]):
+            raise ValueError(
+                f"The {phase.name} loss is {sums[0]} at step {progress.step}: "
+                "lower the learning rate; the last checkpoint is intact."
+            )
+        if now - last_line > 10.0:
+            last_line = now
+            _log_progress(phase, progress, epoch)
+        if (
+            now - last_save > phase.checkpoint_every_s
+            and progress.step < last_step
+        ):
+            last_save = now
+            checkpoint.save()
+    return epoch
+
+
+def _log_progress(phase, progress, epoch):
+    loss_sum, correct, images = progress.sums
+    logging.info(
+        "%-9s epoch %d/%d step %d/%d  loss %.4f  accuracy %.3f  %.0f images/s",
+        phase.name,
+        epoch,
+        phase.num_epochs,
+        progress.step - (epoch - 1) * phase.steps_per_epoch,
+        phase.steps_per_epoch,
+        loss_sum / images,
+        correct / images,
+        images / max(progress.seconds, 1e-9),
+    )
+
+
+def _finish_epoch(
+    phase: Phase, progress: checkpoints.Progress, epoch: int
+) -> dict:
+    """Validates, updates `progress` and returns the row of the epoch."""
+    loss_sum, correct, images = progress.sums
+    validation = phase.validate()
+    row = {
+        "phase": phase.name,
+        "epoch": epoch,
+        "step": progress.step,
+        "loss": loss_sum / images,
+        "accuracy": correct / images,
+        **validation,
+        "learning_rate": float(
+            keras.ops.convert_to_numpy(phase.optimizer.learning_rate)
+        ),
+        "images_per_second": images / max(progress.seconds, 1e-9),
+        "seconds": progress.seconds,
+    }
+    progress.history.append(row)
+    progress.sums, progress.seconds = [0.0] * 3, 0.0
+    _keep_if_best(phase, progress, validation, epoch)
+    stale = epoch - progress.best_epoch
+    progress.finished = epoch >= phase.num_epochs or stale >= phase.patience
+    logging.info(
+        "%-9s epoch %d/%d  loss %.4f  accuracy %.3f  val_loss %.4f  "
+        "val_accuracy %.3f  val_auc %s  %.0f images/s%s",
+        phase.name,
+        epoch,
+        phase.num_epochs,
+        row["loss"],
+        row["accuracy"],
+        row["val_loss"],
+        row["val_accuracy"],
+        "n/a" if row["val_auc"] is None else f"{row['val_auc']:.3f}",
+        row["images_per_second"],
+        "  best so far" if not stale else "",
+    )
+    if progress.finished and epoch < phase.num_epochs:
+        logging.info(
+            "%-9s stopped early: no lower validation loss for %d epochs.",
+            phase.name,
+            stale,
+        )
+    return row
+
+
+def _keep_if_best(phase, progress, validation, epoch):
+    if validation["val_loss"] < progress.best_loss:
+        progress.best_loss = validation["val_loss"]
+        progress.best_epoch = epoch
+        progress.best_weights = phase.model.get_weights()
