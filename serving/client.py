@@ -1,0 +1,259 @@
+"""Asks TF Serving, or the local server, for predictions over gRPC or REST.
+
+    client = Client("grpc://127.0.0.1:8500", "brain_mri")
+    for prediction in client.predict([open("scan.png", "rb").read()]):
+        print(prediction.label, prediction.score)
+
+Images are JPEG or PNG; `trainer.data.readers` turns other formats into PNG.
+The REST path imports neither TensorFlow nor gRPC, so a client that speaks REST
+starts quickly and runs where they are not installed.
+"""
+
+import dataclasses
+import random
+import time
+import urllib.parse
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from serving import rest_transport, status_codes
+
+SCHEMES = ("grpc", "grpcs", "http", "https")
+BATCH_SIZE = 32
+# Of one request. REST adds a third to it in base64.
+MAX_BATCH_BYTES = 32 * 2**20
+MAX_ATTEMPTS = 4
+FIRST_DELAY_S = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        probabilities: one per class, in the order of the class names.
+        label: name of the most probable class.
+        label_index: its index.
+        score: probability of the positive class, or of `label`.
+        decision: `score` against the operating point; None if the model has
+            more than two classes.
+        valid: False if the server could not decode the image; then the other
+            fields mean nothing.
+    """
+
+    probabilities: tuple[float, ...]
+    label: str
+    label_index: int
+    score: float
+    decision: bool | None
+    valid: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionStatus:
+    """State of one version of a model, as the server reports it.
+
+    Attributes:
+        version: its number.
+        state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
+        error: empty, or why it is not available.
+    """
+
+    version: int
+    state: str
+    error: str
+
+
+class ServerError(ConnectionError):
+    """The server cannot be reached, or answers with an error.
+
+    Attributes:
+        code: canonical name, such as "NOT_FOUND" or "UNAVAILABLE".
+    """
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class Client:
+    """One model on one server. May be shared between threads."""
+
+    def __init__(
+        self,
+        target: str,
+        model_name: str,
+        *,
+        version: int | None = None,
+        timeout_s: float = 30.0,
+        batch_size: int = BATCH_SIZE,
+        token: str | None = None,
+        ca_file: str | None = None,
+    ):
+        """Does not connect yet.
+
+        Args:
+            target: `grpc://HOST:PORT` or `http://HOST:PORT`; `grpcs` and
+                `https` for TLS.
+            model_name: what the server calls the model.
+            version: a version number, None for the newest.
+            timeout_s: deadline of each request, retries included.
+            batch_size: largest number of images in a request.
+            token: sent as `Authorization: Bearer`.
+            ca_file: PEM file of the authority that signed the server's
+                certificate, None for the well-known ones.
+
+        Raises:
+            ValueError: an argument is not of this form.
+        """
+        parts = _parse_target(target)
+        if batch_size < 1:
+            raise ValueError(
+                "`batch_size` must be at least 1. Received: "
+                f"batch_size={batch_size}."
+            )
+        self.target = target
+        self.model_name = model_name
+        self._timeout_s = timeout_s
+        self._batch_size = batch_size
+        secure = parts.scheme in ("grpcs", "https")
+        if parts.scheme in ("grpc", "grpcs"):
+            # Imports TensorFlow's protos, and with them TensorFlow.
+            from serving import grpc_transport
+
+            self._transport = grpc_transport.GrpcTransport(
+                parts.netloc, model_name, version, secure, token, ca_file
+            )
+        else:
+            self._transport = rest_transport.RestTransport(
+                target.rstrip("/"), model_name, version, token, ca_file
+            )
+
+    def predict(self, images: Iterable[bytes]) -> list[Prediction]:
+        """Returns one prediction per image, in their order.
+
+        Args:
+            images: JPEG or PNG files. They are sent in batches.
+
+        Raises:
+            ServerError: with one line that says what is wrong.
+        """
+        predictions = []
+        for batch in split_batches(images, self._batch_size):
+            outputs = self._call(self._transport.predict, batch)
+            predictions.extend(_to_predictions(outputs, len(batch)))
+        return predictions
+
+    def status(self) -> list[VersionStatus]:
+        """Returns the state of each version that the server knows."""
+        return [
+            VersionStatus(version, state, error)
+            for version, state, error in self._call(self._transport.status)
+        ]
+
+    def metadata(self) -> dict:
+        """Returns the signatures, in the form of TF Serving's JSON."""
+        return self._call(self._transport.metadata)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._transport.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *unused_exception) -> None:
+        self.close()
+
+    def _call(self, method: Callable, *args) -> Any:
+        """Calls the server, again if it is busy or starting."""
+        deadline = time.monotonic() + self._timeout_s
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return method(*args, timeout_s=deadline - time.monotonic())
+            except status_codes.StatusError as error:
+                # Jitter, so that clients of a restarted server spread out.
+                delay_s = FIRST_DELAY_S * 2 ** (attempt - 1)
+                delay_s *= random.uniform(0.5, 1.5)
+                if (
+                    error.code != "UNAVAILABLE"
+                    or attempt == MAX_ATTEMPTS
+                    or time.monotonic() + delay_s >= deadline
+                ):
+                    raise self._explain(error) from error
+            time.sleep(delay_s)
+        raise AssertionError("unreachable")
+
+    def _explain(self, error: status_codes.StatusError) -> ServerError:
+        message = " ".join(error.message.split())
+        if error.code == "UNAVAILABLE":
+            text = f"cannot be reached ({message}). Is the server running?"
+        elif error.code == "DEADLINE_EXCEEDED":
+            text = f"did not answer within {self._timeout_s:g} s."
+        elif error.code == "NOT_FOUND":
+            text = f"does not serve model {self.model_name!r} ({message})."
+        else:
+            text = f"answered {error.code}: {message}"
+        return ServerError(error.code, f"{self.target} {text}")
+
+
+def split_batches(
+    images: Iterable[bytes], batch_size: int
+) -> Iterable[list[bytes]]:
+    """Yields lists of images that fit into a request."""
+    batch: list[bytes] = []
+    num_bytes = 0
+    for image in images:
+        full = num_bytes + len(image) > MAX_BATCH_BYTES
+        if batch and (full or len(batch) == batch_size):
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append(image)
+        num_bytes += len(image)
+    if batch:
+        yield batch
+
+
+def _parse_target(target: str) -> urllib.parse.SplitResult:
+    parts = urllib.parse.urlsplit(target)
+    try:
+        has_address = bool(parts.hostname and parts.port)
+    except ValueError:  # A port that is no number.
+        has_address = False
+    extra = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in SCHEMES or not has_address or extra:
+        raise ValueError(
+            "The target must have the form grpc://HOST:PORT or "
+            f"http://HOST:PORT. Received: {target!r}."
+        )
+    return parts
+
+
+def _to_predictions(outputs: dict, num_images: int) -> list[Prediction]:
+    """Returns predictions from the columns of a server's answer."""
+    fields = [f.name for f in dataclasses.fields(Prediction)]
+    outputs = {"decision": [None] * num_images, **outputs}
+    missing = [name for name in fields if name not in outputs]
+    if missing:
+        raise ServerError(
+            "FAILED_PRECONDITION",
+            "The model must have the outputs of Lightbox's serving_default "
+            f"signature. Missing: {', '.join(missing)}.",
+        )
+    # The model's numbers are float32. REST writes them with the digits that
+    # tell them apart, which as doubles would differ from what gRPC carries.
+    probabilities = np.float32(outputs["probabilities"]).tolist()
+    scores = np.float32(outputs["score"]).tolist()
+    return [
+        Prediction(
+            probabilities=tuple(probabilities[row]),
+            label=outputs["label"][row],
+            label_index=outputs["label_index"][row],
+            score=scores[row],
+            decision=outputs["decision"][row],
+            valid=outputs["valid"][row],
+        )
+        for row in range(num_images)
+    ]

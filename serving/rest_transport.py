@@ -1,0 +1,127 @@
+"""Requests to TF Serving's REST API, for `client`."""
+
+import base64
+import json
+import urllib.parse
+
+import requests
+
+from serving import status_codes
+from trainer.export import signature
+
+
+class RestTransport:
+    """One model behind one HTTP address, over kept-alive connections."""
+
+    def __init__(
+        self,
+        address: str,
+        model_name: str,
+        version: int | None,
+        token: str | None,
+        ca_file: str | None,
+    ):
+        """Does not connect yet.
+
+        Args:
+            address: `http://HOST:PORT` or `https://HOST:PORT`.
+            model_name: what the server calls the model.
+            version: a version number, None for the newest.
+            token: sent as `Authorization: Bearer`.
+            ca_file: PEM file of the certificate authority.
+        """
+        name = urllib.parse.quote(model_name, safe="")
+        self._url = f"{address}/v1/models/{name}"
+        if version is not None:
+            self._url += f"/versions/{version}"
+        self._session = requests.Session()
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
+        if ca_file:
+            self._session.verify = ca_file
+
+    def predict(self, images: list[bytes], timeout_s: float) -> dict:
+        """Returns a list per output of the serving signature."""
+        instances = [
+            {signature.IMAGE_BYTES: {"b64": base64.b64encode(image).decode()}}
+            for image in images
+        ]
+        body = {
+            "signature_name": signature.SERVING_DEFAULT,
+            "instances": instances,
+        }
+        rows = self._request("POST", ":predict", timeout_s, body)["predictions"]
+        # A model with one output answers with bare values.
+        if not all(isinstance(row, dict) for row in rows):
+            return {}
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def status(self, timeout_s: float) -> list[tuple[int, str, str]]:
+        """Returns version, state and error of each version."""
+        answer = self._request("GET", "", timeout_s)
+        return [
+            (
+                int(status["version"]),
+                status["state"],
+                status.get("status", {}).get("error_message", ""),
+            )
+            for status in answer["model_version_status"]
+        ]
+
+    def metadata(self, timeout_s: float) -> dict:
+        """Returns the metadata document."""
+        return self._request("GET", "/metadata", timeout_s)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._session.close()
+
+    def _request(
+        self, method: str, suffix: str, timeout_s: float, body=None
+    ) -> dict:
+        try:
+            response = self._session.request(
+                method, self._url + suffix, json=body, timeout=timeout_s
+            )
+        except requests.Timeout as error:
+            raise status_codes.StatusError(
+                "DEADLINE_EXCEEDED", "no answer in time"
+            ) from error
+        except requests.ConnectionError as error:
+            raise status_codes.StatusError(
+                "UNAVAILABLE", _reason(error)
+            ) from error
+        except requests.RequestException as error:
+            raise status_codes.StatusError("UNKNOWN", str(error)) from error
+        if response.ok:
+            return _parse(response)
+        code = status_codes.CODE_OF_HTTP_STATUS.get(
+            response.status_code, "UNKNOWN"
+        )
+        raise status_codes.StatusError(code, _error_message(response))
+
+
+def _parse(response: requests.Response) -> dict:
+    try:
+        return json.loads(response.content)
+    # ValueError: not JSON, or text that is not UTF-8.
+    except ValueError as error:
+        raise status_codes.StatusError(
+            "UNKNOWN", "the answer is not JSON; is this TF Serving's REST port?"
+        ) from error
+
+
+def _error_message(response: requests.Response) -> str:
+    try:
+        return str(json.loads(response.content)["error"])
+    # A proxy or another server answers with a page of its own.
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code} {response.reason}"
+
+
+def _reason(error: requests.ConnectionError) -> str:
+    """Returns the innermost cause; the outer ones repeat the address."""
+    cause: BaseException = error
+    while cause.__context__ is not None:
+        cause = cause.__context__
+    return getattr(cause, "strerror", None) or str(cause)
