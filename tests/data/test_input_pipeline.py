@@ -1,0 +1,189 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.conftest import IMAGE_SIZE, encode, make_pixels
+from trainer.data import augmentation, input_pipeline, preprocessing, records
+
+NUM_TRAIN = 22
+BATCH = 8
+
+
+def train_dataset(directory, **overrides):
+    info = input_pipeline.read_dataset_info(str(directory))
+    arguments = {
+        "num_images": NUM_TRAIN,
+        "image_size": IMAGE_SIZE,
+        "channels": 1,
+        "augmentation": augmentation.Augmentation(),
+        "global_batch_size": BATCH,
+        "per_replica_batch_size": BATCH,
+        "seed": 3,
+        **overrides,
+    }
+    files = input_pipeline.split_files(str(directory), info, "train")
+    return input_pipeline.make_train_dataset(files, **arguments)
+
+
+def evaluation_dataset(directory, split="test", count=7, **overrides):
+    info = input_pipeline.read_dataset_info(str(directory))
+    arguments = {
+        "num_images": count,
+        "image_size": IMAGE_SIZE,
+        "channels": 1,
+        "global_batch_size": 4,
+        "per_replica_batch_size": 4,
+        **overrides,
+    }
+    files = input_pipeline.split_files(str(directory), info, split)
+    return input_pipeline.make_evaluation_dataset(files, **arguments)
+
+
+def take(dataset, count):
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def stream(batches):
+    return np.concatenate([batch["inputs"] for batch in batches])
+
+
+def test_every_epoch_shows_every_image_once_in_another_order(tiny_records):
+    # Unchanged pixels tell which image is which.
+    still = augmentation.Augmentation(0, 0, 0, False, False, 0, 0)
+    batches = take(
+        train_dataset(tiny_records, augmentation=still, image_size=40), 11
+    )
+    keys = [image.tobytes() for image in stream(batches)]
+    epochs = [keys[i * NUM_TRAIN : (i + 1) * NUM_TRAIN] for i in range(4)]
+    for epoch in epochs:
+        assert len(set(epoch)) == NUM_TRAIN
+        assert set(epoch) == set(epochs[0])
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_labels_belong_to_their_images(tiny_records):
+    still = augmentation.Augmentation(0, 0, 0, False, False, 0, 0)
+    for batch in take(
+        train_dataset(tiny_records, augmentation=still, image_size=40), 3
+    ):
+        has_square = batch["inputs"].max(axis=(1, 2, 3)) > 200
+        np.testing.assert_array_equal(batch["labels"], has_square)
+
+
+def test_start_step_continues_the_stream(tiny_records):
+    whole = take(train_dataset(tiny_records), 9)
+    for start in (1, 5):
+        rest = take(train_dataset(tiny_records, start_step=start), 9 - start)
+        np.testing.assert_array_equal(stream(rest), stream(whole[start:]))
+
+
+def test_seed_changes_order_and_views(tiny_records):
+    first = stream(take(train_dataset(tiny_records), 2))
+    again = stream(take(train_dataset(tiny_records), 2))
+    other = stream(take(train_dataset(tiny_records, seed=4), 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_and_replicas_share_the_same_global_batches(
+    tiny_records, num_workers
+):
+    whole = take(train_dataset(tiny_records), 3)
+    parts = [
+        take(
+            train_dataset(
+                tiny_records,
+                per_replica_batch_size=2,
+                num_workers=num_workers,
+                worker_index=worker,
+            ),
+            12 // num_workers,
+        )
+        for worker in range(num_workers)
+    ]
+    for step, batch in enumerate(whole):
+        per_worker = 4 // num_workers
+        mine = [
+            part
+            for worker in parts
+            for part in worker[step * per_worker : (step + 1) * per_worker]
+        ]
+        np.testing.assert_array_equal(stream(mine), batch["inputs"])
+        places = np.concatenate([part["places"] for part in mine])
+        np.testing.assert_array_equal(places, np.arange(BATCH))
+
+
+def test_evaluation_counts_every_image_once_and_pads_with_weight_zero(
+    tiny_records,
+):
+    batches = take(evaluation_dataset(tiny_records), 99)
+    assert [len(batch["inputs"]) for batch in batches] == [4, 4]
+    indices = np.concatenate([batch["indices"] for batch in batches])
+    weights = np.concatenate([batch["weights"] for batch in batches])
+    np.testing.assert_array_equal(indices, np.arange(8))
+    np.testing.assert_array_equal(weights, [1] * 7 + [0])
+
+
+def test_evaluation_pixels_are_those_of_serving(tiny_records):
+    images = stream(take(evaluation_dataset(tiny_records), 2))
+    info = input_pipeline.read_dataset_info(str(tiny_records))
+    files = input_pipeline.split_files(str(tiny_records), info, "test")
+    ids, groups, labels = input_pipeline.read_labels(files)
+    assert len(set(ids)) == len(set(groups)) == 7
+    for image, image_id, label in zip(images, ids, labels, strict=False):
+        index = 2000 + int(image_id.split("_")[-1].split(".")[0])
+        encoded = encode(make_pixels(index, label))
+        expected = preprocessing.prepare_image(encoded, IMAGE_SIZE, 1)
+        np.testing.assert_array_equal(image, expected)
+
+
+def test_views_differ_and_repeat(tiny_records):
+    def view(number):
+        return stream(
+            take(
+                evaluation_dataset(
+                    tiny_records,
+                    augmentation=augmentation.Augmentation(),
+                    seed=1,
+                    view=number,
+                ),
+                1,
+            )
+        )
+
+    np.testing.assert_array_equal(view(0), view(0))
+    assert not np.array_equal(view(0), view(1))
+
+
+def test_missing_dataset_json_is_named(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"dataset\.json.*build_records"
+    ):
+        input_pipeline.read_dataset_info(str(tmp_path))
+
+
+def test_other_schema_version_is_refused_with_both_numbers(
+    tiny_records, tmp_path
+):
+    fields = json.loads((tiny_records / records.DATASET_FILE).read_text())
+    fields["schema_version"] = 99
+    (tmp_path / records.DATASET_FILE).write_text(json.dumps(fields))
+    with pytest.raises(
+        ValueError, match=f"version 99.*version {records.SCHEMA_VERSION}"
+    ):
+        input_pipeline.read_dataset_info(str(tmp_path))
+
+
+def test_missing_and_shortened_shards_are_named(tiny_records, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_records, copy)
+    shard = copy / records.shard_name("train", 0, 2)
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=f"{shard.name} has .* bytes"):
+        input_pipeline.read_dataset_info(str(copy))
+    shard.unlink()
+    with pytest.raises(ValueError, match=f"{shard.name} is missing"):
+        input_pipeline.read_dataset_info(str(copy))
