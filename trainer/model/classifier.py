@@ -1,6 +1,7 @@
 """EfficientNetB0 and a head, one flat Keras model that returns logits."""
 
 import os
+import warnings
 
 import keras
 
@@ -112,7 +113,7 @@ def build_classifier(
     x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(backbone.outputs[0])
     for layer in head.layers:
         x = layer(x)
-    return keras.Model(backbone.inputs, x, name="medical_image_classifier")
+    return keras.Model(backbone.inputs[0], x, name="medical_image_classifier")
 
 
 def _load_backbone(x: keras.KerasTensor, weights: str) -> keras.Model:
@@ -144,8 +145,11 @@ def _load_backbone(x: keras.KerasTensor, weights: str) -> keras.Model:
             "or none."
         )
     try:
-        backbone.load_weights(weights)
-    except (ValueError, OSError, KeyError) as error:
+        with warnings.catch_warnings():
+            # Keras only warns of layers that it finds no weights for.
+            warnings.filterwarnings("error", message="Skipping")
+            backbone.load_weights(weights)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
         raise ValueError(
             f"--weights={weights} does not hold the weights of "
             "keras.applications.EfficientNetB0(include_top=False): give a "
