@@ -6,6 +6,7 @@ the difference; `model_versions` decides what is loaded and when.
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 
 import tensorflow as tf
@@ -25,6 +26,11 @@ MAX_CLAIMED_BYTES = 256 * 2**20
 
 # `tf.errors.OpError.error_code` counts the canonical codes in this order.
 _CODE_NAMES = tuple(status_codes.HTTP_STATUS)
+# What Python adds to a message of the C++ runtime.
+_PYTHON_DETAILS = re.compile(
+    r"^Graph execution error: .*?<stack traces unavailable> |"
+    r"^\{\{function_node [^}]*\}\} | \[Op:\w+\]( name: \S*)?$"
+)
 _DTYPE_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 
 
@@ -204,7 +210,8 @@ def _call(function: Callable, tensors: dict) -> dict[str, tf.Tensor]:
     except tf.errors.OpError as error:
         message = " ".join(error.message.split())
         raise status_codes.StatusError(
-            _CODE_NAMES[error.error_code], message
+            _CODE_NAMES[error.error_code],
+            _PYTHON_DETAILS.sub("", message),
         ) from error
     # TensorFlow's message quoted bytes of the request; see `_to_tensor`.
     except UnicodeDecodeError as error:

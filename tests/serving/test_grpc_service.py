@@ -1,0 +1,214 @@
+"""Raw calls with the official stubs, as other clients make them."""
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.serving import conftest
+
+tf = pytest.importorskip("tensorflow")
+apis = pytest.importorskip("tensorflow_serving.apis")
+
+from tensorflow_serving.apis import (  # noqa: E402
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+
+@pytest.fixture(scope="module")
+def channel(server):
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(
+        f"127.0.0.1:{server.grpc_port}", options
+    ) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def stub(channel):
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def predict_request(signature_name="", name=conftest.MODEL_NAME, **inputs):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature_name
+    for key, value in inputs.items():
+        request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    return request
+
+
+def test_values_are_in_the_field_of_their_type(stub):
+    request = predict_request(image_bytes=[conftest.encode_image(204)])
+    response = stub.Predict(request, timeout=10)
+    assert response.model_spec.name == conftest.MODEL_NAME
+    assert response.model_spec.version.value == 1
+    assert response.model_spec.signature_name == "serving_default"
+    outputs = response.outputs
+    assert list(outputs["score"].float_val) == [np.float32(0.8)]
+    assert list(outputs["label"].string_val) == [b"bright"]
+    assert list(outputs["label_index"].int_val) == [1]
+    assert list(outputs["decision"].bool_val) == [True]
+    assert not outputs["probabilities"].tensor_content
+    assert tf.make_ndarray(outputs["probabilities"]).shape == (1, 2)
+
+
+def test_output_filter_selects_outputs(stub):
+    request = predict_request(image_bytes=[conftest.encode_image(204)])
+    request.output_filter.append("score")
+    assert set(stub.Predict(request, timeout=10).outputs) == {"score"}
+
+
+def test_eight_megabytes_of_pixels_are_accepted(stub):
+    pixels = np.full((32_768, 8, 8, 1), 51, np.float32)
+    request = predict_request("pixels", pixels=pixels)
+    response = stub.Predict(request, timeout=30)
+    np.testing.assert_allclose(response.outputs["score"].float_val, 0.2, 1e-5)
+
+
+def test_classify_gives_labels_and_scores(stub):
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name = conftest.MODEL_NAME
+    request.model_spec.signature_name = "classify"
+    example = request.input.example_list.examples.add()
+    example.features.feature["image_bytes"].bytes_list.value.append(
+        conftest.encode_image(204)
+    )
+    (answer,) = stub.Classify(request, timeout=10).result.classifications
+    assert [c.label for c in answer.classes] == ["dark", "bright"]
+    assert answer.classes[1].score == np.float32(0.8)
+
+
+def test_metadata_is_a_signature_map(stub):
+    request = get_model_metadata_pb2.GetModelMetadataRequest()
+    request.model_spec.name = conftest.MODEL_NAME
+    request.metadata_field.append("signature_def")
+    response = stub.GetModelMetadata(request, timeout=10)
+    signature_map = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(signature_map)
+    assert {"serving_default", "pixels"} <= set(signature_map.signature_def)
+
+
+def test_status_lists_the_version(channel):
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = conftest.MODEL_NAME
+    stub = model_service_pb2_grpc.ModelServiceStub(channel)
+    (status,) = stub.GetModelStatus(request, timeout=10).model_version_status
+    assert status.version == 1
+    assert status.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE
+
+
+def spoil(**fields):
+    """Returns a good request with other fields in its tensor."""
+    request = predict_request(image_bytes=[b"a"])
+    tensor = request.inputs["image_bytes"]
+    tensor.tensor_shape.dim[0].size = fields.get("size", 1)
+    tensor.dtype = fields.get("dtype", tensor.dtype)
+    return request
+
+
+BAD_REQUESTS = {
+    "no name": (
+        predict_request(name=""),
+        "INVALID_ARGUMENT",
+        "ModelSpec has no name specified.",
+    ),
+    "unknown model": (
+        predict_request(name="x"),
+        "NOT_FOUND",
+        "Servable not found for request: Latest(x)",
+    ),
+    "unknown signature": (
+        predict_request("x", image_bytes=[b"a"]),
+        "FAILED_PRECONDITION",
+        'Serving signature key "x" not found.',
+    ),
+    "no input": (
+        predict_request(),
+        "INVALID_ARGUMENT",
+        "input size does not match signature: 0!=1 len({}) != "
+        "len({image_bytes}). Sent extra: {}. Missing but required: "
+        "{image_bytes}.",
+    ),
+    "extra input": (
+        predict_request(image_bytes=[b"a"], x=[1]),
+        "INVALID_ARGUMENT",
+        "input size does not match signature: 2!=1 len({image_bytes,x}) != "
+        "len({image_bytes}). Sent extra: {x}. Missing but required: {}.",
+    ),
+    "wrong input": (
+        predict_request(x=[b"a"]),
+        "INVALID_ARGUMENT",
+        "Signature input alias: image_bytes",
+    ),
+    "wrong dtype": (
+        predict_request(image_bytes=[1.5]),
+        "INVALID_ARGUMENT",
+        "Expects arg[0] to be string but float is provided",
+    ),
+    "unknown dtype": (
+        spoil(dtype=99),
+        "INVALID_ARGUMENT",
+        "Expects arg[0] to be string but unknown dtype enum (99) is provided",
+    ),
+    "wrong shape": (
+        predict_request("pixels", pixels=np.zeros((1, 4, 4, 1), np.float32)),
+        "INVALID_ARGUMENT",
+        "must have shape [?,8,8,1], but [1,4,4,1] is provided",
+    ),
+    "scalar": (
+        predict_request(image_bytes=b"a"),
+        "INVALID_ARGUMENT",
+        "must have shape [?], but [] is provided",
+    ),
+    "negative size": (
+        spoil(size=-1),
+        "INVALID_ARGUMENT",
+        "tensor parsing error: image_bytes",
+    ),
+    "size out of memory": (
+        spoil(size=2**50),
+        "INVALID_ARGUMENT",
+        "tensor parsing error: image_bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_REQUESTS)
+def test_bad_request_gets_tf_serving_s_code(stub, case):
+    request, code, message = BAD_REQUESTS[case]
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(request, timeout=10)
+    assert caught.value.code().name == code
+    assert message in caught.value.details()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["x"], "output tensor alias not found in signature: x Outputs"),
+        (["score", "score"], "duplicate output tensor alias: score"),
+    ],
+)
+def test_bad_output_filter_gets_invalid_argument(stub, names, message):
+    request = predict_request(image_bytes=[b"a"])
+    request.output_filter.extend(names)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(request, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert message in caught.value.details()
+
+
+@pytest.mark.parametrize("field", [None, "x"])
+def test_bad_metadata_field_gets_invalid_argument(stub, field):
+    request = get_model_metadata_pb2.GetModelMetadataRequest()
+    request.model_spec.name = conftest.MODEL_NAME
+    if field:
+        request.metadata_field.append(field)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.GetModelMetadata(request, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
