@@ -1,5 +1,14 @@
 """The client over both protocols, against the local server."""
 
+import http.server
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent import futures
+
 import numpy as np
 import pytest
 
@@ -38,3 +47,226 @@ def test_both_protocols_give_equal_results(grpc_target, rest_target, images):
         "serving_default"
         in (answers[0][2]["metadata"]["signature_def"]["signature_def"])
     )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_batches_give_what_one_request_gives(rest_target, images, batch_size):
+    with client.Client(
+        rest_target, conftest.MODEL_NAME, batch_size=batch_size
+    ) as asked:
+        labels = [p.label for p in asked.predict(images * 3)]
+    assert labels == ["dark", "bright", "dark"] * 3
+
+
+def test_batches_end_where_a_request_would_be_too_large(monkeypatch):
+    monkeypatch.setattr(client, "MAX_BATCH_BYTES", 10)
+    images = [b"1234", b"123456", b"1", b"x" * 11, b"12"]
+    assert list(client.split_batches(images, 3)) == [
+        [b"1234", b"123456"],
+        [b"1"],
+        [b"x" * 11],
+        [b"12"],
+    ]
+
+
+def test_no_images_need_no_server():
+    with client.Client("http://127.0.0.1:1", "m") as asked:
+        assert asked.predict([]) == []
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+@pytest.mark.parametrize(
+    ("model_name", "version", "message"),
+    [
+        ("x", None, "does not serve model 'x'"),
+        (conftest.MODEL_NAME, 7, r"Specific\(brightness, 7\)"),
+    ],
+)
+def test_unknown_model_raises_one_line(
+    protocol, model_name, version, message, grpc_target, rest_target
+):
+    target = {"grpc": grpc_target, "rest": rest_target}[protocol]
+    with (
+        client.Client(target, model_name, version=version) as asked,
+        pytest.raises(client.ServerError, match=message) as caught,
+    ):
+        asked.predict([b"a"])
+    assert caught.value.code == "NOT_FOUND"
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_unreachable_server_raises_one_line(scheme, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.01)
+    with socket.socket() as bound:  # Bound but not listening: refused.
+        bound.bind(("127.0.0.1", 0))
+        target = f"{scheme}://127.0.0.1:{bound.getsockname()[1]}"
+        with (
+            client.Client(target, "m") as asked,
+            pytest.raises(client.ServerError) as caught,
+        ):
+            asked.predict([b"a"])
+    assert str(caught.value).startswith(f"{target} cannot be reached (")
+    assert caught.value.code == "UNAVAILABLE"
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["localhost:8500", "ftp://h:1", "grpc://h", "http://h:x", "http://h:1/v1"],
+)
+def test_target_of_another_form_raises(target):
+    with pytest.raises(ValueError, match="grpc://HOST:PORT"):
+        client.Client(target, "m")
+
+
+class Scripted(http.server.BaseHTTPRequestHandler):
+    """Answers each request with the next of the server's statuses."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.server.connections.add(self.client_address)
+        self.server.tokens.append(self.headers["authorization"])
+        status = self.server.statuses.pop(0)
+        if status == "hang":
+            time.sleep(2)
+            status = 200
+        row = {
+            "probabilities": [0.25, 0.75],
+            "label": "b",
+            "label_index": 1,
+            "score": 0.75,
+            "valid": True,
+        }
+        body = {"error": "busy"} if status != 200 else {"predictions": [row]}
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *unused_args):
+        pass
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.01)
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
+    running.statuses, running.connections, running.tokens = [], set(), []
+    running.target = f"http://127.0.0.1:{running.server_port}"
+    thread = threading.Thread(target=running.serve_forever, args=[0.01])
+    thread.start()
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def test_busy_server_is_asked_again_over_the_same_connection(scripted):
+    scripted.statuses = [503, 503, 200]
+    with client.Client(scripted.target, "m", token="secret") as asked:
+        (prediction,) = asked.predict([b"a"])
+    assert prediction == client.Prediction(
+        (0.25, 0.75), "b", 1, 0.75, None, True
+    )
+    assert scripted.statuses == []
+    assert len(scripted.connections) == 1
+    assert scripted.tokens == ["Bearer secret"] * 3
+
+
+def test_busy_server_is_given_up_after_four_attempts(scripted):
+    scripted.statuses = [503] * 5
+    with (
+        client.Client(scripted.target, "m") as asked,
+        pytest.raises(client.ServerError, match="busy"),
+    ):
+        asked.predict([b"a"])
+    assert len(scripted.statuses) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 504])
+def test_other_errors_are_not_tried_again(scripted, status):
+    scripted.statuses = [status, 200]
+    with (
+        client.Client(scripted.target, "m") as asked,
+        pytest.raises(client.ServerError),
+    ):
+        asked.predict([b"a"])
+    assert scripted.statuses == [200]
+
+
+def test_deadline_raises_one_line(scripted):
+    scripted.statuses = ["hang"]
+    with (
+        client.Client(scripted.target, "m", timeout_s=0.2) as asked,
+        pytest.raises(client.ServerError, match=r"within 0\.2 s"),
+    ):
+        asked.predict([b"a"])
+
+
+def test_retries_end_at_the_deadline(scripted, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 5)
+    scripted.statuses = [503, 200]
+    started = time.monotonic()
+    with (
+        client.Client(scripted.target, "m", timeout_s=0.5) as asked,
+        pytest.raises(client.ServerError, match="busy"),
+    ):
+        asked.predict([b"a"])
+    assert time.monotonic() - started < 2
+
+
+def test_busy_grpc_server_is_asked_again(monkeypatch):
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.01)
+    grpc = pytest.importorskip("grpc")
+    num_calls = 0
+
+    def answer(request, context):
+        nonlocal num_calls
+        num_calls += 1
+        code = "UNAVAILABLE" if num_calls < 3 else "INTERNAL"
+        context.abort(grpc.StatusCode[code], f"attempt {num_calls}")
+
+    service = grpc.method_handlers_generic_handler(
+        "tensorflow.serving.PredictionService",
+        {"Predict": grpc.unary_unary_rpc_method_handler(answer)},
+    )
+    running = grpc.server(futures.ThreadPoolExecutor(1), [service])
+    port = running.add_insecure_port("127.0.0.1:0")
+    running.start()
+    with (
+        client.Client(f"grpc://127.0.0.1:{port}", "m") as asked,
+        pytest.raises(client.ServerError, match="INTERNAL: attempt 3"),
+    ):
+        asked.predict([b"a"])
+    running.stop(None).wait()
+
+
+def test_model_without_lightbox_s_outputs_raises(scripted, monkeypatch):
+    monkeypatch.setattr(
+        client.rest_transport.RestTransport,
+        "predict",
+        lambda self, images, timeout_s: {"scores": [[0.5]]},
+    )
+    with (
+        client.Client(scripted.target, "m") as asked,
+        pytest.raises(client.ServerError, match="Missing: probabilities"),
+    ):
+        asked.predict([b"a"])
+
+
+def test_rest_path_imports_no_tensorflow(rest_target):
+    script = (
+        "import sys; from serving import client, predict; "
+        f"asked = client.Client({rest_target!r}, {conftest.MODEL_NAME!r}); "
+        "print(len(asked.predict([b'a', b'b']))); asked.status(); "
+        "heavy = {'tensorflow', 'tensorflow_serving', 'grpc', 'keras'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert output.stdout.split("\n") == ["2", "[]", ""], output.stderr
