@@ -21,9 +21,25 @@ import tqdm
 from absl import app, flags
 
 from serving import client
+from trainer.data import readers
 
 FLAGS = flags.FLAGS
 COLUMNS = ("file", "label", "score", "decision", "probabilities")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How files become pixels; must be as it was for the training images.
+
+    Attributes:
+        window_center: see `readers.read_images`.
+        window_width: likewise.
+        slice_axis: likewise.
+    """
+
+    window_center: float | None = None
+    window_width: float | None = None
+    slice_axis: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +89,21 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "token_file", None, "File with a token to send as authorization."
     )
+    flags.DEFINE_float(
+        "window_center",
+        None,
+        "Middle of the window for DICOM and NIfTI values, in their units; as "
+        "given to trainer.data.build_records.",
+    )
+    flags.DEFINE_float("window_width", None, "Width of that window.")
+    flags.DEFINE_integer(
+        "slice_axis",
+        2,
+        "Axis that NIfTI volumes are cut along, as given to "
+        "trainer.data.build_records.",
+        lower_bound=0,
+        upper_bound=2,
+    )
     flags.DEFINE_bool("json", False, "Print one JSON document.")
     flags.DEFINE_bool("csv", False, "Print CSV.")
 
@@ -95,7 +126,11 @@ def find_files(paths: Iterable[str]) -> list[str]:
 
 
 def predict_files(
-    asked: client.Client, files: list[str], batch_size: int, concurrency: int
+    asked: client.Client,
+    files: list[str],
+    options: ReadOptions,
+    batch_size: int,
+    concurrency: int,
 ) -> Iterator[Answer]:
     """Yields the answers for all images of all files, in order.
 
@@ -103,6 +138,7 @@ def predict_files(
         asked: the model.
         files: what to read. Files are read as their turn comes, so a folder
             of any size fits into memory.
+        options: how to read it.
         batch_size: files per request.
         concurrency: requests under way at a time.
 
@@ -115,7 +151,8 @@ def predict_files(
     ]
     with concurrent.futures.ThreadPoolExecutor(concurrency) as executor:
         futures = [
-            executor.submit(_predict_batch, asked, batch) for batch in batches
+            executor.submit(_predict_batch, asked, batch, options)
+            for batch in batches
         ]
         try:
             for future in futures:
@@ -192,11 +229,13 @@ def write_csv(answers: list[Answer], file) -> None:
         writer.writerow([answer.file, *values, *probabilities, answer.error])
 
 
-def _predict_batch(asked: client.Client, files: list[str]) -> list[Answer]:
+def _predict_batch(
+    asked: client.Client, files: list[str], options: ReadOptions
+) -> list[Answer]:
     answers: list[Answer | None] = []
     waiting: list[tuple[int, bytes]] = []
     for file in files:
-        for name, encoded, error in _read(file):
+        for name, encoded, error in _read(file, options):
             if error is None:
                 waiting.append((len(answers), encoded))
             answers.append(Answer(name, None, error))
@@ -207,19 +246,21 @@ def _predict_batch(asked: client.Client, files: list[str]) -> list[Answer]:
     return answers
 
 
-def _read(file: str) -> list[tuple[str, bytes, str | None]]:
+def _read(
+    file: str, options: ReadOptions
+) -> list[tuple[str, bytes, str | None]]:
     """Returns name, bytes to send and error of each image in a file."""
-    # Slow to import, and not needed if the server cannot be reached.
-    from trainer.data import readers
-
     try:
-        images = readers.read_images(file)
+        images = readers.read_images(
+            file,
+            window_center=options.window_center,
+            window_width=options.window_width,
+            slice_axis=options.slice_axis,
+        )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return [(file, b"", " ".join(reason.split()))]
-    return [
-        (f"{file}{image.frame or ''}", image.encoded, None) for image in images
-    ]
+    return [(file + image.suffix, image.encoded, None) for image in images]
 
 
 def _read_token() -> str | None:
@@ -236,6 +277,9 @@ def run(paths: list[str]) -> int:
         raise ValueError(
             f"There must be at least one image. Received: {paths}."
         )
+    options = ReadOptions(
+        FLAGS.window_center, FLAGS.window_width, FLAGS.slice_axis
+    )
     with client.Client(
         FLAGS.target,
         FLAGS.model_name,
@@ -248,7 +292,7 @@ def run(paths: list[str]) -> int:
         answers = list(
             tqdm.tqdm(
                 predict_files(
-                    asked, files, FLAGS.batch_size, FLAGS.concurrency
+                    asked, files, options, FLAGS.batch_size, FLAGS.concurrency
                 ),
                 total=len(files),
                 unit="image",

@@ -1,6 +1,7 @@
 """Requests to TF Serving's REST API, for `client`."""
 
 import base64
+import http.client
 import json
 import urllib.parse
 
@@ -124,4 +125,6 @@ def _reason(error: requests.ConnectionError) -> str:
     cause: BaseException = error
     while cause.__context__ is not None:
         cause = cause.__context__
+    if isinstance(cause, http.client.HTTPException):
+        return "it does not speak HTTP; is this the gRPC port?"
     return getattr(cause, "strerror", None) or str(cause)

@@ -1,0 +1,148 @@
+"""The command, as a user runs it, and what it prints."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from serving import client, predict
+from tests.serving import conftest
+
+DARK = client.Prediction((0.75, 0.25), "dark", 0, 0.25, False, True)
+THREE_WAY = client.Prediction((0.1, 0.2, 0.7), "c", 2, 0.7, None, True)
+
+
+def run_command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "serving.predict", *arguments],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "b.png").write_bytes(conftest.encode_image(204))
+    (tmp_path / "a").mkdir()
+    Image.new("L", (8, 8), 51).save(tmp_path / "a" / "scan.bmp")
+    (tmp_path / ".hidden").write_text("not an image")
+    return tmp_path
+
+
+def test_folder_gives_a_row_for_each_image(rest_target, folder):
+    done = run_command(
+        f"--target={rest_target}",
+        f"--model_name={conftest.MODEL_NAME}",
+        "--batch_size=1",
+        str(folder),
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows == [
+        ["file", "label", "score", "decision", "probabilities"],
+        [f"{folder}/b.png", "bright", "0.8000", "positive", "0.2000", "0.8000"],
+        [
+            f"{folder}/a/scan.bmp",
+            *("dark", "0.2000", "negative", "0.8000", "0.2000"),
+        ],
+    ]
+
+
+def test_unreadable_file_leaves_the_others_answered(rest_target, folder):
+    (folder / "c.jpg").write_text("text")
+    done = run_command(
+        f"--target={rest_target}",
+        f"--model_name={conftest.MODEL_NAME}",
+        "--json",
+        str(folder / "b.png"),
+        str(folder / "c.jpg"),
+        str(folder / "missing.png"),
+    )
+    assert done.returncode == 1
+    answers = json.loads(done.stdout)["predictions"]
+    assert [a["label"] for a in answers] == ["bright", None, None]
+    assert answers[0]["error"] is None
+    assert all(answer["error"] for answer in answers[1:])
+    lines = done.stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        f"{folder}/c.jpg",
+        f"{folder}/missing.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target=http://127.0.0.1:1"], "cannot be reached"),
+        (["--target=nowhere"], "grpc://HOST:PORT"),
+        (["--target=http://h:1", "--token_file=/nowhere"], "/nowhere"),
+    ],
+)
+def test_user_s_mistake_is_one_line(folder, arguments, message):
+    done = run_command("--model_name=m", *arguments, str(folder))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("serving.predict: ")
+    assert message in done.stderr
+
+
+def test_image_that_the_server_cannot_decode_is_an_error(
+    rest_target, tmp_path, monkeypatch
+):
+    (tmp_path / "a.png").write_bytes(conftest.encode_image(51))
+    image = predict.readers.Image(
+        pixels=None,
+        encoded=b"garbage",
+        format="png",
+        source_format="png",
+        bit_depth=8,
+        num_bytes=7,
+        suffix="#3",
+    )
+    monkeypatch.setattr(
+        predict.readers, "read_images", lambda path, **unused: [image]
+    )
+    with client.Client(rest_target, conftest.MODEL_NAME) as asked:
+        (answer,) = predict.predict_files(
+            asked, [str(tmp_path / "a.png")], predict.ReadOptions(), 32, 1
+        )
+    assert answer.file == f"{tmp_path}/a.png#3"
+    assert answer.error == "the server cannot decode it"
+
+
+def test_table_is_aligned():
+    table = predict.format_table(
+        [
+            predict.Answer("a.png", DARK, None),
+            predict.Answer("bad.png", None, "it is no image"),
+            predict.Answer("longer.png", THREE_WAY, None),
+        ]
+    )
+    assert table.splitlines() == [
+        "file        label  score   decision  probabilities",
+        "a.png       dark   0.2500  negative  0.7500 0.2500",
+        "longer.png  c      0.7000  -         0.1000 0.2000 0.7000",
+    ]
+
+
+def test_csv_has_a_line_for_each_image():
+    file = io.StringIO()
+    predict.write_csv(
+        [
+            predict.Answer("a,b.png", DARK, None),
+            predict.Answer("bad.png", None, "it is no image"),
+        ],
+        file,
+    )
+    rows = list(csv.DictReader(io.StringIO(file.getvalue())))
+    assert rows[0]["file"] == "a,b.png"
+    assert float(rows[0]["probability_1"]) == 0.25
+    assert rows[0]["error"] == ""
+    assert rows[1]["label"] == ""
+    assert rows[1]["error"] == "it is no image"
