@@ -1,5 +1,6 @@
 """What the tests share: two CPU devices, tiny records, models built once."""
 
+import functools
 import io
 import os
 import pathlib
@@ -110,8 +111,13 @@ def classifier_model():
     return classifier.build_classifier(IMAGE_SIZE, 1, head)
 
 
+@functools.cache
 def make_strategy(name: str) -> tf.distribute.Strategy:
-    """One device, or two replicas on the two logical CPUs."""
+    """One device, or two replicas on the two logical CPUs.
+
+    One of each in the process: the collectives of a second MirroredStrategy
+    would take up the keys, and so the shapes, of the first one's.
+    """
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy("CPU:0")
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -62,7 +62,12 @@ class ServingModule(tf.Module):
         self._operating_point = operating_point
 
     def _classify(self, pixels: tf.Tensor, valid: tf.Tensor) -> dict:
-        logits = self._frozen(pixels)[0] / self._temperature
+        # oneDNN's fused convolution fails on an empty batch: one blank image
+        # stands in for it and is cut off again.
+        num_images = tf.shape(pixels)[0]
+        blank = tf.cast(num_images == 0, tf.int32)
+        padded = tf.pad(pixels, [[0, blank], [0, 0], [0, 0], [0, 0]])
+        logits = self._frozen(padded)[0][:num_images] / self._temperature
         if logits.shape[-1] == 1:
             logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
         # Zeros, not NaN, for what could not be read: TF Serving writes NaN as

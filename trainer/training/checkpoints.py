@@ -15,6 +15,17 @@ import tensorflow as tf
 from absl import logging
 
 
+# What a read of a torn or altered checkpoint raises: TensorFlow's reader maps
+# its status codes to Python's own errors, a short read to IndexError.
+_DAMAGE = (
+    tf.errors.OpError,
+    ValueError,
+    AssertionError,
+    IndexError,
+    RuntimeError,
+)
+
+
 @dataclasses.dataclass
 class Progress:
     """Where a phase stands, as far as tensors do not know it.
@@ -114,7 +125,7 @@ class PhaseCheckpoint:
                 # Tensors carry checksums that a read verifies.
                 status = self._checkpoint.restore(path)
                 status.assert_existing_objects_matched()
-            except (tf.errors.OpError, ValueError, AssertionError) as error:
+            except _DAMAGE as error:
                 logging.warning("Checkpoint %s is damaged: %s", path, error)
                 continue
             return True

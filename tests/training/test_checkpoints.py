@@ -1,0 +1,84 @@
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from trainer.training import checkpoints
+
+
+def make(directory):
+    inputs = keras.Input([3])
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    optimizer = keras.optimizers.AdamW(0.1)
+    optimizer.build(model.trainable_variables)
+    return model, checkpoints.PhaseCheckpoint(str(directory), model, optimizer)
+
+
+def save_steps(directory, steps):
+    model, checkpoint = make(directory)
+    for step in steps:
+        model.set_weights([np.full((3, 1), step), np.full(1, step)])
+        checkpoint.progress.step = step
+        checkpoint.progress.history.append({"step": step, "val_auc": None})
+        checkpoint.progress.best_weights = model.get_weights()
+        checkpoint.progress.best_loss = 1.0 / step
+        checkpoint.save()
+
+
+def test_restore_brings_back_weights_and_progress(tmp_path):
+    save_steps(tmp_path, [1, 2, 3, 4, 5])
+    model, checkpoint = make(tmp_path)
+    assert checkpoint.restore()
+    progress = checkpoint.progress
+    assert progress.step == 5
+    assert progress.best_loss == 0.2
+    assert progress.history[-1] == {"step": 5, "val_auc": None}
+    np.testing.assert_array_equal(model.get_weights()[0], np.full((3, 1), 5))
+    np.testing.assert_array_equal(progress.best_weights[0], np.full((3, 1), 5))
+
+
+def test_the_last_three_are_kept(tmp_path):
+    save_steps(tmp_path, [1, 2, 3, 4, 5])
+    kept = sorted(p.name for p in tmp_path.glob("ckpt-*.index"))
+    assert kept == ["ckpt-3.index", "ckpt-4.index", "ckpt-5.index"]
+
+
+def test_empty_directory_restores_nothing(tmp_path):
+    _, checkpoint = make(tmp_path)
+    assert not checkpoint.restore()
+    assert checkpoint.progress.step == 0
+
+
+def damage(path: pathlib.Path, how: str):
+    data = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "flipped":
+        middle = len(data) // 2
+        changed = bytes([data[middle] ^ 0xFF])
+        path.write_bytes(data[:middle] + changed + data[middle + 1 :])
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
+@pytest.mark.parametrize("suffix", ["data-00000-of-00001", "index"])
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    how, suffix, tmp_path
+):
+    save_steps(tmp_path, [1, 2, 3])
+    damage(tmp_path / f"ckpt-3.{suffix}", how)
+    model, checkpoint = make(tmp_path)
+    assert checkpoint.restore()
+    assert checkpoint.progress.step == 2
+    np.testing.assert_array_equal(model.get_weights()[0], np.full((3, 1), 2))
+
+
+def test_no_intact_checkpoint_says_what_to_do(tmp_path):
+    save_steps(tmp_path, [1, 2])
+    for path in tmp_path.glob("ckpt-*.index"):
+        damage(path, "truncated")
+    _, checkpoint = make(tmp_path)
+    with pytest.raises(ValueError, match=r"No checkpoint in .* is intact"):
+        checkpoint.restore()

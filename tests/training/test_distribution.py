@@ -1,0 +1,55 @@
+import json
+
+import pytest
+import tensorflow as tf
+
+from tests.conftest import make_strategy
+from trainer.training import distribution
+
+
+def test_auto_takes_one_device_here():
+    strategy = distribution.create_strategy("auto")
+    assert isinstance(strategy, tf.distribute.OneDeviceStrategy)
+    assert strategy.num_replicas_in_sync == 1
+    assert distribution.is_chief(strategy)
+
+
+def test_unknown_strategy_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"one_device.*Received: fast"):
+        distribution.create_strategy("fast")
+
+
+def test_multi_worker_without_a_cluster_is_refused(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match=r"TF_CONFIG.*--strategy=mirrored"):
+        distribution.create_strategy("multi_worker")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {"worker": 3}}'])
+def test_malformed_tf_config_is_refused_with_its_text(text, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match="TF_CONFIG must be a JSON object"):
+        distribution.create_strategy("auto")
+
+
+def test_cluster_in_tf_config_is_chosen(monkeypatch):
+    cluster = {"chief": ["a:1"], "worker": ["b:1"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster}))
+    assert distribution._choose()[0] == "multi_worker"
+
+
+def test_batch_that_replicas_cannot_share_names_both_and_neighbours():
+    strategy = make_strategy("mirrored")
+    assert distribution.per_replica_batch_size(strategy, 8) == 4
+    with pytest.raises(
+        ValueError,
+        match=r"global_batch_size=7, num_replicas=2\. Try 6 or 8\.",
+    ):
+        distribution.per_replica_batch_size(strategy, 7)
+    with pytest.raises(ValueError, match=r"Try 2\."):
+        distribution.per_replica_batch_size(strategy, 1)
+
+
+def test_precision_auto_is_float32_on_cpu():
+    assert distribution.choose_precision("auto") == "float32"
+    assert distribution.choose_precision("mixed_float16") == "mixed_float16"

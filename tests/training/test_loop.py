@@ -1,0 +1,334 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import IMAGE_SIZE, make_strategy
+from trainer.data import augmentation, input_pipeline
+from trainer.model import classifier, dropout
+from trainer.training import checkpoints, distribution, features, loop
+
+BATCH = 8
+
+
+def train_dataset(strategy, directory, image_size):
+    info = input_pipeline.read_dataset_info(str(directory))
+    return distribution.distribute(
+        strategy,
+        lambda num_workers, worker_index: input_pipeline.make_train_dataset(
+            input_pipeline.split_files(str(directory), info, "train"),
+            num_images=22,
+            image_size=image_size,
+            channels=1,
+            augmentation=augmentation.Augmentation(),
+            global_batch_size=BATCH,
+            per_replica_batch_size=BATCH // strategy.num_replicas_in_sync,
+            seed=0,
+            num_workers=num_workers,
+            worker_index=worker_index,
+        ),
+    )
+
+
+def run_steps(strategy_name, directory, num_steps, train_batch_norm):
+    """Trains the whole classifier with all its random layers on."""
+    strategy = make_strategy(strategy_name)
+    # Batch norm over few values divides by tiny variances, which turns rounding
+    # into differences: a feature map of 2x2 rather than 1x1.
+    image_size = 64 if train_batch_norm else IMAGE_SIZE
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        drop = dropout.GlobalBatchDropout
+        head = classifier.build_head(2, (8,), 0.3, drop)
+        model = classifier.build_classifier(image_size, 1, head, "none", drop)
+        blocks = 9 if train_batch_norm else 2
+        classifier.set_trainable(model, blocks, train_batch_norm)
+        # SGD: a first step of Adam is the sign of a gradient, and turns
+        # rounding of a zero gradient into a step.
+        optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+        optimizer.build(model.trainable_variables)
+        train_steps = loop.make_train_function(
+            strategy,
+            model,
+            optimizer,
+            class_weights=np.array([0.5, 2.0], np.float32),
+            label_smoothing=0.1,
+            global_batch_size=BATCH,
+            seed=0,
+        )
+        iterator = iter(train_dataset(strategy, directory, image_size))
+        sums = train_steps(
+            iterator,
+            tf.constant(0, tf.int64),
+            tf.constant(num_steps, tf.int64),
+        )
+    return sums.numpy(), model.get_weights()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train_batch_norm", [False, True])
+def test_two_replicas_train_as_one_device(tiny_records, train_batch_norm):
+    sums, weights = run_steps("one_device", tiny_records, 1, train_batch_norm)
+    mirrored_sums, mirrored_weights = run_steps(
+        "mirrored", tiny_records, 1, train_batch_norm
+    )
+    np.testing.assert_allclose(mirrored_sums, sums, rtol=1e-5)
+    assert sums[2] == BATCH
+    for one, two in zip(weights, mirrored_weights, strict=True):
+        atol = 1e-5 if train_batch_norm else 1e-6
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=atol)
+
+
+def linear_model(num_features=6, num_logits=1):
+    inputs = keras.Input([num_features])
+    layer = keras.layers.Dense(num_logits, kernel_initializer="zeros")
+    return keras.Model(inputs, layer(inputs))
+
+
+def feature_phase(strategy, directory, num_epochs, patience=99, **overrides):
+    """A phase of a linear model on random features."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, 11, 6)).astype(np.float32)
+    y = (x[0, :, 0] > 0).astype(np.int32)
+    model = linear_model()
+    optimizer = keras.optimizers.AdamW(0.05)
+    optimizer.build(model.trainable_variables)
+    per_replica = 4 // strategy.num_replicas_in_sync
+
+    def make_dataset(start_step):
+        return distribution.distribute(
+            strategy,
+            lambda num_workers, worker_index: features.make_feature_dataset(
+                x,
+                y,
+                total_steps=3 * num_epochs,
+                global_batch_size=4,
+                per_replica_batch_size=per_replica,
+                seed=1,
+                start_step=start_step,
+                num_workers=num_workers,
+                worker_index=worker_index,
+            ),
+        )
+
+    arguments = {
+        "name": "head",
+        "model": model,
+        "optimizer": optimizer,
+        "train_steps": loop.make_train_function(
+            strategy,
+            model,
+            optimizer,
+            class_weights=np.ones(2, np.float32),
+            label_smoothing=0.0,
+            global_batch_size=4,
+            seed=0,
+        ),
+        "make_dataset": make_dataset,
+        "validate": lambda: loop.validation_metrics(y, model(x[0]).numpy()),
+        "steps_per_epoch": 3,
+        "num_epochs": num_epochs,
+        "patience": patience,
+        "steps_per_execution": 2,
+        **overrides,
+    }
+    phase = loop.Phase(**arguments)
+    checkpoint = checkpoints.PhaseCheckpoint(str(directory), model, optimizer)
+    return phase, checkpoint, (x, y)
+
+
+@pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
+def test_one_step_equals_hand_computed_gradient(strategy_name, tmp_path):
+    strategy = make_strategy(strategy_name)
+    with strategy.scope():
+        phase, _, (x, y) = feature_phase(strategy, tmp_path, 1)
+        model = linear_model()
+        optimizer = keras.optimizers.SGD(1.0)
+        optimizer.build(model.trainable_variables)
+        weights = np.array([0.5, 3.0], np.float32)
+        step = loop.make_train_function(
+            strategy,
+            model,
+            optimizer,
+            class_weights=weights,
+            label_smoothing=0.0,
+            global_batch_size=4,
+            seed=0,
+        )
+        one = tf.constant(1, tf.int64)
+        sums = step(iter(phase.make_dataset(0)), one * 0, one).numpy()
+    rows = features.epoch_order(11, 1, seed=1)[0, :4]
+    images, labels = x[0, rows].astype(np.float64), y[rows]
+    # Zero weights: p = 1/2, d loss / d z = (1/2 - y) w_y / 4.
+    errors = (0.5 - labels) * weights[labels] / 4
+    np.testing.assert_allclose(
+        model.get_weights()[0][:, 0], -(errors @ images), rtol=1e-5
+    )
+    np.testing.assert_allclose(sums, [4 * np.log(2), labels.sum(), 4], 1e-5)
+
+
+def test_phase_learns_and_keeps_best_weights(tmp_path):
+    strategy = make_strategy("one_device")
+    with strategy.scope():
+        phase, checkpoint, _ = feature_phase(strategy, tmp_path, 20)
+        rows = []
+        history = loop.run_phase(phase, checkpoint, rows.append)
+    assert history == rows
+    assert [row["epoch"] for row in rows] == list(range(1, 21))
+    assert [row["step"] for row in rows] == list(range(3, 61, 3))
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert best["val_loss"] < 0.6 * np.log(2)
+    assert phase.validate()["val_loss"] == pytest.approx(best["val_loss"])
+
+
+def test_phase_stops_early_and_returns_to_the_best_epoch(tmp_path):
+    strategy = make_strategy("one_device")
+    val_losses = iter([9.0, 5.0, 4.0, 4.5, 4.2, 4.1, 1.0])
+    with strategy.scope():
+        phase, checkpoint, _ = feature_phase(
+            strategy,
+            tmp_path,
+            50,
+            patience=3,
+            validate=lambda: {
+                "val_loss": next(val_losses),
+                "val_accuracy": 0.5,
+                "val_auc": None,
+            },
+        )
+        seen = []
+        loop.run_phase(
+            phase,
+            checkpoint,
+            lambda row: seen.append(phase.model.get_weights()[0]),
+        )
+    assert len(seen) == 5
+    np.testing.assert_array_equal(phase.model.get_weights()[0], seen[1])
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing after it runs."""
+
+
+@pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
+@pytest.mark.parametrize("checkpoint_every_s", [0.0, 300.0])
+def test_killed_phase_ends_with_the_weights_of_one_never_killed(
+    strategy_name, checkpoint_every_s, tmp_path
+):
+    strategy = make_strategy(strategy_name)
+
+    def run(directory, kill_after=None):
+        with strategy.scope():
+            phase, checkpoint, _ = feature_phase(
+                strategy,
+                directory,
+                6,
+                checkpoint_every_s=checkpoint_every_s,
+                steps_per_execution=1,
+            )
+            checkpoint.restore()
+            calls = 0
+            train_steps = phase.train_steps
+
+            def count(*args):
+                nonlocal calls
+                calls += 1
+                if kill_after and calls > kill_after:
+                    raise Killed
+                return train_steps(*args)
+
+            object.__setattr__(phase, "train_steps", count)
+            history = loop.run_phase(phase, checkpoint, lambda row: None)
+        return phase.model.get_weights(), history, calls
+
+    weights, history, calls = run(tmp_path / "whole")
+    assert calls == 18
+    for kill_after in (5, 7, 2):
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", kill_after)
+    resumed_weights, resumed_history, calls = run(tmp_path / "killed")
+    # Checkpoints within an epoch leave fewer steps to repeat.
+    assert calls == (4 if checkpoint_every_s == 0 else 9)
+    for mine, theirs in zip(resumed_weights, weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    timing = {"seconds", "images_per_second"}
+    for mine, theirs in zip(resumed_history, history, strict=True):
+        for name in set(mine) - timing:
+            assert mine[name] == theirs[name], name
+
+
+def test_finished_phase_is_not_run_again(tmp_path):
+    strategy = make_strategy("one_device")
+    with strategy.scope():
+        phase, checkpoint, _ = feature_phase(strategy, tmp_path, 2)
+        history = loop.run_phase(phase, checkpoint, lambda row: None)
+        weights = phase.model.get_weights()
+        phase, checkpoint, _ = feature_phase(strategy, tmp_path, 2)
+        assert checkpoint.restore()
+        again = loop.run_phase(phase, checkpoint, lambda row: 1 / 0)
+    assert again == history
+    np.testing.assert_array_equal(phase.model.get_weights()[0], weights[0])
+
+
+def test_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
+    strategy = make_strategy("one_device")
+    with strategy.scope():
+        phase, checkpoint, _ = feature_phase(
+            strategy,
+            tmp_path,
+            1,
+            train_steps=lambda *args: tf.constant([np.nan, 0.0, 4.0]),
+        )
+        with pytest.raises(ValueError, match="loss is nan at step 2: lower"):
+            loop.run_phase(phase, checkpoint, lambda row: None)
+
+
+@pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
+def test_predict_all_returns_every_image_in_order(strategy_name, tiny_records):
+    strategy = make_strategy(strategy_name)
+    info = input_pipeline.read_dataset_info(str(tiny_records))
+
+    def dataset(num_images):
+        return distribution.distribute(
+            strategy,
+            lambda workers, index: input_pipeline.make_evaluation_dataset(
+                input_pipeline.split_files(str(tiny_records), info, "test"),
+                num_images=num_images,
+                image_size=IMAGE_SIZE,
+                channels=1,
+                global_batch_size=4,
+                per_replica_batch_size=4 // strategy.num_replicas_in_sync,
+                num_workers=workers,
+                worker_index=index,
+            ),
+        )
+
+    with strategy.scope():
+        inputs = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 1])
+        outputs = keras.layers.GlobalAveragePooling2D()(inputs)
+        model = keras.Model(inputs, outputs)
+        step = loop.make_predict_function(strategy, model)
+        means = loop.predict_all(step, dataset(7), 7, 4)
+    plain = input_pipeline.make_evaluation_dataset(
+        input_pipeline.split_files(str(tiny_records), info, "test"),
+        num_images=7,
+        image_size=IMAGE_SIZE,
+        channels=1,
+        global_batch_size=7,
+        per_replica_batch_size=7,
+    )
+    images = next(plain.as_numpy_iterator())["inputs"]
+    np.testing.assert_allclose(means, images.mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_validation_metrics_equal_hand_computed():
+    labels = np.array([0, 0, 1, 1], np.int32)
+    logits = np.array([[-1.0], [0.5], [0.2], [2.0]], np.float32)
+    metrics = loop.validation_metrics(labels, logits)
+    p = 1 / (1 + np.exp(-logits[:, 0].astype(np.float64)))
+    expected = -np.mean(np.where(labels, np.log(p), np.log(1 - p)))
+    assert metrics["val_loss"] == pytest.approx(expected, rel=1e-6)
+    assert metrics["val_accuracy"] == 0.75
+    assert metrics["val_auc"] == 0.75
+    one_class = loop.validation_metrics(labels * 0, logits)
+    assert one_class["val_auc"] is None
