@@ -1,0 +1,167 @@
+"""Which files to read, and what is known of each before it is opened.
+
+Class folders and manifests end here; the rest of the room sees `Source`.
+"""
+
+import dataclasses
+import os
+
+from trainer.data import records
+
+_SPLIT_SYNONYMS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One file to read.
+
+    Attributes:
+        path: where it is.
+        image_id: path relative to the input directory, with slashes.
+        class_name: its label.
+        split: the split that the user gave it, "" if Lightbox chooses.
+        patient_id: as the user gave it, "" if unknown. Never to be written.
+    """
+
+    path: str
+    image_id: str
+    class_name: str
+    split: str = ""
+    patient_id: str = dataclasses.field(default="", repr=False)
+
+
+def list_folders(input_dir: str) -> list[Source]:
+    """Files of `input_dir`, which holds a folder per class or per split.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it is not laid out so, or a folder of it is empty.
+    """
+    if not os.path.isdir(input_dir):
+        raise FileNotFoundError(
+            f"--input_dir={input_dir} is not a folder; it must hold a folder "
+            "of images per class, or train, validation and test folders."
+        )
+    names = _subfolders(input_dir)
+    if not names:
+        raise ValueError(
+            f"--input_dir={input_dir} has no folders; put the images of each "
+            "class into a folder with the name of the class."
+        )
+    splits = {n: _SPLIT_SYNONYMS.get(n.lower()) for n in names}
+    if not any(splits.values()):
+        sources = _list_classes(input_dir, input_dir, "")
+    else:
+        _check_split_folders(input_dir, splits)
+        sources = []
+        for name in names:
+            folder = os.path.join(input_dir, name)
+            sources += _list_classes(input_dir, folder, splits[name])
+    return sorted(sources, key=lambda source: source.image_id)
+
+
+def _check_split_folders(input_dir: str, splits: dict[str, str | None]):
+    others = [name for name, split in splits.items() if split is None]
+    if others:
+        raise ValueError(
+            f"{input_dir} holds both split folders and others: {others[0]}. "
+            "Keep either train, validation and test folders or a folder per "
+            "class."
+        )
+    known = list(splits.values())
+    for split in set(known):
+        if known.count(split) > 1:
+            raise ValueError(
+                f"{input_dir} has two folders for the {split} split: "
+                f"{sorted(n for n, s in splits.items() if s == split)}."
+            )
+    if "train" not in known:
+        raise ValueError(
+            f"{input_dir} has no train folder, only {sorted(splits)}."
+        )
+
+
+def _subfolders(folder: str) -> list[str]:
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir() and not _is_ignored(entry.name)
+    )
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
+
+
+def _list_classes(input_dir: str, folder: str, split: str) -> list[Source]:
+    class_names = _subfolders(folder)
+    if not class_names:
+        raise ValueError(f"{folder} has no class folders.")
+    root = os.path.realpath(input_dir)
+    sources = []
+    for class_name in class_names:
+        paths = _list_files(os.path.join(folder, class_name))
+        if not paths:
+            raise ValueError(
+                f"{os.path.join(folder, class_name)} holds no files; remove "
+                "it, or put the images of the class into it."
+            )
+        for path in paths:
+            check_inside(path, root)
+            image_id = os.path.relpath(path, input_dir).replace(os.sep, "/")
+            sources.append(Source(path, image_id, class_name, split))
+    return sources
+
+
+def _list_files(folder: str) -> list[str]:
+    paths = []
+    # Links to folders are not followed: they could lead round in a circle.
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_ignored(name)]
+        paths += [
+            os.path.join(parent, name)
+            for name in files
+            if not _is_ignored(name)
+        ]
+    return sorted(paths)
+
+
+def check_inside(path: str, real_root: str) -> None:
+    """Raises ValueError if a path leads out of the input folder."""
+    real_path = os.path.realpath(path)
+    if os.path.commonpath([real_path, real_root]) != real_root:
+        raise ValueError(
+            f"{path} leads out of the input folder, to {real_path}; copy the "
+            "file into the folder."
+        )
+
+
+def check_classes(sources: list[Source]) -> tuple[str, ...]:
+    """Sorted class names.
+
+    Raises:
+        ValueError: if there are fewer than two, or a given split lacks one.
+    """
+    names = tuple(sorted({source.class_name for source in sources}))
+    if len(names) < 2:
+        raise ValueError(
+            f"A classifier needs two classes or more. Received: {list(names)}."
+        )
+    for split in records.SPLITS:
+        found = {s.class_name for s in sources if s.split == split}
+        missing = sorted(set(names) - found)
+        if found and missing:
+            raise ValueError(
+                f"Every class must be in every split. The {split} split has "
+                f"no images of {missing}; class names must be spelled alike "
+                "in all of them."
+            )
+    return names
