@@ -50,7 +50,8 @@ def _fill_example(value, example: example_pb2.Example) -> None:
             "Example must be JSON object but got JSON "
             f"{json_tensors.type_name(value)}"
         )
-    for name, content in value.items():
+    for key, content in value.items():
+        name = json_tensors.to_name(key)
         feature = example.features.feature[name]
         for item in content if isinstance(content, list) else [content]:
             _add_to_feature(item, name, feature)

@@ -120,7 +120,7 @@ def signature_name(document: dict) -> str:
             "not formatted correctly. 'signature_name' key must be a string "
             "value.",
         )
-    return name
+    return to_name(name)
 
 
 def fill_predict_request(
@@ -200,6 +200,11 @@ def to_bytes(text: str) -> bytes:
         raise status_codes.invalid_argument(
             "JSON Parse error: The surrogate pair in string is invalid."
         ) from error
+
+
+def to_name(text: str) -> str:
+    """Returns a parsed string as a name, which must be valid UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _parse_error(reason: str, offset: int) -> status_codes.StatusError:

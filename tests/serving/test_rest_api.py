@@ -287,6 +287,10 @@ BAD_BODIES = {
         {"signature_name": "pixels", "instances": [[1.0, 2.0]]},
         "Input pixels must have shape [?,8,8,1], but [1,2] is provided",
     ),
+    "signature that is no UTF-8": (
+        b'{"signature_name": "\xff", "instances": ["a"]}',
+        'Serving signature name: "?" not found in signature def',
+    ),
     "lone surrogate": ('{"instances": ["\\ud800"]}', "surrogate pair"),
 }
 
