@@ -170,21 +170,23 @@ class Client:
     def _call(self, method: Callable, *args) -> Any:
         """Calls the server, again if it is busy or starting."""
         deadline = time.monotonic() + self._timeout_s
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        delay_s = FIRST_DELAY_S
+        num_attempts = 1
+        while True:
             try:
                 return method(*args, timeout_s=deadline - time.monotonic())
             except status_codes.StatusError as error:
                 # Jitter, so that clients of a restarted server spread out.
-                delay_s = FIRST_DELAY_S * 2 ** (attempt - 1)
-                delay_s *= random.uniform(0.5, 1.5)
+                wait_s = delay_s * random.uniform(0.5, 1.5)
                 if (
                     error.code != "UNAVAILABLE"
-                    or attempt == MAX_ATTEMPTS
-                    or time.monotonic() + delay_s >= deadline
+                    or num_attempts == MAX_ATTEMPTS
+                    or time.monotonic() + wait_s >= deadline
                 ):
                     raise self._explain(error) from error
-            time.sleep(delay_s)
-        raise AssertionError("unreachable")
+            time.sleep(wait_s)
+            delay_s *= 2
+            num_attempts += 1
 
     def _explain(self, error: status_codes.StatusError) -> ServerError:
         message = " ".join(error.message.split())

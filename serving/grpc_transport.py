@@ -5,7 +5,6 @@ Importing this module imports TensorFlow, which the official protos need.
 
 import grpc
 import tensorflow as tf
-from google.protobuf import json_format
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -16,10 +15,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving import status_codes
+from serving import metadata_json, status_codes
 from trainer.export import signature
-
-SIGNATURE_DEF = "signature_def"
 
 
 class GrpcTransport:
@@ -72,7 +69,7 @@ class GrpcTransport:
         """Returns a list per output of the serving signature."""
         request = predict_pb2.PredictRequest(model_spec=self._spec)
         request.model_spec.signature_name = signature.SERVING_DEFAULT
-        # Not `tf.make_tensor_proto`: it drops trailing zero bytes.
+        # Not `tf.make_tensor_proto`: it would look at every byte first.
         tensor = request.inputs[signature.IMAGE_BYTES]
         tensor.dtype = types_pb2.DT_STRING
         tensor.tensor_shape.dim.add(size=len(images))
@@ -102,25 +99,12 @@ class GrpcTransport:
     def metadata(self, timeout_s: float) -> dict:
         """Returns the metadata in the form of the REST API."""
         request = get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=self._spec, metadata_field=[SIGNATURE_DEF]
+            model_spec=self._spec, metadata_field=[metadata_json.SIGNATURE_DEF]
         )
         answer = self._call(
             self._predictions.GetModelMetadata, request, timeout_s
         )
-        signature_map = get_model_metadata_pb2.SignatureDefMap()
-        answer.metadata[SIGNATURE_DEF].Unpack(signature_map)
-        model_spec, signature_def = (
-            json_format.MessageToDict(
-                message,
-                always_print_fields_with_no_presence=True,
-                preserving_proto_field_name=True,
-            )
-            for message in (answer.model_spec, signature_map)
-        )
-        return {
-            "model_spec": model_spec,
-            "metadata": {SIGNATURE_DEF: signature_def},
-        }
+        return metadata_json.to_document(answer)
 
     def close(self) -> None:
         """Closes the channel."""

@@ -16,10 +16,14 @@ from tensorflow_serving.apis import (
     status_pb2,
 )
 
-from serving import model_versions, saved_models, status_codes
+from serving import (
+    metadata_json,
+    model_versions,
+    saved_models,
+    status_codes,
+)
 from trainer.export import signature
 
-SIGNATURE_DEF = "signature_def"
 DEFAULT_SIGNATURE = signature.SERVING_DEFAULT
 # Names that TF Serving's Classify API asks of a signature.
 CLASSIFY_INPUTS = "inputs"
@@ -103,7 +107,7 @@ def get_model_metadata(
             "GetModelMetadataRequest must specify at least one metadata_field"
         )
     for field in request.metadata_field:
-        if field != SIGNATURE_DEF:
+        if field != metadata_json.SIGNATURE_DEF:
             raise status_codes.invalid_argument(
                 f"Metadata field {field} is not supported"
             )
@@ -115,7 +119,7 @@ def get_model_metadata(
     _fill_model_spec(
         response.model_spec, request.model_spec.name, model.version, ""
     )
-    response.metadata[SIGNATURE_DEF].Pack(signature_map)
+    response.metadata[metadata_json.SIGNATURE_DEF].Pack(signature_map)
     return response
 
 

@@ -30,6 +30,7 @@ from serving import (
     json_examples,
     json_responses,
     json_tensors,
+    metadata_json,
     model_versions,
     status_codes,
 )
@@ -131,7 +132,9 @@ def make_app(
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # Named, or asyncio does not turn Nagle's algorithm off, and every answer
+    # waits 40 ms for an acknowledgement.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
@@ -269,22 +272,8 @@ def _metadata(versions, spec: model_pb2.ModelSpec) -> bytes:
     response = inference.get_model_metadata(
         versions,
         get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=spec, metadata_field=[inference.SIGNATURE_DEF]
+            model_spec=spec, metadata_field=[metadata_json.SIGNATURE_DEF]
         ),
     )
-    signature_map = get_model_metadata_pb2.SignatureDefMap()
-    response.metadata[inference.SIGNATURE_DEF].Unpack(signature_map)
-    # Not the whole message: its Any would add an "@type".
-    model_spec, signature_def = (
-        json_format.MessageToDict(
-            message,
-            always_print_fields_with_no_presence=True,
-            preserving_proto_field_name=True,
-        )
-        for message in (response.model_spec, signature_map)
-    )
-    document = {
-        "model_spec": model_spec,
-        "metadata": {inference.SIGNATURE_DEF: signature_def},
-    }
+    document = metadata_json.to_document(response)
     return json.dumps(document, indent=1).encode()

@@ -5,10 +5,13 @@ the difference; `model_versions` decides what is loaded and when.
 """
 
 import dataclasses
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 from tensorflow.core.framework import tensor_pb2
@@ -18,6 +21,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving import status_codes
 from trainer.export import signature
 
+# Written by `trainer.export`: the sha256 of every file of a version.
+MANIFEST_FILE = "manifest.json"
 # What TF Serving accepts in a warm-up file.
 MAX_WARMUP_RECORDS = 1000
 # A few bytes can claim a shape of any size. Beyond this, a tensor must bring
@@ -83,9 +88,12 @@ def load(directory: str, version: int) -> LoadedModel:
         version: the number that the directory stands for.
 
     Raises:
-        ValueError: the graph has no signatures, or a warm-up request fails.
+        ValueError: a file differs from the manifest, or the graph has no
+            signatures.
+        StatusError: a warm-up request fails.
         Exception: whatever TensorFlow raises on a damaged SavedModel.
     """
+    _verify_manifest(directory)
     root = tf.saved_model.load(directory, tags=["serve"])
     # The loader does not give the declarations back, so read them again.
     saved_model = saved_model_pb2.SavedModel()
@@ -123,18 +131,18 @@ def to_proto(tensor: tf.Tensor) -> tensor_pb2.TensorProto:
     """Returns a tensor with its values in the field of their type.
 
     TF Serving answers so, and clients read `float_val`; `tf.make_tensor_proto`
-    would pack the values into `tensor_content`, and would cut the trailing
-    zero bytes of strings.
+    would pack the values into `tensor_content`.
     """
     values = tensor.numpy()
+    if tensor.dtype == tf.string:
+        values = np.asarray(values, dtype=object)  # A scalar comes as bytes.
     proto = tensor_pb2.TensorProto(dtype=tensor.dtype.as_datatype_enum)
-    for size in values.shape if hasattr(values, "shape") else ():
+    for size in values.shape:
         proto.tensor_shape.dim.add(size=size)
     field = _VALUE_FIELDS.get(tensor.dtype)
     if field is None:
         return tf.make_tensor_proto(values)
-    flat = tf.reshape(tensor, [-1]).numpy().tolist()
-    getattr(proto, field).extend(flat)
+    getattr(proto, field).extend(values.ravel().tolist())
     return proto
 
 
@@ -218,6 +226,27 @@ def _call(function: Callable, tensors: dict) -> dict[str, tf.Tensor]:
         raise status_codes.invalid_argument(
             "The model cannot read the bytes it was sent."
         ) from error
+
+
+def _verify_manifest(directory: str) -> None:
+    """Raises ValueError if a file is not what the export wrote.
+
+    The graph has no checksum of its own: with a flipped bit it loads, and
+    answers wrongly. A SavedModel from elsewhere has no manifest.
+    """
+    path = os.path.join(directory, MANIFEST_FILE)
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        files = json.load(file)["files"]
+    for name, expected in files.items():
+        with open(os.path.join(directory, name), "rb") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+        if digest != expected["sha256"]:
+            raise ValueError(
+                f"Every file must be as the export wrote it, but {name} "
+                f"differs from {MANIFEST_FILE}."
+            )
 
 
 def _warm_up(model: LoadedModel, directory: str) -> int:

@@ -1,5 +1,7 @@
 """The server as a whole: versions under load, ports, the command."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,7 +14,7 @@ import time
 
 import pytest
 
-from serving import client, local_server
+from serving import client, local_server, status_codes
 from tests.serving import conftest
 
 
@@ -97,7 +99,24 @@ def test_warm_up_requests_are_replayed(saved_models, tmp_path):
     write("inverse", [[1, 2]])
     assert loader.load(str(directory), 1).version == 1
     write("inverse", [1])
-    with pytest.raises(Exception, match="must have shape"):
+    with pytest.raises(status_codes.StatusError, match="must have shape"):
+        loader.load(str(directory), 1)
+
+
+def test_file_that_differs_from_the_manifest_does_not_load(
+    saved_models, tmp_path
+):
+    from serving import saved_models as loader
+
+    directory = tmp_path / "1"
+    shutil.copytree(saved_models / "1", directory)
+    graph = directory / "saved_model.pb"
+    digest = hashlib.sha256(graph.read_bytes()).hexdigest()
+    manifest = {"files": {"saved_model.pb": {"sha256": digest}}}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    assert loader.load(str(directory), 1).version == 1
+    graph.write_bytes(graph.read_bytes().replace(b"dark", b"dork"))
+    with pytest.raises(ValueError, match=r"saved_model.pb differs"):
         loader.load(str(directory), 1)
 
 

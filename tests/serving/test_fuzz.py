@@ -1,0 +1,85 @@
+"""Mutated requests: the server answers each, and answers well afterwards."""
+
+import base64
+import json
+import random
+
+import grpc
+import pytest
+import requests
+
+from serving import client
+from tests.serving import conftest
+
+NUM_REQUESTS = 300
+IMAGE = conftest.encode_image(204)
+B64 = {"b64": base64.b64encode(IMAGE).decode()}
+BODIES = (
+    {"instances": [{"image_bytes": B64}, {"image_bytes": B64}]},
+    {"inputs": [B64]},
+    {"signature_name": "inverse", "instances": [[1, 2.5], [1e5, -3]]},
+    {"signature_name": "classify", "examples": [{"image_bytes": B64}]},
+)
+PIECES = (
+    *(b"[", b"{", b'"', b"]", b"}", b",", b"null", b"NaN", b"-", b"1e999"),
+    *(b"\\ud800", b"9" * 30, b"\xff\xff\xff", b"\x00", b"[" * 2000),
+)
+
+
+def mutate(data: bytes, generator: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(generator.choice([1, 1, 2, 5, 20])):
+        start = generator.randrange(len(changed) + 1)
+        end = start + generator.choice([0, 0, 1, 1, 20])
+        piece = generator.choice(
+            [generator.choice(PIECES), bytes([generator.randrange(256)]), b""]
+        )
+        changed[start:end] = piece
+    return bytes(changed)
+
+
+def assert_still_answers(rest_target):
+    with client.Client(rest_target, conftest.MODEL_NAME) as asked:
+        assert asked.predict([IMAGE])[0].label == "bright"
+
+
+def test_mutated_json_gets_an_answer_or_a_client_error(rest_target):
+    generator = random.Random(1)
+    url = f"{rest_target}/v1/models/{conftest.MODEL_NAME}"
+    with requests.Session() as session:
+        for _ in range(NUM_REQUESTS):
+            body = mutate(
+                json.dumps(generator.choice(BODIES)).encode(), generator
+            )
+            method = generator.choice(["predict", "classify"])
+            answer = session.post(f"{url}:{method}", data=body, timeout=10)
+            assert answer.status_code in (200, 400), body
+            if answer.status_code == 400:
+                assert list(json.loads(answer.content)) == ["error"]
+    assert_still_answers(rest_target)
+
+
+def test_mutated_protos_get_an_answer_or_an_error(server, rest_target):
+    tf = pytest.importorskip("tensorflow")
+    from tensorflow_serving.apis import predict_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = conftest.MODEL_NAME
+    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([IMAGE]))
+    good = request.SerializeToString()
+    generator = random.Random(2)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        predict = channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict"
+        )
+        for _ in range(NUM_REQUESTS):
+            try:
+                predict(mutate(good, generator), timeout=10)
+            except grpc.RpcError as error:
+                # INTERNAL: gRPC itself could not parse the message.
+                assert error.code().name in (
+                    *("INTERNAL", "INVALID_ARGUMENT"),
+                    *("FAILED_PRECONDITION", "NOT_FOUND"),
+                )
+                assert "Traceback" not in error.details()
+    assert_still_answers(rest_target)
