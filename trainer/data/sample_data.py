@@ -1,0 +1,173 @@
+"""Writes a synthetic phantom data set to try Lightbox with.
+
+    python -m trainer.data.sample_data --output_dir=sample_images
+
+Class folders `no_tumor` and `tumor` hold PNG slices of heads that exist
+nowhere: see `trainer.data.phantom`. What tells the classes apart is the lesion
+and nothing else: both have the same contrasts, sizes and brightness, and the
+numbers of the patients are shuffled.
+"""
+
+import functools
+import io
+import math
+import os
+import sys
+
+import numpy as np
+from absl import app, flags
+from PIL import Image
+from tqdm import tqdm
+
+from trainer.data import parallel, phantom
+
+CLASS_NAMES = ("no_tumor", "tumor")
+NUM_IMAGES = 600
+IMAGE_SIZE = 128
+SLICES_PER_PATIENT = 4
+# Below that, a lesion is no more than a few pixels wide.
+MIN_IMAGE_SIZE = 32
+PATIENT_REGEX = r"(patient_\d+)"
+
+
+def make_sample_data(
+    output_dir: str,
+    num_images: int = NUM_IMAGES,
+    image_size: int = IMAGE_SIZE,
+    seed: int = 0,
+    num_workers: int = 1,
+) -> int:
+    """Writes `output_dir/CLASS/patient_0007_slice_03.png`, half per class.
+
+    The same arguments write the same bytes, whatever the number of workers.
+
+    Args:
+        output_dir: must not exist, or be empty.
+        num_images: in both classes together, at least 2.
+        image_size: height and width, in pixels.
+        seed: not negative; other seeds draw other patients.
+        num_workers: processes.
+
+    Returns:
+        How many images it wrote.
+
+    Raises:
+        ValueError: if `output_dir` holds files, or a number is out of range.
+    """
+    _check(output_dir, num_images, image_size, seed)
+    patients = _plan_patients(num_images, seed)
+    for name in CLASS_NAMES:
+        os.makedirs(os.path.join(output_dir, name), exist_ok=True)
+    draw = functools.partial(
+        _write_patient, output_dir=output_dir, image_size=image_size, seed=seed
+    )
+    num_written = 0
+    with tqdm(total=num_images, unit="image", disable=None) as progress:
+        for count in parallel.map_ordered(draw, patients, num_workers):
+            num_written += count
+            progress.update(count)
+    return num_written
+
+
+def _check(
+    output_dir: str, num_images: int, image_size: int, seed: int
+) -> None:
+    if num_images < 2:
+        raise ValueError(
+            "--num_images must be at least 2, one per class. Received: "
+            f"num_images={num_images}."
+        )
+    if image_size < MIN_IMAGE_SIZE:
+        raise ValueError(
+            f"--image_size must be at least {MIN_IMAGE_SIZE} pixels. Received: "
+            f"image_size={image_size}."
+        )
+    if seed < 0:
+        raise ValueError(f"--seed must not be negative. Received: seed={seed}.")
+    if os.path.isfile(output_dir):
+        raise ValueError(
+            f"--output_dir={output_dir} is a file; name a new folder."
+        )
+    if os.path.isdir(output_dir) and os.listdir(output_dir):
+        raise ValueError(
+            f"--output_dir={output_dir} is not empty; name a new folder, or "
+            "remove this one."
+        )
+
+
+def _plan_patients(
+    num_images: int, seed: int
+) -> list[tuple[int, int, int, int]]:
+    """Number, label, contrast and count of slices of each patient."""
+    counts = (num_images - num_images // 2, num_images // 2)
+    plan = []
+    for label, count in enumerate(counts):
+        for k in range(math.ceil(count / SLICES_PER_PATIENT)):
+            num_slices = min(SLICES_PER_PATIENT, count - k * SLICES_PER_PATIENT)
+            # Taken in turn, so that both classes have the same share of each.
+            contrast = k % len(phantom.CONTRASTS)
+            plan.append((label, contrast, num_slices))
+    numbers = np.random.default_rng(seed).permutation(len(plan))
+    return [
+        (int(number), *entry)
+        for number, entry in zip(numbers, plan, strict=True)
+    ]
+
+
+def _write_patient(
+    entry: tuple[int, int, int, int],
+    output_dir: str,
+    image_size: int,
+    seed: int,
+) -> int:
+    """Draws and writes the slices of one patient; returns how many."""
+    number, label, contrast, num_slices = entry
+    rng = np.random.default_rng([seed, number])
+    patient = phantom.draw_patient(rng, contrast, num_slices, bool(label))
+    for index in range(num_slices):
+        pixels = phantom.draw_slice(patient, index, image_size, rng)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        name = f"patient_{number:04d}_slice_{index:02d}.png"
+        path = os.path.join(output_dir, CLASS_NAMES[label], name)
+        with open(path, "wb") as file:
+            file.write(buffer.getvalue())
+    return num_slices
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string(
+        "output_dir", None, "Where the class folders go.", required=True
+    )
+    flags.DEFINE_integer(
+        "num_images", NUM_IMAGES, "Images in both classes together."
+    )
+    flags.DEFINE_integer(
+        "image_size", IMAGE_SIZE, "Height and width of an image, in pixels."
+    )
+    flags.DEFINE_integer("seed", 0, "Of everything that is drawn.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    values = flags.FLAGS
+    try:
+        num_written = make_sample_data(
+            values.output_dir,
+            values.num_images,
+            values.image_size,
+            values.seed,
+            parallel.default_num_workers(),
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"sample_data: {error}")
+    print(
+        f"Wrote {num_written} images to {values.output_dir}; build_records "
+        f"keeps patients together with --patient_regex='{PATIENT_REGEX}'."
+    )
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main)
