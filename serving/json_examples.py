@@ -3,7 +3,7 @@
 from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import classification_pb2
 
-from serving import json_tensors, status_codes
+from serving import json_text, status_codes
 
 _KIND_NAMES = {
     "bytes_list": "bytes",
@@ -16,7 +16,7 @@ def fill_classification_request(
     document: dict, request: classification_pb2.ClassificationRequest
 ) -> None:
     """Fills a request from a JSON object with `examples` and `context`."""
-    request.model_spec.signature_name = json_tensors.signature_name(document)
+    request.model_spec.signature_name = json_text.signature_name(document)
     examples = document.get("examples")
     if "examples" not in document:
         raise _document_error(
@@ -40,7 +40,7 @@ def fill_classification_request(
 
 def _document_error(document: dict, problem: str) -> status_codes.StatusError:
     return status_codes.invalid_argument(
-        f"JSON Value: {json_tensors.quote(document)} {problem}"
+        f"JSON Value: {json_text.quote(document)} {problem}"
     )
 
 
@@ -48,10 +48,10 @@ def _fill_example(value, example: example_pb2.Example) -> None:
     if not isinstance(value, dict):
         raise status_codes.invalid_argument(
             "Example must be JSON object but got JSON "
-            f"{json_tensors.type_name(value)}"
+            f"{json_text.type_name(value)}"
         )
     for key, content in value.items():
-        name = json_tensors.to_name(key)
+        name = json_text.to_name(key)
         feature = example.features.feature[name]
         for item in content if isinstance(content, list) else [content]:
             _add_to_feature(item, name, feature)
@@ -70,14 +70,14 @@ def _add_to_feature(value, name: str, feature: feature_pb2.Feature) -> None:
         feature.float_list.value.append(value)
     elif isinstance(value, str):
         _check_kind(feature, "bytes_list", name)
-        feature.bytes_list.value.append(json_tensors.to_bytes(value))
-    elif json_tensors.is_base64_object(value):
+        feature.bytes_list.value.append(json_text.to_bytes(value))
+    elif json_text.is_base64_object(value):
         _check_kind(feature, "bytes_list", name)
-        feature.bytes_list.value.append(json_tensors.decode_base64(value))
+        feature.bytes_list.value.append(json_text.decode_base64(value))
     else:
         raise status_codes.invalid_argument(
             f"Feature: {name} has element with unexpected JSON type: "
-            f"{json_tensors.type_name(value)}"
+            f"{json_text.type_name(value)}"
         )
 
 

@@ -1,23 +1,16 @@
-"""TF Serving's JSON: request bodies to protos, protos to response bodies.
+"""TF Serving's JSON for the Predict API: parsed bodies to tensors.
 
-Rules and messages follow TF Serving's `util/json_tensor.cc`. One deliberate
-difference: an offending value is quoted up to `MAX_QUOTED` characters, since
-it may be a whole image.
+Rules and messages follow TF Serving's `util/json_tensor.cc`.
 """
 
-import base64
-import binascii
-import json
 import math
-import re
 
 import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import predict_pb2
 
-from serving import status_codes
+from serving import json_text, status_codes
 
-MAX_QUOTED = 1024
 ROW = "instances"
 COLUMNAR = "inputs"
 
@@ -45,82 +38,6 @@ _FLOAT_FIELDS = {
         float(np.finfo(np.float64).max),
     ),
 }
-_TYPE_NAMES = {
-    type(None): "Null",
-    dict: "Object",
-    list: "Array",
-    str: "String",
-    int: "Number",
-    float: "Number",
-}
-# RapidJSON's words for Python's.
-_PARSE_ERRORS = {
-    "Expecting value": "Invalid value.",
-    "Expecting property name enclosed in double quotes": (
-        "Missing a name for object member."
-    ),
-    "Illegal trailing comma before end of object": (
-        "Missing a name for object member."
-    ),
-    "Illegal trailing comma before end of array": "Invalid value.",
-    "Expecting ':' delimiter": "Missing a colon after a name of object member.",
-    "Unterminated string starting at": (
-        "Missing a closing quotation mark in string."
-    ),
-    "Invalid control character at": "Invalid encoding in string.",
-    "Invalid \\escape": "Invalid escape character in string.",
-    "Invalid \\uXXXX escape": (
-        "Incorrect hex digit after \\u escape in string."
-    ),
-}
-
-
-def parse(body: bytes) -> dict:
-    """Returns the JSON object that a request body starts with.
-
-    Strings keep bytes that are not UTF-8 as surrogate escapes, because TF
-    Serving hands them to the model as they came.
-
-    Raises:
-        StatusError: the body does not start with a JSON object.
-    """
-    if not body:
-        raise status_codes.invalid_argument(
-            "JSON Parse error: The document is empty"
-        )
-    text = body.decode("utf-8", "surrogateescape").lstrip("\ufeff \t\r\n")
-    skipped = len(body) - len(text.encode("utf-8", "surrogateescape"))
-    if not text:
-        raise _parse_error("The document is empty.", skipped)
-    try:
-        document, _ = json.JSONDecoder(strict=True).raw_decode(text)
-    except json.JSONDecodeError as error:
-        reason = _PARSE_ERRORS.get(error.msg) or _missing_comma(
-            text[: error.pos]
-        )
-        read = len(text[: error.pos].encode("utf-8", "surrogateescape"))
-        raise _parse_error(reason, skipped + read) from error
-    except ValueError as error:  # An integer of more digits than Python reads.
-        raise _parse_error(
-            "Number too big to be stored in double.", skipped
-        ) from error
-    except RecursionError as error:
-        raise _parse_error("Nested too deeply.", skipped) from error
-    if not isinstance(document, dict):
-        raise _format_error(document, "Is not object")
-    return document
-
-
-def signature_name(document: dict) -> str:
-    """Returns the `signature_name` of a request, empty if it has none."""
-    name = document.get("signature_name", "")
-    if not isinstance(name, str):
-        raise _format_error(
-            document,
-            "not formatted correctly. 'signature_name' key must be a string "
-            "value.",
-        )
-    return to_name(name)
 
 
 def fill_predict_request(
@@ -129,7 +46,7 @@ def fill_predict_request(
     """Fills a request's inputs from a JSON object.
 
     Args:
-        document: what `parse` returned.
+        document: what `json_text.parse` returned.
         declared: TensorInfo of each input of the signature, by name.
         request: gets the inputs.
 
@@ -137,7 +54,7 @@ def fill_predict_request(
         `ROW` or `COLUMNAR`, the format that the answer must have.
     """
     if ROW in document and COLUMNAR in document:
-        raise _format_error(
+        raise json_text.format_error(
             document,
             f"Not formatted correctly expecting only one of '{COLUMNAR}' or "
             f"'{ROW}' keys to exist ",
@@ -152,91 +69,14 @@ def fill_predict_request(
     raise status_codes.invalid_argument("Missing 'inputs' or 'instances' key")
 
 
-def decode_base64(value: dict) -> bytes:
-    """Returns the bytes of a `{"b64": "..."}` object."""
-    if not is_base64_object(value):
-        raise _format_error(value, "not formatted correctly for base64 data")
-    text = value["b64"].replace("\n", "").replace("\r", "")
-    try:
-        # As absl does, take the padding or its absence.
-        padding = "=" * (-len(text.rstrip("=")) % 4)
-        return base64.b64decode(text.rstrip("=") + padding, validate=True)
-    # ValueError: characters outside ASCII.
-    except (binascii.Error, ValueError) as error:
-        raise status_codes.invalid_argument(
-            "Unable to base64 decode"
-        ) from error
-
-
-def is_base64_object(value) -> bool:
-    """Returns whether `value` is an object with the one key `b64`."""
-    return (
-        isinstance(value, dict)
-        and len(value) == 1
-        and isinstance(value.get("b64"), str)
-    )
-
-
-def quote(value) -> str:
-    """Returns a JSON value as text for an error message."""
-    text = json.dumps(value, indent=4, ensure_ascii=False)
-    if len(text) > MAX_QUOTED:
-        text = text[:MAX_QUOTED] + "..."
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def type_name(value) -> str:
-    """Returns RapidJSON's name for the type of a JSON value."""
-    if isinstance(value, bool):
-        return str(value)
-    return _TYPE_NAMES[type(value)]
-
-
-def to_bytes(text: str) -> bytes:
-    """Returns a parsed string's bytes, as they stood in the body."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise status_codes.invalid_argument(
-            "JSON Parse error: The surrogate pair in string is invalid."
-        ) from error
-
-
-def to_name(text: str) -> str:
-    """Returns a parsed string as a name, which must be valid UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _parse_error(reason: str, offset: int) -> status_codes.StatusError:
-    return status_codes.invalid_argument(
-        f"JSON Parse error: {reason} at offset: {offset}"
-    )
-
-
-def _missing_comma(text: str) -> str:
-    """Names the innermost bracket that is open at the end of `text`."""
-    depth = 0
-    for bracket in reversed(re.sub(r'"(\\.|[^"\\])*"', "", text)):
-        depth += (bracket in "}]") - (bracket in "{[")
-        if depth < 0:
-            if bracket == "[":
-                return "Missing a comma or ] after an array element."
-            break
-    return "Missing a comma or } after an object member."
-
-
-def _format_error(value, problem: str) -> status_codes.StatusError:
-    return status_codes.invalid_argument(
-        f"JSON Value: {quote(value)} {problem}"
-    )
-
-
 def _check_instances(document: dict, declared) -> None:
     instances = document[ROW]
     if not isinstance(instances, list):
-        raise _format_error(document, f"Excepting '{ROW}' to be an list/array")
+        raise json_text.format_error(
+            document, f"Excepting '{ROW}' to be an list/array"
+        )
     if not instances:
-        raise _format_error(document, f"No values in '{ROW}' array")
+        raise json_text.format_error(document, f"No values in '{ROW}' array")
     if not isinstance(instances[0], dict) and len(declared) > 1:
         raise status_codes.invalid_argument(
             "instances is a plain list, but expecting list of objects as "
@@ -246,7 +86,7 @@ def _check_instances(document: dict, declared) -> None:
 
 def _fill_from_instances(instances: list, declared, request) -> None:
     def is_object(value):
-        return isinstance(value, dict) and not is_base64_object(value)
+        return isinstance(value, dict) and not json_text.is_base64_object(value)
 
     shapes: dict[str, list[int]] = {}
     objects = is_object(instances[0])
@@ -271,8 +111,8 @@ def _fill_from_instances(instances: list, declared, request) -> None:
         if objects and set(element) != set(declared):
             raise status_codes.invalid_argument(
                 f"Failed to process element: {index} of 'instances' list. "
-                f"JSON object: {quote(element)} keys must be equal to: "
-                f"{','.join(sorted(declared))}"
+                f"JSON object: {json_text.quote(element)} keys must be equal "
+                f"to: {','.join(sorted(declared))}"
             )
     for name, shape in shapes.items():
         _set_shape(request.inputs[name], [len(instances), *shape])
@@ -302,7 +142,7 @@ def _add_instance(name: str, value, declared, shapes, request) -> None:
 
 def _fill_from_inputs(value, declared, request) -> None:
     named = value
-    if not isinstance(value, dict) or is_base64_object(value):
+    if not isinstance(value, dict) or json_text.is_base64_object(value):
         if len(declared) > 1:
             raise status_codes.invalid_argument(
                 "inputs is a plain value/list, but expecting an object as "
@@ -343,7 +183,7 @@ def _add_values(value, level: int, shape: list[int], tensor) -> None:
     rank = len(shape)
     if not isinstance(value, list):
         if level != rank:
-            raise _format_error(
+            raise json_text.format_error(
                 value,
                 f"found at incorrect level: {level + 1} in the JSON DOM. "
                 f"Expected at level: {rank}",
@@ -380,9 +220,9 @@ def _add_value(value, tensor: tensor_pb2.TensorProto) -> None:
     dtype = tensor.dtype
     is_number = type(value) in (int, float)
     if dtype == types_pb2.DT_STRING and isinstance(value, dict):
-        tensor.string_val.append(decode_base64(value))
+        tensor.string_val.append(json_text.decode_base64(value))
     elif dtype == types_pb2.DT_STRING and isinstance(value, str):
-        tensor.string_val.append(to_bytes(value))
+        tensor.string_val.append(json_text.to_bytes(value))
     elif dtype == types_pb2.DT_BOOL and isinstance(value, bool):
         tensor.bool_val.append(value)
     elif dtype in _INT_FIELDS and type(value) is int:
@@ -405,7 +245,7 @@ def _add_value(value, tensor: tensor_pb2.TensorProto) -> None:
     else:
         raise status_codes.StatusError(
             "UNIMPLEMENTED",
-            f"Conversion of JSON Value: {quote(value)} to type: "
+            f"Conversion of JSON Value: {json_text.quote(value)} to type: "
             f"{_data_type_name(dtype)}",
         )
 
@@ -419,16 +259,17 @@ def _add_number(value, tensor: tensor_pb2.TensorProto) -> None:
     )
     if not lossless:
         raise status_codes.invalid_argument(
-            f"Cannot convert JSON value: {quote(value)} to {name} without "
-            "loss of precision."
+            f"Cannot convert JSON value: {json_text.quote(value)} to {name} "
+            "without loss of precision."
         )
     getattr(tensor, field).append(value)
 
 
 def _type_error(value, dtype: int) -> status_codes.StatusError:
     return status_codes.invalid_argument(
-        f"JSON Value: {quote(value)} Type: {type_name(value)} is not of "
-        f"expected type: {_data_type_name(dtype)}"
+        f"JSON Value: {json_text.quote(value)} Type: "
+        f"{json_text.type_name(value)} is not of expected type: "
+        f"{_data_type_name(dtype)}"
     )
 
 

@@ -30,6 +30,7 @@ from serving import (
     json_examples,
     json_responses,
     json_tensors,
+    json_text,
     metadata_json,
     model_versions,
     status_codes,
@@ -222,9 +223,9 @@ def _model_spec(match: re.Match) -> model_pb2.ModelSpec:
 
 
 def _predict(versions, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    document = json_tensors.parse(body)
+    document = json_text.parse(body)
     request = predict_pb2.PredictRequest(model_spec=spec)
-    name = json_tensors.signature_name(document)
+    name = json_text.signature_name(document)
     request.model_spec.signature_name = name
     model = inference.find_model(versions, spec)
     name = name or inference.DEFAULT_SIGNATURE
@@ -246,7 +247,7 @@ def _predict(versions, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
 
 def _classify(versions, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
     request = classification_pb2.ClassificationRequest(model_spec=spec)
-    json_examples.fill_classification_request(json_tensors.parse(body), request)
+    json_examples.fill_classification_request(json_text.parse(body), request)
     response = inference.classify(versions, request)
     return json_responses.classifications(response.result)
 
