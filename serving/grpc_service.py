@@ -88,7 +88,8 @@ def start(
         ModelService(versions), server
     )
     try:
-        bound_port = server.add_insecure_port(f"{host}:{port}")
+        url_host = f"[{host}]" if ":" in host else host
+        bound_port = server.add_insecure_port(f"{url_host}:{port}")
     except RuntimeError as error:
         raise OSError(
             f"The gRPC port must be free. Received: {host}:{port}. Choose "

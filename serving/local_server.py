@@ -68,14 +68,19 @@ class LocalServer:
     Attributes:
         grpc_port: where gRPC answers.
         rest_port: where REST answers.
+        grpc_target: the same as `serving.client` takes it.
+        rest_target: likewise.
     """
 
-    def __init__(self, versions, grpc_server, grpc_port, rest_server):
+    def __init__(self, versions, host, grpc_server, grpc_port, rest_server):
         self._versions = versions
         self._grpc_server = grpc_server
         self._rest_server = rest_server
         self.grpc_port = grpc_port
         self.rest_port = rest_server.port
+        url_host = f"[{host}]" if ":" in host else host
+        self.grpc_target = f"grpc://{url_host}:{self.grpc_port}"
+        self.rest_target = f"http://{url_host}:{self.rest_port}"
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Answers what is under way, then closes both ports.
@@ -131,7 +136,7 @@ def start(
         grpc_server.stop(None)
         raise
     versions.start_polling()
-    return LocalServer(versions, grpc_server, grpc_port, rest_server)
+    return LocalServer(versions, host, grpc_server, grpc_port, rest_server)
 
 
 def check_base_path(model_base_path: str) -> None:
@@ -193,8 +198,8 @@ def serve_until_signal() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked_to_stop.set())
     print(
-        f"Serving {FLAGS.model_name}: grpc://{FLAGS.host}:{server.grpc_port} "
-        f"and http://{FLAGS.host}:{server.rest_port}. Ctrl-C stops.",
+        f"Serving {FLAGS.model_name}: {server.grpc_target} and "
+        f"{server.rest_target}. Ctrl-C stops.",
         flush=True,
     )
     asked_to_stop.wait()

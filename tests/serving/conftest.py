@@ -124,12 +124,12 @@ def server(saved_models, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def grpc_target(server):
-    return f"grpc://127.0.0.1:{server.grpc_port}"
+    return server.grpc_target
 
 
 @pytest.fixture(scope="session")
 def rest_target(server):
-    return f"http://127.0.0.1:{server.rest_port}"
+    return server.rest_target
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ def wait_for(condition, timeout_s=20):
 def test_reload_under_load_fails_no_request(saved_models, tmp_path, scheme):
     shutil.copytree(saved_models / "1", tmp_path / "1")
     running = local_server.start(str(tmp_path), "m")
-    port = running.grpc_port if scheme == "grpc" else running.rest_port
-    asked = client.Client(f"{scheme}://127.0.0.1:{port}", "m")
+    targets = {"grpc": running.grpc_target, "http": running.rest_target}
+    asked = client.Client(targets[scheme], "m")
     image = conftest.encode_image(204)  # Version 2 decides otherwise.
     decisions, errors, done = [], [], threading.Event()
 
@@ -149,6 +149,19 @@ def test_taken_port_is_named(saved_models, flag):
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"127.0.0.1:{port}.*--{flag}"):
             local_server.start(str(saved_models), "m", **{flag: port})
+
+
+def test_ipv6_address_is_served(saved_models):
+    if not socket.has_ipv6:
+        pytest.skip("needs IPv6")
+    try:
+        running = local_server.start(str(saved_models), "m", host="::1")
+    except OSError:
+        pytest.skip("needs an IPv6 loopback address")
+    for target in (running.grpc_target, running.rest_target):
+        with client.Client(target, "m") as asked:
+            assert asked.status()[0].state == "AVAILABLE"
+    running.stop()
 
 
 def run_command(*arguments, **options):
