@@ -1,4 +1,4 @@
-"""Serves one SavedModel with TF Serving's protocols, for laptops and tests.
+r"""Serves one SavedModel with TF Serving's protocols, for laptops and tests.
 
     python -m serving.local_server --model_base_path=run/export \
         --model_name=brain_mri

@@ -92,15 +92,14 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "window_center",
         None,
-        "Middle of the window for DICOM and NIfTI values, in their units; as "
-        "given to trainer.data.build_records.",
+        "Middle of the window for values of more than 8 bits, in the units of "
+        "the file; as for the training images.",
     )
     flags.DEFINE_float("window_width", None, "Width of that window.")
     flags.DEFINE_integer(
         "slice_axis",
         2,
-        "Axis that NIfTI volumes are cut along, as given to "
-        "trainer.data.build_records.",
+        "Axis that NIfTI volumes are cut along; as for the training images.",
         lower_bound=0,
         upper_bound=2,
     )
