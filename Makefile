@@ -19,7 +19,8 @@ $(VENV)/.installed: setup.py
 setup: $(VENV)/.installed  ## make the virtual environment .venv and install Lightbox
 
 demo: setup  ## sample data -> records -> train -> evaluate -> export -> serve -> ask
-	$(BIN)/python -m tests.demo --output_dir=$(DEMO)
+	rm -rf $(DEMO)
+	PYTHON=$(BIN)/python tests/demo.sh $(DEMO)
 
 test: check  ## lint, check the import direction, run all CPU-only tests
 	$(BIN)/python -m pytest

@@ -9,6 +9,8 @@ from absl import logging
 
 from trainer import config, storage
 from trainer.data import augmentation, input_pipeline, records
+from trainer.evaluation import calibration, predict, report
+from trainer.export import saved_model, signature, warmup
 from trainer.model import classifier, dropout, losses
 from trainer.training import (
     checkpoints,
@@ -37,6 +39,7 @@ def run(cfg: config.TrainConfig) -> str:
         ValueError: if data, weights, job directory or hardware do not fit the
             configuration.
     """
+    calibration.parse_rule(cfg.operating_point)
     info = input_pipeline.read_dataset_info(cfg.data_dir)
     if "train" not in info.splits or "validation" not in info.splits:
         raise ValueError(
@@ -51,7 +54,8 @@ def run(cfg: config.TrainConfig) -> str:
         job = _Job(cfg, info, strategy)
         _claim_job_dir(cfg, info)
         rows = job.train()
-        return job.evaluate_and_export(rows)
+        evaluation = job.evaluate(rows)
+        return job.export(evaluation)
 
 
 def _claim_job_dir(cfg: config.TrainConfig, info: records.DatasetInfo) -> None:
@@ -264,6 +268,87 @@ class _Job:
             )
 
         return self._run_phase(setup, make_dataset, validate, rows_before)
+
+    def evaluate(self, rows: list[dict]) -> report.Evaluation:
+        """Predicts validation and test and writes `job_dir/evaluation`."""
+        predict_step = loop.make_predict_function(self.strategy, self.model)
+        predictions = {}
+        for split in self.info.splits:
+            if split == "train":
+                continue
+            ids, groups, labels = self.labels[split]
+            predictions[split] = predict.make_predictions(
+                ids, groups, labels, self._outputs(predict_step, split)
+            )
+        evaluation = report.evaluate(
+            predictions,
+            self.info,
+            rows,
+            dataclasses.asdict(self.cfg),
+            self.cfg.operating_point,
+            self.cfg.seed,
+        )
+        directory = storage.join(self.cfg.job_dir, "evaluation")
+        for name, content in evaluation.files.items():
+            storage.write_atomically(storage.join(directory, name), content)
+        for split, found in evaluation.metrics["splits"].items():
+            headline = found["metrics"].get(
+                "roc_auc", found["metrics"]["accuracy"]
+            )
+            logging.info(
+                "evaluate  %s: %d images, accuracy %s, ROC AUC %s",
+                split,
+                found["num_images"],
+                report.format_metric(found["metrics"]["accuracy"]),
+                report.format_metric(headline),
+            )
+        logging.info("evaluate  %s", storage.join(directory, "report.html"))
+        return evaluation
+
+    def export(self, evaluation: report.Evaluation) -> str:
+        """Writes the Keras file and the next SavedModel version."""
+        cfg, info = self.cfg, self.info
+        model = classifier.copy_for_inference(
+            self.model,
+            cfg.image_size,
+            info.channels,
+            info.num_classes,
+            cfg.hidden_units,
+            cfg.dropout,
+            cfg.weights,
+        )
+        saved_model.save_keras(model, storage.join(cfg.job_dir, MODEL_FILE))
+        module = saved_model.ServingModule(
+            model,
+            class_names=info.class_names,
+            positive_index=info.positive_index,
+            temperature=evaluation.temperature,
+            operating_point=evaluation.operating_point,
+        )
+        facts = {
+            "weights_sha256": saved_model.weights_sha256(model),
+            "dataset_fingerprint": info.fingerprint,
+            "temperature": evaluation.temperature,
+            "operating_point": evaluation.operating_point,
+        }
+        export_dir = cfg.export_dir or storage.join(cfg.job_dir, "export")
+        existing = saved_model.find_version(export_dir, facts)
+        if existing:
+            logging.info("export    %s holds this model already.", existing)
+            return existing
+        images = input_pipeline.read_encoded(self._files("validation"), 8)
+        version_dir = saved_model.export_version(
+            module,
+            export_dir,
+            assets={
+                records.DATASET_FILE: info.to_json().encode("utf-8"),
+                "model_card.md": evaluation.files["model_card.md"],
+            },
+            warmup=warmup.make_warmup_file(images, signature.MODEL_NAME),
+            facts=facts,
+        )
+        logging.info("export    %s", version_dir)
+        return version_dir
 
     def _set_up(self, name, model, peak_learning_rate) -> "_PhaseSetup":
         """Optimizer and restored checkpoint of a phase."""

@@ -5,9 +5,11 @@ python -m trainer.task --data_dir=records --job_dir=run --weights=none
 
 import dataclasses
 import json
+import logging as python_logging
+import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from trainer import config
 
@@ -73,17 +75,50 @@ def make_config() -> config.TrainConfig:
     return config.TrainConfig(**values)
 
 
+def _set_up_logging() -> None:
+    """One plain line per message, from INFO on unless --verbosity says."""
+    # TensorFlow's start-up notes and those of its checkpoint writer.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(
+        python_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
+    )
+    handler.addFilter(
+        lambda record: not record.getMessage().startswith("Sharding callback")
+    )
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    _set_up_logging()
     try:
         cfg = make_config()
-        # TensorFlow takes seconds to import; a wrong flag is told at once.
-        from trainer import pipeline
+    except ValueError as error:
+        sys.exit(f"trainer.task: {error}")
+    # TensorFlow takes seconds to import; a wrong flag is told before that.
+    import tensorflow as tf
 
+    from trainer import pipeline
+
+    try:
         pipeline.run(cfg)
     except (ValueError, OSError) as error:
         sys.exit(f"trainer.task: {error}")
+    except tf.errors.DataLossError as error:
+        sys.exit(
+            f"trainer.task: a shard in --data_dir={cfg.data_dir} is damaged "
+            f"({error.message.splitlines()[0]}): copy it again, or build the "
+            "records again."
+        )
+    except tf.errors.ResourceExhaustedError as error:
+        sys.exit(
+            "trainer.task: memory or disk is full "
+            f"({error.message.splitlines()[0]}): lower --global_batch_size or "
+            "free the disk of --job_dir; the same command then continues."
+        )
 
 
 if __name__ == "__main__":

@@ -240,3 +240,12 @@ def read_labels(
         groups.append(example["group"].decode("utf-8"))
         labels.append(int(example["label"]))
     return ids, groups, labels
+
+
+def read_encoded(files: list[str], count: int) -> list[bytes]:
+    """The first encoded images of a split, at most `count`."""
+    dataset = tf.data.TFRecordDataset(files).take(count)
+    return [
+        example["image"]
+        for example in dataset.map(records.parse_example).as_numpy_iterator()
+    ]

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from trainer.evaluation import predictions as predictions_lib
+
 
 def two_column_logits(logits: np.ndarray) -> np.ndarray:
     """Logits with a column per class.
@@ -16,3 +18,22 @@ def two_column_logits(logits: np.ndarray) -> np.ndarray:
     if logits.shape[-1] > 1:
         return logits
     return np.concatenate([np.zeros_like(logits), logits], axis=-1)
+
+
+def make_predictions(
+    ids: list[str], groups: list[str], labels: list[int], logits: np.ndarray
+) -> predictions_lib.Predictions:
+    """Ties the model's outputs to the records they belong to.
+
+    Args:
+        ids: of the images, in the order of the records.
+        groups: likewise.
+        labels: likewise.
+        logits: float32 `[images, K]`, likewise.
+    """
+    return predictions_lib.Predictions(
+        ids=ids,
+        groups=groups,
+        labels=np.asarray(labels, np.int32),
+        logits=two_column_logits(logits),
+    )

@@ -130,6 +130,34 @@ def next_version(export_dir: str) -> int:
     return max(versions, default=0) + 1
 
 
+def find_version(export_dir: str, facts: dict) -> str | None:
+    """The newest version under a base path, if its manifest has these facts.
+
+    A finished run that is started again then exports nothing new.
+    """
+    newest = os.path.join(export_dir, str(next_version(export_dir) - 1))
+    path = os.path.join(newest, MANIFEST_FILE)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        manifest = json.load(file)
+    same = all(manifest.get(name) == value for name, value in facts.items())
+    return newest if same else None
+
+
+def save_keras(model: keras.Model, path: str) -> None:
+    """Saves a `.keras` file; a full disk leaves the previous one."""
+    temporary = os.path.join(
+        os.path.dirname(path), f"tmp.{uuid.uuid4().hex}.keras"
+    )
+    try:
+        model.save(temporary)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
 def weights_sha256(model: keras.Model) -> str:
     """Hex digest of all weights."""
     digest = hashlib.sha256()

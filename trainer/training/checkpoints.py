@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-
 # What a read of a torn or altered checkpoint raises: TensorFlow's reader maps
 # its status codes to Python's own errors, a short read to IndexError.
 _DAMAGE = (

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# The whole way, on generated images: sample data -> records -> train ->
+# evaluate -> export -> serve -> ask over gRPC and REST.
+#
+#   tests/demo.sh OUTPUT_DIR
+#
+# Smaller or larger through NUM_IMAGES, IMAGE_SIZE and EPOCHS; PYTHON names the
+# interpreter.
+set -euo pipefail
+
+OUTPUT=${1:?"usage: tests/demo.sh OUTPUT_DIR"}
+PYTHON=${PYTHON:-python}
+NUM_IMAGES=${NUM_IMAGES:-600}
+IMAGE_SIZE=${IMAGE_SIZE:-64}
+EPOCHS=${EPOCHS:-14}
+
+step() { printf '\n== %s\n' "$*"; }
+run() { printf '$ python %s\n' "$*"; "$PYTHON" "$@"; }
+
+if [ -e "$OUTPUT" ]; then
+  echo "demo: $OUTPUT exists; remove it, or name another directory." >&2
+  exit 1
+fi
+mkdir -p "$OUTPUT"
+
+step "Draw head phantoms, with and without a lesion"
+run -m trainer.data.sample_data --output_dir="$OUTPUT/scans" \
+  --num_images="$NUM_IMAGES"
+
+step "Turn the folder into records, patients kept together"
+run -m trainer.data.build_records --input_dir="$OUTPUT/scans" \
+  --output_dir="$OUTPUT/records" --patient_regex='(patient_\d+)'
+
+step "Train from scratch, evaluate, export"
+run -m trainer.task --data_dir="$OUTPUT/records" --job_dir="$OUTPUT/run" \
+  --weights=none --image_size="$IMAGE_SIZE" --fine_tune_epochs="$EPOCHS"
+
+step "Serve"
+echo '$ python -m serving.local_server --model_base_path='"$OUTPUT/run/export --model_name=brain_mri --port=0 --rest_api_port=0"
+"$PYTHON" -m serving.local_server --model_base_path="$OUTPUT/run/export" \
+  --model_name=brain_mri --port=0 --rest_api_port=0 \
+  >"$OUTPUT/server.log" 2>&1 &
+SERVER=$!
+trap 'kill "$SERVER" 2>/dev/null || true; wait "$SERVER" 2>/dev/null || true' EXIT
+for _ in $(seq 120); do
+  ADDRESSES=$(grep -oE '(grpc|http)://[0-9.]+:[0-9]+' "$OUTPUT/server.log" || true)
+  [ -n "$ADDRESSES" ] && break
+  kill -0 "$SERVER" 2>/dev/null || { cat "$OUTPUT/server.log" >&2; exit 1; }
+  sleep 0.5
+done
+GRPC=$(grep -m1 grpc <<<"$ADDRESSES")
+REST=$(grep -m1 http <<<"$ADDRESSES")
+echo "ready at $GRPC and $REST"
+
+# Images of the test split: the model has not seen them.
+mapfile -t IMAGES < <("$PYTHON" - "$OUTPUT" <<'PYTHON'
+import csv
+import sys
+
+output = sys.argv[1]
+with open(f"{output}/run/evaluation/predictions.csv", newline="") as file:
+    rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+for row in rows[:2] + rows[-2:]:
+    print(f"{output}/scans/{row['id']}")
+PYTHON
+)
+
+step "Ask over gRPC"
+run -m serving.predict --target="$GRPC" --model_name=brain_mri "${IMAGES[@]}"
+
+step "Ask the same over REST"
+run -m serving.predict --target="$REST" --model_name=brain_mri "${IMAGES[@]}"
+
+step "Done"
+echo "Open $OUTPUT/run/evaluation/report.html"

@@ -1,0 +1,98 @@
+import dataclasses
+import json
+
+import pytest
+from absl import flags
+
+from trainer import config, task
+
+FLAGS = flags.FLAGS
+
+
+@pytest.fixture
+def parse():
+    """Parses flags of trainer.task and forgets them afterwards."""
+
+    def parse_flags(*arguments):
+        FLAGS.unparse_flags()
+        FLAGS(["task", "--data_dir=d", "--job_dir=j", *arguments])
+        return task.make_config()
+
+    yield parse_flags
+    for name in (
+        "hparams",
+        *(f.name for f in dataclasses.fields(config.TrainConfig)),
+    ):
+        FLAGS[name].unparse()
+    FLAGS.unparse_flags()
+
+
+def test_defaults_are_those_of_the_config(parse):
+    assert parse() == config.TrainConfig(data_dir="d", job_dir="j")
+
+
+def test_flags_reach_the_config(parse):
+    cfg = parse("--hidden_units=64,16", "--dropout=0.5", "--nohorizontal_flip")
+    assert cfg.hidden_units == (64, 16)
+    assert cfg.dropout == 0.5
+    assert cfg.horizontal_flip is False
+
+
+def test_hparams_replace_defaults_but_not_flags(parse, tmp_path):
+    path = tmp_path / "best.json"
+    path.write_text(json.dumps({"dropout": 0.4, "hidden_units": [32]}))
+    cfg = parse(f"--hparams={path}", "--dropout=0.1")
+    assert cfg.dropout == 0.1
+    assert cfg.hidden_units == (32,)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"depth": 3}', "unknown settings depth"),
+        ("{", "is not JSON"),
+        (None, "No such file"),
+    ],
+)
+def test_bad_hparams_are_named(parse, tmp_path, content, message):
+    path = tmp_path / "best.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=rf"--hparams={path}.*{message}"):
+        parse(f"--hparams={path}")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--image_size=8", r"image_size must be between 32 and 1024.*=8"),
+        ("--global_batch_size=0", "global_batch_size must be between"),
+        ("--hidden_units=a", "hidden_units must be numbers"),
+        ("--hidden_units=0", "hidden_units must be positive"),
+        ("--class_weights=some", "class_weights must be one of balanced"),
+        ("--precision=half", "precision must be one of auto"),
+        ("--head_learning_rate=0", "head_learning_rate must be positive"),
+        ("--data_dir=", "data_dir must be given"),
+    ],
+)
+def test_wrong_values_name_flag_and_remedy(parse, flag, message):
+    with pytest.raises(ValueError, match=message):
+        parse(flag)
+
+
+def test_nothing_to_train_is_refused(parse):
+    with pytest.raises(ValueError, match="nothing to train"):
+        parse("--head_epochs=0", "--fine_tune_epochs=0")
+    with pytest.raises(ValueError, match="fine_tune_epochs must be positive"):
+        parse("--weights=none", "--fine_tune_epochs=0")
+
+
+def test_config_survives_json_and_lists_differences():
+    cfg = config.TrainConfig(data_dir="d", job_dir="j", hidden_units=(8,))
+    assert config.TrainConfig.from_json(cfg.to_json(), "x") == cfg
+    other = config.TrainConfig(
+        data_dir="elsewhere", job_dir="j", hidden_units=(8,), seed=3
+    )
+    assert cfg.differences(other) == {"seed": (0, 3)}
+    with pytest.raises(ValueError, match="another --job_dir"):
+        config.TrainConfig.from_json('{"hidden_units": [], "a": 1}', "x")

@@ -1,0 +1,129 @@
+"""Temperature and operating point: both are chosen on validation."""
+
+import numpy as np
+from scipy import optimize, special
+from sklearn import metrics as sklearn_metrics
+
+_MAX_TEMPERATURE = 20.0
+_RULES = (
+    "youden, sensitivity:0.95, specificity:0.95, cost:FN=5,FP=1 or a number "
+    "between 0 and 1"
+)
+
+
+def log_loss(
+    labels: np.ndarray, logits: np.ndarray, temperature: float = 1.0
+) -> float:
+    """Mean negative log-likelihood of the labels, in nats.
+
+    Args:
+        labels: int `[images]`.
+        logits: `[images, classes]`.
+        temperature: divides the logits.
+    """
+    log_p = special.log_softmax(logits.astype(np.float64) / temperature, -1)
+    return float(-np.mean(log_p[np.arange(len(labels)), labels]))
+
+
+def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The temperature with the lowest log loss; never a worse one than 1.
+
+    Guo et al., 2017, "On Calibration of Modern Neural Networks",
+    https://arxiv.org/abs/1706.04599.
+
+    Args:
+        labels: int `[images]`, of validation.
+        logits: `[images, classes]`.
+
+    Returns:
+        Between 0.05 and 20; 1.0 where nothing can be fitted: fewer than two
+        classes, or classes that the logits separate without an error, whose
+        best temperature is 0.
+    """
+    if len(np.unique(labels)) < 2:
+        return 1.0
+    if np.all(logits.argmax(axis=-1) == labels):
+        return 1.0
+    bound = np.log(_MAX_TEMPERATURE)
+    result = optimize.minimize_scalar(
+        lambda log_t: log_loss(labels, logits, np.exp(log_t)),
+        bounds=(-bound, bound),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    temperature = float(np.exp(result.x))
+    if log_loss(labels, logits, temperature) >= log_loss(labels, logits):
+        return 1.0
+    return temperature
+
+
+def parse_rule(rule: str) -> tuple[str, tuple[float, ...]]:
+    """Splits `--operating_point` into a name and its numbers.
+
+    Raises:
+        ValueError: if it is none of the rules.
+    """
+    name, _, text = rule.partition(":")
+    try:
+        if name == "youden" and not text:
+            return name, ()
+        if name in ("sensitivity", "specificity"):
+            target = float(text)
+            if 0 < target <= 1:
+                return name, (target,)
+        elif name == "cost":
+            costs = dict(part.split("=") for part in text.split(","))
+            false_negative = float(costs.pop("FN"))
+            false_positive = float(costs.pop("FP"))
+            if not costs and false_negative > 0 and false_positive > 0:
+                return name, (false_negative, false_positive)
+        else:
+            threshold = float(rule)
+            if 0 <= threshold <= 1:
+                return "fixed", (threshold,)
+    except (ValueError, KeyError):
+        pass  # said below, with the rules there are
+    raise ValueError(f"--operating_point must be {_RULES}. Received: {rule!r}.")
+
+
+def choose_operating_point(
+    is_positive: np.ndarray, scores: np.ndarray, rule: str
+) -> tuple[float, str]:
+    """The threshold on the score that a rule picks on validation.
+
+    Args:
+        is_positive: bool `[images]`.
+        scores: `[images]`, calibrated probabilities of the positive class.
+        rule: see `parse_rule`. "youden" maximizes sensitivity + specificity -
+            1 (Youden, 1950, "Index for rating diagnostic tests");
+            "sensitivity:x" takes the highest specificity with at least that
+            sensitivity, "specificity:x" the reverse; "cost" minimizes the cost
+            of false negatives and false positives.
+
+    Returns:
+        The threshold, half-way between two scores so that it does not hang on
+        the last digit of one, and a note: empty, or why the rule could not be
+        applied and 0.5 was taken.
+    """
+    name, numbers = parse_rule(rule)
+    if name == "fixed":
+        return numbers[0], ""
+    if len(np.unique(is_positive)) < 2:
+        return 0.5, "validation has one class only; 0.5 is used"
+    fpr, tpr, thresholds = sklearn_metrics.roc_curve(
+        is_positive, scores, drop_intermediate=False
+    )
+    if name == "youden":
+        best = np.argmax(tpr - fpr)
+    elif name == "sensitivity":
+        best = np.flatnonzero(tpr >= numbers[0])[0]
+    elif name == "specificity":
+        best = np.flatnonzero(1 - fpr >= numbers[0])[-1]
+    else:
+        positives = is_positive.sum()
+        cost = numbers[0] * (1 - tpr) * positives
+        cost = cost + numbers[1] * fpr * (len(is_positive) - positives)
+        best = np.argmin(cost)
+    upper = min(thresholds[best], 1.0)
+    lower = thresholds[best + 1] if best + 1 < len(thresholds) else 0.0
+    return float((upper + lower) / 2), ""

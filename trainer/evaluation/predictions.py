@@ -1,0 +1,104 @@
+"""What a model said of each image of a split, and `predictions.csv`."""
+
+import csv
+import dataclasses
+import io
+
+import numpy as np
+from scipy import special
+
+COLUMNS = ("split", "id", "group", "label", "predicted", "score", "decision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Predictions of one split, in the order of its records.
+
+    Attributes:
+        ids: of the images, length `images`.
+        groups: patient or duplicate group of each image.
+        labels: int32 `[images]`, the true classes.
+        logits: float32 `[images, classes]`, before calibration.
+        temperature: the logits are divided by it before the softmax.
+    """
+
+    ids: list[str]
+    groups: list[str]
+    labels: np.ndarray
+    logits: np.ndarray
+    temperature: float = 1.0
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Calibrated, float64 `[images, classes]`."""
+        logits = self.logits.astype(np.float64) / self.temperature
+        return special.softmax(logits, axis=-1)
+
+    def scores(self, positive_index: int | None) -> np.ndarray:
+        """Probability of the positive class, or of the most probable one."""
+        if positive_index is None:
+            return self.probabilities.max(axis=-1)
+        return self.probabilities[:, positive_index]
+
+    def decided(
+        self, positive_index: int | None, operating_point: float | None
+    ) -> np.ndarray:
+        """The class that is decided on, int64 `[images]`.
+
+        For two classes the positive one where its probability reaches the
+        operating point, else the most probable one.
+        """
+        if positive_index is None:
+            return self.probabilities.argmax(axis=-1)
+        is_positive = self.scores(positive_index) >= operating_point
+        return np.where(is_positive, positive_index, 1 - positive_index)
+
+
+def predictions_csv(
+    predictions: dict[str, Predictions],
+    class_names: tuple[str, ...],
+    positive_index: int | None,
+    operating_point: float | None,
+) -> str:
+    """The text of `predictions.csv`.
+
+    Args:
+        predictions: by split.
+        class_names: in the order of the labels.
+        positive_index: label of the positive class, None unless there are two.
+        operating_point: threshold on the score, None unless there are two.
+
+    Returns:
+        A row per image: `COLUMNS` and a column `probability_CLASS` per class.
+        `predicted` is the most probable class, `decision` the one that the
+        operating point decides on. Nine digits, which float32 survives.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(f"probability_{n}" for n in class_names)])
+    for split, p in predictions.items():
+        probabilities = p.probabilities
+        rows = zip(
+            p.ids,
+            p.groups,
+            p.labels,
+            probabilities.argmax(axis=-1),
+            p.scores(positive_index),
+            p.decided(positive_index, operating_point),
+            probabilities,
+            strict=True,
+        )
+        for image_id, group, label, predicted, score, decision, row in rows:
+            writer.writerow(
+                [
+                    split,
+                    image_id,
+                    group,
+                    class_names[label],
+                    class_names[predicted],
+                    f"{score:.9g}",
+                    class_names[decision],
+                    *(f"{value:.9g}" for value in row),
+                ]
+            )
+    return buffer.getvalue()
