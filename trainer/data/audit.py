@@ -1,36 +1,187 @@
-"""What is wrong with a data set, as `audit.json` tells it."""
+"""What is wrong with a data set, as `audit.json` tells it.
+
+The file holds image ids, group names and counts, so that a report can show
+the images; no patient id goes into it.
+"""
 
 import collections
 from collections.abc import Sequence
 
+from trainer.data import duplicates, output, scan, shortcuts
 from trainer.data import leaks as leaks_lib
-from trainer.data import scan
+
+# Lists in the file end here; the counts beside them do not.
+MAX_LISTED = 1000
 
 
 def make_audit(
     facts: Sequence[scan.ImageFacts],
     image_ids: Sequence[str],
     group_names: Sequence[str],
+    class_names: Sequence[str],
+    *,
+    near_pairs: Sequence[duplicates.NearPair],
     leaks: leaks_lib.Leaks,
+    on_leak: str,
     unreadable: Sequence[scan.ScannedFile],
+    counts: dict[str, dict[str, int]],
 ) -> dict:
-    """Everything that `audit.json` holds."""
-    copies = collections.defaultdict(list)
-    for fact, image_id in zip(facts, image_ids, strict=True):
-        copies[fact.sha256].append(image_id)
-    clusters = sorted(ids for ids in copies.values() if len(ids) > 1)
+    """Everything that `audit.json` holds.
+
+    Args:
+        facts: of every readable image.
+        image_ids: of the same images.
+        group_names: of the same images.
+        class_names: of the data set.
+        near_pairs: indices of near-duplicates.
+        leaks: groups that span given splits.
+        on_leak: what was done about them.
+        unreadable: files that were left out.
+        counts: images per split and class, as written.
+    """
     return {
         "images": len(facts),
         "groups": len(set(group_names)),
-        "unreadable": [
-            {"id": f.image_id, "reason": f.error} for f in unreadable
-        ],
-        "exact_duplicates": {
-            "surplus": sum(len(ids) - 1 for ids in clusters),
-            "clusters": clusters,
+        "counts": counts,
+        "unreadable": {
+            "count": len(unreadable),
+            "files": [
+                {"id": output.visible_id(file), "reason": file.error}
+                for file in unreadable[:MAX_LISTED]
+            ],
         },
-        "leaks": {
-            "groups": list(leaks.groups),
-            "images_per_split": leaks.images,
+        "exact_duplicates": _exact_duplicates(facts, image_ids),
+        "near_duplicates": {
+            "count": len(near_pairs),
+            "with_different_labels": sum(
+                facts[pair.first].class_name != facts[pair.second].class_name
+                for pair in near_pairs
+            ),
+            "pairs": [
+                {
+                    "first": image_ids[pair.first],
+                    "second": image_ids[pair.second],
+                    "agreement": pair.agreement,
+                }
+                for pair in near_pairs[:MAX_LISTED]
+            ],
         },
+        "leaks": _describe_leaks(facts, image_ids, group_names, leaks, on_leak),
+        "conflicting_labels": _conflicts(facts, image_ids, group_names),
+        "patients": _patients(facts),
+        "shortcuts": shortcuts.measure_shortcuts(
+            facts, group_names, class_names
+        ),
     }
+
+
+def _exact_duplicates(
+    facts: Sequence[scan.ImageFacts], image_ids: Sequence[str]
+) -> dict:
+    copies = collections.defaultdict(list)
+    for fact, image_id in zip(facts, image_ids, strict=True):
+        copies[fact.sha256].append(image_id)
+    clusters = sorted(sorted(ids) for ids in copies.values() if len(ids) > 1)
+    return {
+        "surplus": sum(len(ids) - 1 for ids in clusters),
+        "clusters": clusters[:MAX_LISTED],
+    }
+
+
+def _describe_leaks(
+    facts: Sequence[scan.ImageFacts],
+    image_ids: Sequence[str],
+    group_names: Sequence[str],
+    leaks: leaks_lib.Leaks,
+    on_leak: str,
+) -> dict:
+    members = collections.defaultdict(list)
+    spanning = set(leaks.groups[:MAX_LISTED])
+    for fact, image_id, name in zip(facts, image_ids, group_names, strict=True):
+        if name in spanning:
+            members[name].append({"id": image_id, "split": fact.split})
+    return {
+        "groups": len(leaks.groups),
+        "images_per_split": leaks.images,
+        "remedy": on_leak if leaks.groups else "none needed",
+        "members": dict(sorted(members.items())),
+    }
+
+
+def _conflicts(
+    facts: Sequence[scan.ImageFacts],
+    image_ids: Sequence[str],
+    group_names: Sequence[str],
+) -> dict:
+    """Groups of copies, or of one patient, with several labels.
+
+    Copies with different labels mean that one is wrong; slices of a patient
+    may differ rightly, so the two are told apart by `same_pixels`.
+    """
+    members = collections.defaultdict(list)
+    for index, name in enumerate(group_names):
+        members[name].append(index)
+    conflicts = []
+    for name, indices in sorted(members.items()):
+        if len({facts[i].class_name for i in indices}) < 2:
+            continue
+        labels = collections.defaultdict(set)
+        for i in indices:
+            labels[facts[i].sha256].add(facts[i].class_name)
+        conflicts.append(
+            {
+                "group": name,
+                "same_pixels": any(len(names) > 1 for names in labels.values()),
+                "images": [
+                    {"id": image_ids[i], "class": facts[i].class_name}
+                    for i in indices
+                ],
+            }
+        )
+    return {"count": len(conflicts), "groups": conflicts[:MAX_LISTED]}
+
+
+def _patients(facts: Sequence[scan.ImageFacts]) -> dict:
+    """Counts of patients, where they are known."""
+    splits, labels = collections.defaultdict(set), collections.defaultdict(set)
+    for fact in facts:
+        if fact.patient_key:
+            splits[fact.patient_key].add(fact.split)
+            labels[fact.patient_key].add(fact.class_name)
+    return {
+        "known": len(splits),
+        "images_without_patient": sum(not f.patient_key for f in facts),
+        "in_several_given_splits": sum(len(s) > 1 for s in splits.values()),
+        "with_several_labels": sum(len(s) > 1 for s in labels.values()),
+    }
+
+
+def summarize(report: dict) -> list[str]:
+    """The audit in a few lines for the terminal."""
+    exact, near = report["exact_duplicates"], report["near_duplicates"]
+    lines = [
+        f"{report['images']:,} images in {report['groups']:,} groups that "
+        "share patients or copies",
+        f"{exact['surplus']:,} surplus copies, {near['count']:,} "
+        "near-duplicates",
+    ]
+    if report["unreadable"]["count"]:
+        lines.append(f"{report['unreadable']['count']:,} unreadable files")
+    if report["leaks"]["groups"]:
+        lines.append(
+            f"{report['leaks']['groups']:,} groups spanned the given splits "
+            f"(--on_leak={report['leaks']['remedy']})"
+        )
+    if report["conflicting_labels"]["count"]:
+        lines.append(
+            f"{report['conflicting_labels']['count']:,} groups have "
+            "conflicting labels"
+        )
+    for row in report["shortcuts"]:
+        if row["suspicious"]:
+            lines.append(
+                f"possible shortcut: {row['cue']} alone predicts "
+                f"{row['class_name']}, AUC {row['auc']:.2f} "
+                f"({row['low']:.2f} to {row['high']:.2f})"
+            )
+    return lines

@@ -5,16 +5,11 @@ r"""Turns a folder of images into TFRecord shards, `dataset.json` and an audit.
 Workers import this module, so nothing slow is imported at its top.
 """
 
-import collections
-import csv
 import dataclasses
-import functools
-import io
 import json
 import os
-import secrets
 import sys
-from collections.abc import Sequence
+import tempfile
 
 import tqdm
 from absl import app, flags
@@ -25,6 +20,7 @@ from trainer.data import (
     duplicates,
     groups,
     leaks,
+    manifest,
     output,
     parallel,
     records,
@@ -37,114 +33,135 @@ from trainer.data import (
 STORED_SIZE = 256
 VALIDATION_FRACTION = 0.15
 TEST_FRACTION = 0.15
-AUDIT_FILE = "audit.json"
-IMAGES_FILE = "images.csv"
-UNREADABLE_FILE = "unreadable.csv"
 
 
 def build(
     input_dir: str,
     output_dir: str,
     *,
+    manifest_path: str = "",
+    patient_regex: str = "",
     stored_size: int = STORED_SIZE,
+    channels: int = 0,
     validation_fraction: float = VALIDATION_FRACTION,
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
-    positive_class: str | None = None,
+    num_folds: int = 0,
+    fold: int = 0,
+    previous_dir: str = "",
+    positive_class: str = "",
     on_leak: str = "error",
     skip_unreadable: bool = False,
-    num_workers: int | None = None,
+    window_center: float | None = None,
+    window_width: float | None = None,
+    slice_axis: int = 2,
+    num_workers: int = 0,
 ) -> records.DatasetInfo:
     """Builds a data set.
 
     Args:
         input_dir: a folder per class, or train, validation and test folders
-            with a folder per class each.
+            with a folder per class each; "" if there is a manifest.
         output_dir: where shards, `dataset.json`, `audit.json`, `images.csv`
             and `unreadable.csv` go. A data set that is already there is
             replaced once the new one is complete.
+        manifest_path: a CSV, see `manifest`.
+        patient_regex: finds the patient id in a path, "" if none does.
         stored_size: short side of stored training images, in pixels.
+        channels: 1 or 3; 0 for 1 if all images are grey, else 3.
         validation_fraction: of all images, where no split is given.
         test_fraction: of all images, where no split is given.
         seed: of the splits and of the order of training images.
-        positive_class: of two classes; chosen by name if None.
+        num_folds: parts for cross-validation, 0 for none.
+        fold: which of them is the test split, from 0.
+        previous_dir: data directory of an earlier build whose images keep
+            their split; `output_dir`, if it was built with the same split
+            options, where this is "".
+        positive_class: of two classes; chosen by name if "".
         on_leak: what to do if given splits share patients or copies, one of
             `leaks.REMEDIES`.
         skip_unreadable: leave unreadable files out instead of stopping.
-        num_workers: processes; one per core if None.
+        window_center: see `readers.read_images`.
+        window_width: see `readers.read_images`.
+        slice_axis: see `readers.read_images`.
+        num_workers: processes; one per core if 0.
 
     Returns:
         What `dataset.json` holds.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
+        FileNotFoundError: if there is no such folder or manifest.
         ValueError: if the images or the options cannot make a data set.
         OSError: if the disk is full, or a worker died.
     """
-    flag_values = {k: v for k, v in locals().items() if k not in _LOCAL_OPTIONS}
     split_options = splits.SplitOptions(
-        validation_fraction, test_fraction, seed
+        validation_fraction, test_fraction, seed, num_folds, fold
     )
-    output.check_output_dir(output_dir, input_dir)
-    found = sources.list_folders(input_dir)
+    options = {
+        **dataclasses.asdict(split_options),
+        "patient_regex": patient_regex,
+        "on_leak": on_leak,
+        "skip_unreadable": skip_unreadable,
+        "window_center": window_center,
+        "window_width": window_width,
+        "slice_axis": slice_axis,
+    }
+    found = _list_sources(output_dir, input_dir, manifest_path, patient_regex)
     class_names = sources.check_classes(found)
     positive_class = _check_positive_class(positive_class, class_names)
+    previous = output.read_previous_splits(
+        previous_dir or output_dir, None if previous_dir else options
+    )
     num_workers = num_workers or parallel.default_num_workers()
-    read_options = scan.ReadOptions()
+    read_options = scan.ReadOptions(window_center, window_width, slice_axis)
 
-    facts, unreadable = scan_files(found, read_options, num_workers)
-    if unreadable:
-        _report_unreadable(unreadable, output_dir, skip_unreadable)
-    pairs = duplicates.find_near_duplicates(facts)
-    group_names = groups.make_groups(facts, pairs)
-    image_ids = groups.make_image_ids(facts)
-    given = [fact.split for fact in facts]
-    found_leaks = leaks.find_leaks(group_names, given)
-    resolved = leaks.resolve(group_names, given, found_leaks, on_leak)
-    kept = [i for i, split in enumerate(resolved) if split != leaks.DROPPED]
-    decided = splits.split_images(
-        [group_names[i] for i in kept],
-        [facts[i].class_name for i in kept],
-        [resolved[i] for i in kept],
-        [""] * len(kept),
-        split_options,
-    )
-    members = [
-        shards.Member(
-            image_id=image_ids[i],
-            group=group_names[i],
-            split=split,
-            label=class_names.index(facts[i].class_name),
-            facts=facts[i],
-        )
-        for i, split in zip(kept, decided, strict=True)
-    ]
-    counts = _count(members, class_names)
-    info = records.DatasetInfo(
-        class_names=class_names,
-        positive_class=positive_class,
-        channels=max(member.facts.channels for member in members),
-        stored_size=stored_size,
-        counts=counts,
-        shards=(),
-        fingerprint=records.compute_fingerprint(
-            (m.image_id, m.facts.sha256, m.label, m.split) for m in members
-        ),
-        options=flag_values,
-        leaks=found_leaks.num_held_out if on_leak == "allow" else 0,
-    )
-    report = audit.make_audit(
-        facts, image_ids, group_names, found_leaks, unreadable
-    )
     building = output.start_building(output_dir)
     try:
-        _write_reports(building, report, members, unreadable)
-        written = _write_shards(
-            building, members, found, info, read_options, seed, num_workers
+        facts, sets, near_pairs, unreadable = _examine(
+            found, read_options, num_workers, building
         )
-        info = dataclasses.replace(info, shards=tuple(written))
-        storage.write_atomically(
-            os.path.join(building, records.DATASET_FILE), info.to_json()
+        if unreadable and not skip_unreadable:
+            output.refuse_unreadable(output_dir, unreadable)
+        group_names = groups.name_groups(facts, sets)
+        image_ids = groups.make_image_ids(facts)
+        given = [fact.split for fact in facts]
+        found_leaks = leaks.find_leaks(group_names, given)
+        resolved = leaks.resolve(group_names, given, found_leaks, on_leak)
+        members = _decide(
+            facts, group_names, image_ids, resolved, previous, split_options
+        )
+        counts = splits.count_images(
+            [member.split for member in members],
+            [member.facts.class_name for member in members],
+            class_names,
+        )
+        info = records.DatasetInfo(
+            class_names=class_names,
+            positive_class=positive_class,
+            channels=channels or max(m.facts.channels for m in members),
+            stored_size=stored_size,
+            counts=counts,
+            shards=(),
+            fingerprint=records.compute_fingerprint(
+                (m.image_id, m.facts.sha256, m.label, m.split) for m in members
+            ),
+            options=options,
+            leaks=found_leaks.num_held_out if on_leak == "allow" else 0,
+        )
+        report = audit.make_audit(
+            facts,
+            image_ids,
+            group_names,
+            class_names,
+            near_pairs=near_pairs,
+            leaks=found_leaks,
+            on_leak=on_leak,
+            unreadable=unreadable,
+            counts=counts,
+        )
+        output.write_reports(building, report, members, unreadable)
+        info = _write_records(
+            building, info, members, found, read_options, num_workers
         )
         output.publish(building)
     except BaseException:
@@ -153,36 +170,27 @@ def build(
     return info
 
 
-# Two builds that differ only in these make the same data set.
-_LOCAL_OPTIONS = ("input_dir", "output_dir", "num_workers")
-
-
-def scan_files(
-    found: Sequence[sources.Source],
-    options: scan.ReadOptions,
-    num_workers: int,
-) -> tuple[list[scan.ImageFacts], list[scan.ScannedFile]]:
-    """Reads every file once: facts of the images, and unreadable files."""
-    scan_one = functools.partial(
-        scan.scan_file, options=options, key=secrets.token_bytes(32)
-    )
-    facts, unreadable = [], []
-    scanned_files = parallel.map_ordered(
-        scan_one, enumerate(found), num_workers
-    )
-    with tqdm.tqdm(
-        total=len(found), desc="reading", unit="file", disable=None
-    ) as progress:
-        for scanned in scanned_files:
-            facts.extend(scanned.images)
-            if scanned.error:
-                unreadable.append(scanned)
-            progress.update()
-    return facts, unreadable
+def _list_sources(
+    output_dir: str, input_dir: str, manifest_path: str, patient_regex: str
+) -> list[sources.Source]:
+    if bool(input_dir) == bool(manifest_path):
+        raise ValueError(
+            "Either --input_dir or --manifest says where the images are. "
+            f"Received: input_dir={input_dir!r}, manifest={manifest_path!r}."
+        )
+    if manifest_path:
+        output.check_output_dir(output_dir, "")
+        found = manifest.read_manifest(manifest_path)
+    else:
+        output.check_output_dir(output_dir, input_dir)
+        found = sources.list_folders(input_dir)
+    if patient_regex:
+        found = sources.find_patients(found, patient_regex)
+    return found
 
 
 def _check_positive_class(
-    positive_class: str | None, class_names: tuple[str, ...]
+    positive_class: str, class_names: tuple[str, ...]
 ) -> str | None:
     if not positive_class:
         return records.default_positive_class(class_names)
@@ -194,140 +202,134 @@ def _check_positive_class(
     return positive_class
 
 
-def _report_unreadable(
-    unreadable: Sequence[scan.ScannedFile],
-    output_dir: str,
-    skip_unreadable: bool,
-) -> None:
-    """Raises ValueError with the first unreadable files, unless skipped."""
-    if skip_unreadable:
-        return
-    path = os.path.join(output_dir, UNREADABLE_FILE)
-    storage.write_atomically(path, _unreadable_csv(unreadable))
-    shown = "; ".join(
-        f"{_show_id(file)}: {file.error}" for file in unreadable[:3]
-    )
-    more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
-    raise ValueError(
-        f"{len(unreadable)} files cannot be read ({shown}{more}). {path} "
-        "lists them. Repair or remove them, or leave them out with "
-        "--skip_unreadable."
-    )
-
-
-def _show_id(file: scan.ScannedFile) -> str:
-    return file.image_id.replace(scan.PATIENT_MARK, "(patient)")
-
-
-def _unreadable_csv(unreadable: Sequence[scan.ScannedFile]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["id", "reason"])
-    writer.writerows([_show_id(file), file.error] for file in unreadable)
-    return buffer.getvalue()
-
-
-def _count(
-    members: Sequence[shards.Member], class_names: Sequence[str]
-) -> dict[str, dict[str, int]]:
-    found = collections.Counter((m.split, m.facts.class_name) for m in members)
-    counts = {
-        split: {name: found[split, name] for name in class_names}
-        for split in records.SPLITS
-    }
-    for split, per_class in counts.items():
-        missing = [name for name, count in per_class.items() if not count]
-        if missing and (split != "test" or any(per_class.values())):
-            raise ValueError(
-                f"The {split} split has no readable images of {missing}; "
-                "every split needs images of every class."
-            )
-    return counts
-
-
-def _write_reports(
-    building: str,
-    report: dict,
-    members: Sequence[shards.Member],
-    unreadable: Sequence[scan.ScannedFile],
-) -> None:
-    storage.write_atomically(
-        os.path.join(building, AUDIT_FILE), json.dumps(report, indent=2) + "\n"
-    )
-    storage.write_atomically(
-        os.path.join(building, IMAGES_FILE), shards.members_csv(members)
-    )
-    storage.write_atomically(
-        os.path.join(building, UNREADABLE_FILE), _unreadable_csv(unreadable)
-    )
-
-
-def _write_shards(
-    building: str,
-    members: Sequence[shards.Member],
-    found: Sequence[sources.Source],
-    info: records.DatasetInfo,
-    options: scan.ReadOptions,
-    seed: int,
+def _examine(
+    found: list[sources.Source],
+    read_options: scan.ReadOptions,
     num_workers: int,
-) -> list[records.Shard]:
-    by_split = collections.defaultdict(lambda: collections.defaultdict(list))
-    for member in members:
-        by_split[member.split][member.facts.source_index].append(member)
-    written = []
-    with tqdm.tqdm(
-        total=len(members), desc="writing", unit="image", disable=None
-    ) as progress:
-        for split in records.SPLITS:
-            tasks = [
-                shards.FileTask(found[index].path, tuple(of_file))
-                for index, of_file in sorted(by_split[split].items())
-            ]
-            if split == "train":
-                tasks = shards.order_files(tasks, seed)
-            if tasks:
-                written += shards.write_split(
-                    building,
-                    split,
-                    tasks,
-                    options=options,
-                    stored_size=info.stored_size,
-                    channels=info.channels,
-                    num_workers=num_workers,
-                    report_progress=progress.update,
-                )
-    return written
+    building: str,
+) -> tuple[
+    list[scan.ImageFacts],
+    groups.UnionFind,
+    list[duplicates.NearPair],
+    list[scan.ScannedFile],
+]:
+    """Reads every file once and joins images that belong together."""
+    # In the output directory: a temporary folder may be held in memory.
+    with tempfile.TemporaryFile(dir=building) as thumbnail_file:
+        with _progress(len(found), "reading", "file") as progress:
+            facts, unreadable = scan.scan_files(
+                found,
+                read_options,
+                num_workers,
+                thumbnail_file,
+                progress.update,
+            )
+        sets = groups.join_known(facts)
+        near_pairs = []
+        if facts:
+            thumbnails = scan.load_thumbnails(thumbnail_file, len(facts))
+            near_pairs = duplicates.find_near_duplicates(
+                thumbnails, sets, num_workers
+            )
+    return facts, sets, near_pairs, unreadable
 
 
-def summarize(info: records.DatasetInfo, report: dict) -> str:
-    """A short table for the terminal."""
+def _decide(
+    facts: list[scan.ImageFacts],
+    group_names: list[str],
+    image_ids: list[str],
+    resolved: list[str],
+    previous: dict[str, str],
+    split_options: splits.SplitOptions,
+) -> list[shards.Member]:
+    """Images that are kept, each with its split."""
+    kept = [i for i, split in enumerate(resolved) if split != leaks.DROPPED]
+    decided = splits.split_images(
+        [group_names[i] for i in kept],
+        [facts[i].class_name for i in kept],
+        [resolved[i] for i in kept],
+        [
+            previous.get(facts[i].sha256) or previous.get(image_ids[i], "")
+            for i in kept
+        ],
+        split_options,
+    )
+    class_names = sorted({fact.class_name for fact in facts})
+    return [
+        shards.Member(
+            image_id=image_ids[i],
+            group=group_names[i],
+            split=split,
+            label=class_names.index(facts[i].class_name),
+            facts=facts[i],
+        )
+        for i, split in zip(kept, decided, strict=True)
+    ]
+
+
+def _write_records(
+    building: str,
+    info: records.DatasetInfo,
+    members: list[shards.Member],
+    found: list[sources.Source],
+    read_options: scan.ReadOptions,
+    num_workers: int,
+) -> records.DatasetInfo:
+    with _progress(len(members), "writing", "image") as progress:
+        written = shards.write_all(
+            building,
+            members,
+            [source.path for source in found],
+            options=read_options,
+            stored_size=info.stored_size,
+            channels=info.channels,
+            seed=info.options["seed"],
+            num_workers=num_workers,
+            report_progress=progress.update,
+        )
+    info = dataclasses.replace(info, shards=tuple(written))
+    path = os.path.join(building, records.DATASET_FILE)
+    storage.write_atomically(path, info.to_json())
+    return info
+
+
+def _progress(total: int, name: str, unit: str) -> tqdm.tqdm:
+    # `disable=None` shows the bar only on a terminal.
+    return tqdm.tqdm(total=total, desc=name, unit=unit, disable=None)
+
+
+def _summarize(info: records.DatasetInfo) -> str:
     width = max(len(name) for name in (*info.class_names, "class"))
-    head = f"{'class':<{width}}" + "".join(f"{s:>12}" for s in info.splits)
-    lines = [head]
+    lines = [f"{'class':<{width}}" + "".join(f"{s:>12}" for s in info.splits)]
     for name in info.class_names:
         cells = "".join(f"{info.counts[s][name]:>12,}" for s in info.splits)
         lines.append(f"{name:<{width}}{cells}")
-    duplicates_found = report["exact_duplicates"]["surplus"]
-    lines.append(
-        f"{report['images']:,} images in {report['groups']:,} groups, "
-        f"{info.channels} channel{'s' if info.channels > 1 else ''}; "
-        f"{duplicates_found:,} surplus copies; "
-        f"{len(report['leaks']['groups']):,} groups span given splits; "
-        f"{len(report['unreadable']):,} unreadable files."
-    )
+    kind = "grey (one channel)" if info.channels == 1 else "colour"
+    lines.append(f"stored as {kind}")
     return "\n".join(lines)
 
 
 def _define_flags() -> None:
     flags.DEFINE_string(
         "input_dir",
-        None,
+        "",
         "Folder with a folder of images per class, or with train, validation "
         "and test folders that hold those.",
-        required=True,
+    )
+    flags.DEFINE_string(
+        "manifest",
+        "",
+        "CSV instead of --input_dir: path,label[,patient_id][,split], with "
+        "paths relative to it.",
     )
     flags.DEFINE_string(
         "output_dir", None, "Where the data set goes.", required=True
+    )
+    flags.DEFINE_string(
+        "patient_regex",
+        "",
+        "Regular expression that finds the patient id in the relative path: "
+        "its first group, or all of it. Images of a patient share a split.",
     )
     flags.DEFINE_integer(
         "stored_size",
@@ -335,6 +337,9 @@ def _define_flags() -> None:
         "Short side of stored training images, in pixels; smaller images are "
         "not enlarged.",
         lower_bound=8,
+    )
+    flags.DEFINE_enum(
+        "channels", "auto", ("auto", "1", "3"), "auto: 1 if all are grey."
     )
     flags.DEFINE_float(
         "validation_fraction",
@@ -347,9 +352,19 @@ def _define_flags() -> None:
         "Share of the images to test on, where no split is given.",
     )
     flags.DEFINE_integer("seed", 0, "Of the splits and the order.")
+    flags.DEFINE_integer(
+        "num_folds", 0, "Parts for cross-validation; 0: no cross-validation."
+    )
+    flags.DEFINE_integer("fold", 0, "Which part is the test split, from 0.")
+    flags.DEFINE_string(
+        "previous",
+        "",
+        "Data directory of an earlier build; its images keep their split. "
+        "Default: --output_dir, if it was built with the same split flags.",
+    )
     flags.DEFINE_string(
         "positive_class",
-        None,
+        "",
         "The positive one of two classes; default: the last, and X of no_X "
         "and X.",
     )
@@ -364,8 +379,24 @@ def _define_flags() -> None:
     flags.DEFINE_bool(
         "skip_unreadable", False, "Leave unreadable files out and go on."
     )
+    flags.DEFINE_float(
+        "window_center",
+        None,
+        "Middle of the window that values of more than 8 bits are seen "
+        "through, in units of the file; default: what the file says, else "
+        "robust percentiles.",
+    )
+    flags.DEFINE_float("window_width", None, "Its width.")
     flags.DEFINE_integer(
-        "num_workers", None, "Processes; default: one per core.", lower_bound=1
+        "slice_axis",
+        2,
+        "Axis that NIfTI volumes are cut along: 0 sagittal, 1 coronal, 2 "
+        "axial.",
+        lower_bound=0,
+        upper_bound=2,
+    )
+    flags.DEFINE_integer(
+        "num_workers", 0, "Processes; 0: one per core.", lower_bound=0
     )
 
 
@@ -378,19 +409,30 @@ def main(argv: list[str]) -> None:
         info = build(
             values.input_dir,
             values.output_dir,
+            manifest_path=values.manifest,
+            patient_regex=values.patient_regex,
             stored_size=values.stored_size,
+            channels=0 if values.channels == "auto" else int(values.channels),
             validation_fraction=values.validation_fraction,
             test_fraction=values.test_fraction,
             seed=values.seed,
+            num_folds=values.num_folds,
+            fold=values.fold,
+            previous_dir=values.previous,
             positive_class=values.positive_class,
             on_leak=values.on_leak,
             skip_unreadable=values.skip_unreadable,
+            window_center=values.window_center,
+            window_width=values.window_width,
+            slice_axis=values.slice_axis,
             num_workers=values.num_workers,
         )
     except (ValueError, OSError) as error:
         sys.exit(f"build_records: {error}")
-    audit_path = os.path.join(values.output_dir, AUDIT_FILE)
-    print(summarize(info, json.loads(storage.read_bytes(audit_path))))
+    audit_path = os.path.join(values.output_dir, output.AUDIT_FILE)
+    print(_summarize(info))
+    for line in audit.summarize(json.loads(storage.read_bytes(audit_path))):
+        print(f"- {line}")
     print(f"Written to {values.output_dir}; {audit_path} has the details.")
 
 

@@ -8,7 +8,7 @@ pixels" and "near-duplicate".
 import collections
 from collections.abc import Hashable, Iterable, Sequence
 
-from trainer.data import scan
+from trainer.data import scan, sources
 
 
 class UnionFind:
@@ -36,27 +36,23 @@ class UnionFind:
                 self.join(seen.setdefault(key, index), index)
 
 
-def make_groups(
-    facts: Sequence[scan.ImageFacts], near_pairs: Iterable[tuple[int, int]]
-) -> list[str]:
-    """Names the group of every image.
-
-    A name comes from the pixels of the group: the same images have the same
-    name in every build, and no patient id goes into it.
-
-    Args:
-        facts: of the images.
-        near_pairs: indices of images that are near-duplicates.
-    """
+def join_known(facts: Sequence[scan.ImageFacts]) -> UnionFind:
+    """Joins images of one patient, of one file, or with the same pixels."""
     sets = UnionFind(len(facts))
     sets.join_equal(fact.sha256 for fact in facts)
     sets.join_equal(fact.patient_key or None for fact in facts)
     # The slices of a volume show one patient.
     sets.join_equal(fact.source_index for fact in facts)
-    for first, second in near_pairs:
-        sets.join(first, second)
-    roots = [sets.find(index) for index in range(len(facts))]
-    return _name_by_content(facts, roots)
+    return sets
+
+
+def name_groups(facts: Sequence[scan.ImageFacts], sets: UnionFind) -> list[str]:
+    """Names the group of every image.
+
+    A name comes from the pixels of the group: the same images have the same
+    name in every build, and no patient id goes into it.
+    """
+    return _name_by_content(facts, [sets.find(i) for i in range(len(facts))])
 
 
 def make_image_ids(facts: Sequence[scan.ImageFacts]) -> list[str]:
@@ -65,7 +61,7 @@ def make_image_ids(facts: Sequence[scan.ImageFacts]) -> list[str]:
     ids, taken = [], collections.Counter()
     for fact, name in zip(facts, names, strict=True):
         pseudonym = f"patient-{name[:10]}"
-        image_id = fact.image_id.replace(scan.PATIENT_MARK, pseudonym)
+        image_id = fact.image_id.replace(sources.PATIENT_MARK, pseudonym)
         image_id += fact.suffix
         taken[image_id] += 1
         # Two patients may have a name in common, if they share an image.

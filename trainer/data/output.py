@@ -6,14 +6,30 @@ directory itself may be a mount point. `dataset.json` leaves first and comes
 last: whatever interrupts, it never stands beside shards of another build.
 """
 
+import csv
+import io
+import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 
 from trainer import storage
-from trainer.data import records
+from trainer.data import records, scan, shards, sources
+
+AUDIT_FILE = "audit.json"
+IMAGES_FILE = "images.csv"
+UNREADABLE_FILE = "unreadable.csv"
 
 _BUILDING = ".building"
+# Another value of any of these asks for other splits.
+_SPLIT_OPTIONS = (
+    "seed",
+    "validation_fraction",
+    "test_fraction",
+    "num_folds",
+    "fold",
+)
 _SHARD_PATTERN = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
 
 
@@ -29,6 +45,8 @@ def check_output_dir(output_dir: str, input_dir: str) -> None:
         )
     if os.path.exists(output_dir) and not os.path.isdir(output_dir):
         raise ValueError(f"--output_dir={output_dir} is a file, not a folder.")
+    if not input_dir:
+        return
     inside = os.path.join(os.path.realpath(output_dir), "")
     if inside.startswith(os.path.join(os.path.realpath(input_dir), "")):
         raise ValueError(
@@ -67,3 +85,79 @@ def publish(building: str) -> None:
     for name in [*names, records.DATASET_FILE]:
         os.replace(os.path.join(building, name), os.path.join(output_dir, name))
     os.rmdir(building)
+
+
+def write_reports(
+    building: str,
+    report: dict,
+    members: Sequence[shards.Member],
+    unreadable: Sequence[scan.ScannedFile],
+) -> None:
+    """Writes `audit.json`, `images.csv` and `unreadable.csv`."""
+    for name, text in (
+        (AUDIT_FILE, json.dumps(report, indent=2) + "\n"),
+        (IMAGES_FILE, shards.members_csv(members)),
+        (UNREADABLE_FILE, _unreadable_csv(unreadable)),
+    ):
+        storage.write_atomically(os.path.join(building, name), text)
+
+
+def refuse_unreadable(
+    output_dir: str, unreadable: Sequence[scan.ScannedFile]
+) -> None:
+    """Lists unreadable files in `unreadable.csv` and raises ValueError."""
+    path = os.path.join(output_dir, UNREADABLE_FILE)
+    storage.write_atomically(path, _unreadable_csv(unreadable))
+    shown = "; ".join(
+        f"{visible_id(file)}: {file.error}" for file in unreadable[:3]
+    )
+    more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
+    number = "One file" if len(unreadable) == 1 else f"{len(unreadable)} files"
+    raise ValueError(
+        f"{number} cannot be read ({shown}{more}). {path} lists all of them: "
+        "repair or remove them, or leave them out with --skip_unreadable."
+    )
+
+
+def visible_id(file: scan.ScannedFile) -> str:
+    """The id of a file without a pixel to name its patient by."""
+    return file.image_id.replace(sources.PATIENT_MARK, "(patient)")
+
+
+def _unreadable_csv(unreadable: Sequence[scan.ScannedFile]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["id", "reason"])
+    writer.writerows([visible_id(file), file.error] for file in unreadable)
+    return buffer.getvalue()
+
+
+def read_previous_splits(
+    data_dir: str, options: dict | None = None
+) -> dict[str, str]:
+    """The split of each image of an earlier build, by pixel hash and by id.
+
+    Args:
+        data_dir: a data directory, or a folder without one.
+        options: if given, only a build with the same options of the split
+            counts: another seed asks for other splits.
+    """
+    dataset_file = os.path.join(data_dir, records.DATASET_FILE)
+    images_file = os.path.join(data_dir, IMAGES_FILE)
+    if not (os.path.exists(dataset_file) and os.path.exists(images_file)):
+        return {}
+    text = storage.read_bytes(dataset_file).decode("utf-8")
+    info = records.DatasetInfo.from_json(text, dataset_file)
+    if options is not None and any(
+        info.options.get(name) != options[name] for name in _SPLIT_OPTIONS
+    ):
+        return {}
+    splits = {}
+    with open(images_file, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # Where copies were let into several splits, the last one written counts.
+    for split in records.SPLITS:
+        for row in rows:
+            if row["split"] == split:
+                splits[row["id"]] = splits[row["sha256"]] = split
+    return splits

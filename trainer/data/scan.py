@@ -5,19 +5,21 @@ end here: what comes out holds only a keyed hash of them.
 """
 
 import dataclasses
+import functools
 import hashlib
 import hmac
 import re
+import secrets
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
 
-from trainer.data import readers, sources
+from trainer.data import parallel, readers, sources
 
 # Near-duplicates are confirmed on thumbnails of this side, in pixels.
-THUMBNAIL_SIZE = 32
-# Stands in an image id where the name of a patient was.
-PATIENT_MARK = "\0"
+THUMBNAIL_SIZE = 64
 # Shorter identifiers are only taken out where they stand alone: a patient "7"
 # must not cut into every number.
 MIN_IDENTIFIER_LENGTH = 4
@@ -45,7 +47,7 @@ class ImageFacts:
     """One readable image.
 
     Attributes:
-        image_id: relative path, with `PATIENT_MARK` for identifiers.
+        image_id: relative path, with `sources.PATIENT_MARK` for identifiers.
         suffix: which image of its file.
         class_name: its label.
         split: given by the user, or "".
@@ -62,7 +64,6 @@ class ImageFacts:
         encoded_bytes: of the JPEG or PNG that stands for it.
         mean_brightness: in [0, 255].
         border_brightness: mean of the outermost pixels, in [0, 255].
-        thumbnail: uint8 `[THUMBNAIL_SIZE, THUMBNAIL_SIZE]`, grey, as bytes.
     """
 
     image_id: str
@@ -82,7 +83,6 @@ class ImageFacts:
     encoded_bytes: int
     mean_brightness: float
     border_brightness: float
-    thumbnail: bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +90,61 @@ class ScannedFile:
     """The images of one file, or why it has none.
 
     Attributes:
-        image_id: of the file, with `PATIENT_MARK` for identifiers.
+        image_id: of the file, with `sources.PATIENT_MARK` for identifiers.
         images: what it holds.
+        thumbnails: of the images, see `make_thumbnail`, as bytes.
         error: why it cannot be read, "" if it can.
     """
 
     image_id: str
     images: tuple[ImageFacts, ...] = ()
+    thumbnails: tuple[bytes, ...] = ()
     error: str = ""
+
+
+def scan_files(
+    found: Sequence[sources.Source],
+    options: ReadOptions,
+    num_workers: int,
+    thumbnails: BinaryIO,
+    report_progress: Callable[[int], None],
+) -> tuple[list[ImageFacts], list[ScannedFile]]:
+    """Reads every file once.
+
+    Args:
+        found: what to read.
+        options: how to read it.
+        num_workers: processes.
+        thumbnails: file that the thumbnails are written to, one after the
+            other: of 100,000 images they take 400 MB, too much for memory.
+        report_progress: called with the number of files just read.
+
+    Returns:
+        facts: of the images, in the order of the sources.
+        unreadable: files that are no image.
+    """
+    # A new key every time, so that nobody can look an id up by hashing all
+    # possible ones; nothing that is written depends on it.
+    scan_one = functools.partial(
+        scan_file, options=options, key=secrets.token_bytes(32)
+    )
+    facts, unreadable = [], []
+    for scanned in parallel.map_ordered(
+        scan_one, enumerate(found), num_workers
+    ):
+        facts.extend(scanned.images)
+        thumbnails.write(b"".join(scanned.thumbnails))
+        if scanned.error:
+            unreadable.append(scanned)
+        report_progress(1)
+    return facts, unreadable
+
+
+def load_thumbnails(file: BinaryIO, num_images: int) -> np.ndarray:
+    """What `scan_files` wrote, uint8 `[num_images, side, side]`."""
+    file.flush()
+    shape = (num_images, THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    return np.memmap(file, np.uint8, mode="r", shape=shape)
 
 
 def scan_file(
@@ -110,35 +157,44 @@ def scan_file(
     Args:
         indexed_source: place in the list of sources, and the source.
         options: how to read it.
-        key: of the hash of patient ids; a new one for every build, so that
-            nobody can look an id up by hashing all possible ones.
+        key: of the hash of patient ids.
     """
     index, source = indexed_source
     given = (source.patient_id,) if source.patient_id else ()
     try:
         images = options.read(source.path)
-    except ValueError as error:
-        return ScannedFile(
-            hide_identifiers(source.image_id, given), (), str(error)
-        )
-    except OSError as error:
+        error = "" if images else "it holds no image"
+    except ValueError as raised:
+        images, error = [], str(raised)
+    except OSError as raised:
         # Its text would repeat the path.
-        reason = error.strerror or type(error).__name__
-        return ScannedFile(hide_identifiers(source.image_id, given), (), reason)
-    facts = tuple(_describe(image, index, source, key) for image in images)
-    image_id = facts[0].image_id if facts else source.image_id
-    return ScannedFile(image_id, facts)
+        images, error = [], raised.strerror or type(raised).__name__
+    return ScannedFile(
+        image_id=hide_identifiers(source, given),
+        images=tuple(_describe(i, index, source, key) for i in images),
+        thumbnails=tuple(make_thumbnail(i.pixels).tobytes() for i in images),
+        error=error,
+    )
 
 
-def hide_identifiers(image_id: str, identifiers: tuple[str, ...]) -> str:
-    """Puts `PATIENT_MARK` where an identifier stands in an image id."""
-    folder, slash, name = image_id.partition("/")
+def hide_identifiers(
+    source: sources.Source, identifiers: tuple[str, ...]
+) -> str:
+    """The image id with a mark wherever an identifier stood in it."""
+    parts = source.image_id.split("/")
     for identifier in identifiers:
         pattern = re.escape(identifier)
         if len(identifier) < MIN_IDENTIFIER_LENGTH:
             pattern = f"(?<![A-Za-z0-9]){pattern}(?![A-Za-z0-9])"
-        name = re.sub(pattern, PATIENT_MARK, name, flags=re.IGNORECASE)
-    return folder + slash + name
+        parts = [
+            part
+            if part == source.class_name
+            else re.sub(
+                pattern, sources.PATIENT_MARK, part, flags=re.IGNORECASE
+            )
+            for part in parts
+        ]
+    return "/".join(parts)
 
 
 def _describe(
@@ -158,7 +214,7 @@ def _describe(
         [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
     )
     return ImageFacts(
-        image_id=hide_identifiers(source.image_id, identifiers),
+        image_id=hide_identifiers(source, identifiers),
         suffix=image.suffix,
         class_name=source.class_name,
         split=source.split,
@@ -175,7 +231,6 @@ def _describe(
         encoded_bytes=len(image.encoded),
         mean_brightness=round(float(pixels.mean()), 3),
         border_brightness=round(float(border.mean()), 3),
-        thumbnail=make_thumbnail(pixels).tobytes(),
     )
 
 

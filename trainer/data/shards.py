@@ -4,6 +4,7 @@ Workers read and encode; this process alone imports TensorFlow, makes the
 records and writes them, one shard after the other.
 """
 
+import collections
 import csv
 import dataclasses
 import functools
@@ -184,7 +185,62 @@ def order_files(tasks: Sequence[FileTask], seed: int) -> list[FileTask]:
     return sorted(tasks, key=place)
 
 
-def write_split(
+def write_all(
+    directory: str,
+    members: Sequence[Member],
+    paths: Sequence[str],
+    *,
+    options: scan.ReadOptions,
+    stored_size: int,
+    channels: int,
+    seed: int,
+    num_workers: int,
+    report_progress: Callable[[int], None],
+) -> list[records.Shard]:
+    """Writes the shards of all splits.
+
+    Args:
+        directory: an existing directory.
+        members: all images.
+        paths: of the sources that `facts.source_index` counts.
+        options: how the files are read.
+        stored_size: short side of stored training images, in pixels.
+        channels: of the data set, 1 or 3.
+        seed: of the order of training images.
+        num_workers: processes.
+        report_progress: called with the number of images just written.
+
+    Raises:
+        ValueError: if a file changed since the first pass.
+        OSError: if the disk is full, or a worker died.
+    """
+    written = []
+    for split in records.SPLITS:
+        by_file = collections.defaultdict(list)
+        for member in members:
+            if member.split == split:
+                by_file[member.facts.source_index].append(member)
+        tasks = [
+            FileTask(paths[index], tuple(of_file))
+            for index, of_file in sorted(by_file.items())
+        ]
+        if split == "train":
+            tasks = order_files(tasks, seed)
+        if tasks:
+            written += _write_split(
+                directory,
+                split,
+                tasks,
+                options=options,
+                stored_size=stored_size,
+                channels=channels,
+                num_workers=num_workers,
+                report_progress=report_progress,
+            )
+    return written
+
+
+def _write_split(
     directory: str,
     split: str,
     tasks: Sequence[FileTask],
@@ -195,22 +251,6 @@ def write_split(
     num_workers: int,
     report_progress: Callable[[int], None],
 ) -> list[records.Shard]:
-    """Writes all shards of one split.
-
-    Args:
-        directory: an existing directory.
-        split: one of `records.SPLITS`.
-        tasks: in the order in which they are written.
-        options: how the files are read.
-        stored_size: short side of stored training images, in pixels.
-        channels: of the data set, 1 or 3.
-        num_workers: processes.
-        report_progress: called with the number of images just written.
-
-    Raises:
-        ValueError: if a file changed since the first pass.
-        OSError: if the disk is full, or a worker died.
-    """
     members = [member for task in tasks for member in task.members]
     num_shards = count_shards(split, members, len(tasks), stored_size, channels)
     encode = functools.partial(

@@ -5,10 +5,14 @@ Class folders and manifests end here; the rest of the room sees `Source`.
 
 import dataclasses
 import os
+import re
 
 from trainer.data import records
 
-_SPLIT_SYNONYMS = {
+# Stands in an image id where the id or name of a patient was.
+PATIENT_MARK = "\0"
+
+SPLIT_SYNONYMS = {
     "train": "train",
     "training": "train",
     "val": "validation",
@@ -25,7 +29,8 @@ class Source:
 
     Attributes:
         path: where it is.
-        image_id: path relative to the input directory, with slashes.
+        image_id: path relative to the input directory, with slashes, and
+            `PATIENT_MARK` for a patient id that was found in it.
         class_name: its label.
         split: the split that the user gave it, "" if Lightbox chooses.
         patient_id: as the user gave it, "" if unknown. Never to be written.
@@ -56,7 +61,7 @@ def list_folders(input_dir: str) -> list[Source]:
             f"--input_dir={input_dir} has no folders; put the images of each "
             "class into a folder with the name of the class."
         )
-    splits = {n: _SPLIT_SYNONYMS.get(n.lower()) for n in names}
+    splits = {n: SPLIT_SYNONYMS.get(n.lower()) for n in names}
     if not any(splits.values()):
         sources = _list_classes(input_dir, input_dir, "")
     else:
@@ -165,3 +170,41 @@ def check_classes(sources: list[Source]) -> tuple[str, ...]:
                 "in all of them."
             )
     return names
+
+
+def find_patients(sources: list[Source], pattern: str) -> list[Source]:
+    """Takes patient ids out of the paths.
+
+    Args:
+        sources: what to look at.
+        pattern: regular expression that is searched for in the relative path;
+            its first group is the patient id, or all of it if it has none.
+
+    Raises:
+        ValueError: if it is no regular expression, or a path does not match.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"--patient_regex={pattern} is not a regular expression: {error}."
+        ) from error
+    found = []
+    for source in sources:
+        match = compiled.search(source.image_id)
+        group = min(compiled.groups, 1)
+        if not match or not match.group(group):
+            raise ValueError(
+                f"--patient_regex={pattern} finds no patient id in "
+                f"{source.image_id}; every path must have one."
+            )
+        start, end = match.span(group)
+        image_id = source.image_id
+        found.append(
+            dataclasses.replace(
+                source,
+                image_id=image_id[:start] + PATIENT_MARK + image_id[end:],
+                patient_id=source.patient_id or match.group(group),
+            )
+        )
+    return found

@@ -144,6 +144,33 @@ def split_images(
     ]
 
 
+def count_images(
+    split_of_images: Sequence[str],
+    class_of_images: Sequence[str],
+    class_names: Sequence[str],
+) -> dict[str, dict[str, int]]:
+    """Images per split and class.
+
+    Raises:
+        ValueError: if a split lacks a class; only the test split may be empty.
+    """
+    found = collections.Counter(
+        zip(split_of_images, class_of_images, strict=True)
+    )
+    counts = {
+        split: {name: found[split, name] for name in class_names}
+        for split in records.SPLITS
+    }
+    for split, per_class in counts.items():
+        missing = [name for name, count in per_class.items() if not count]
+        if missing and (split != "test" or any(per_class.values())):
+            raise ValueError(
+                f"The {split} split has no readable images of {missing}; "
+                "every split needs images of every class."
+            )
+    return counts
+
+
 def _collect_groups(
     group_names: Sequence[str],
     class_names: Sequence[str],

@@ -1,0 +1,118 @@
+"""A manifest: a CSV that says what every image shows.
+
+Its columns are `path,label[,patient_id][,split]`, in any order; a path is
+relative to the folder of the manifest.
+"""
+
+import csv
+import os
+
+from trainer.data import sources
+
+_REQUIRED = ("path", "label")
+_OPTIONAL = ("patient_id", "split")
+# Enough to see what is wrong with a file of thousands of lines.
+_MAX_PROBLEMS = 5
+
+
+def read_manifest(path: str, input_dir: str = "") -> list[sources.Source]:
+    """Reads a manifest.
+
+    Args:
+        path: the CSV.
+        input_dir: what its paths are relative to; its own folder if "".
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not such a CSV, or lines of it are wrong. The
+            message has their numbers.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"--manifest={path} is not a file.")
+    folder = input_dir or os.path.dirname(os.path.abspath(path))
+    try:
+        # utf-8-sig: spreadsheet programs put a byte order mark in front.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return _read_lines(path, folder, csv.reader(file, strict=True))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text ({error.reason} at byte "
+            f"{error.start}); save it as CSV in UTF-8."
+        ) from error
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} is not a CSV ({error}); save it with commas between "
+            "columns and double quotes around commas."
+        ) from error
+
+
+def _read_lines(path: str, folder: str, reader) -> list[sources.Source]:
+    header = [name.strip().lower() for name in next(reader, [])]
+    _check_header(path, header)
+    root = os.path.realpath(folder)
+    found, problems, lines_of_path = [], [], {}
+    for row in reader:
+        if not any(cell.strip() for cell in row):
+            continue
+        try:
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} columns instead of {len(header)}")
+            cells = {k: v.strip() for k, v in zip(header, row, strict=True)}
+            source = _make_source(cells, folder, root)
+            first = lines_of_path.setdefault(source.path, reader.line_num)
+            if first != reader.line_num:
+                raise ValueError(f"the path of line {first} again")
+            found.append(source)
+        except ValueError as error:
+            problems.append(f"line {reader.line_num}: {error}")
+    if problems:
+        shown = "; ".join(problems[:_MAX_PROBLEMS])
+        more = len(problems) - _MAX_PROBLEMS
+        rest = f"; and {more} more" if more > 0 else ""
+        raise ValueError(f"{path} has wrong lines. {shown}{rest}.")
+    if not found:
+        raise ValueError(f"{path} has a header but no lines.")
+    given = sum(bool(source.split) for source in found)
+    if given not in (0, len(found)):
+        raise ValueError(
+            f"{path} gives a split for {given} of {len(found)} images; give "
+            "one for all of them or for none."
+        )
+    return sorted(found, key=lambda source: source.image_id)
+
+
+def _check_header(path: str, header: list[str]) -> None:
+    expected = "path,label[,patient_id][,split]"
+    missing = [name for name in _REQUIRED if name not in header]
+    unknown = [n for n in header if n not in (*_REQUIRED, *_OPTIONAL)]
+    if missing or unknown or len(set(header)) < len(header):
+        raise ValueError(
+            f"The first line of {path} must be {expected}, with commas. "
+            f"Received: {','.join(header)[:200]}"
+        )
+
+
+def _make_source(
+    cells: dict[str, str], folder: str, root: str
+) -> sources.Source:
+    for name in _REQUIRED:
+        if not cells[name]:
+            raise ValueError(f"no {name}")
+    split = ""
+    if cells.get("split"):
+        split = sources.SPLIT_SYNONYMS.get(cells["split"].lower(), "")
+        if not split:
+            raise ValueError(
+                f"split {cells['split']} is not train, validation or test"
+            )
+    path = os.path.normpath(os.path.join(folder, cells["path"]))
+    sources.check_inside(path, root)
+    if not os.path.isfile(path):
+        raise ValueError(f"{cells['path']} does not exist")
+    return sources.Source(
+        path=path,
+        image_id=os.path.relpath(path, folder).replace(os.sep, "/"),
+        class_name=cells["label"],
+        split=split,
+        patient_id=cells.get("patient_id", ""),
+    )
