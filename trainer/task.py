@@ -5,13 +5,12 @@ python -m trainer.task --data_dir=records --job_dir=run --weights=none
 
 import dataclasses
 import json
-import logging as python_logging
 import os
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from trainer import config
+from trainer import config, startup
 
 FLAGS = flags.FLAGS
 
@@ -75,30 +74,16 @@ def make_config() -> config.TrainConfig:
     return config.TrainConfig(**values)
 
 
-def _set_up_logging() -> None:
-    """One plain line per message, from INFO on unless --verbosity says."""
-    # TensorFlow's start-up notes and those of its checkpoint writer.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.INFO)
-    handler = logging.get_absl_handler()
-    handler.setFormatter(
-        python_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
-    )
-    handler.addFilter(
-        lambda record: not record.getMessage().startswith("Sharding callback")
-    )
-
-
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    _set_up_logging()
+    startup.set_up_logging(os.path.dirname(__file__))
     try:
         cfg = make_config()
     except ValueError as error:
         sys.exit(f"trainer.task: {error}")
     # TensorFlow takes seconds to import; a wrong flag is told before that.
+    startup.import_tensorflow()
     import tensorflow as tf
 
     from trainer import pipeline
