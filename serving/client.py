@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from serving import rest_transport, status_codes
+from trainer import startup
 
 SCHEMES = ("grpc", "grpcs", "http", "https")
 BATCH_SIZE = 32
@@ -121,6 +122,7 @@ class Client:
         secure = parts.scheme in ("grpcs", "https")
         if parts.scheme in ("grpc", "grpcs"):
             # Imports TensorFlow's protos, and with them TensorFlow.
+            startup.import_tensorflow()
             from serving import grpc_transport
 
             self._transport = grpc_transport.GrpcTransport(

@@ -17,6 +17,8 @@ import threading
 
 from absl import app, flags, logging
 
+from trainer import startup
+
 ENGINES = ("local", "tensorflow_model_server")
 
 FLAGS = flags.FLAGS
@@ -117,6 +119,7 @@ def start(
     """
     check_base_path(model_base_path)
     # TensorFlow takes seconds to import: only once the flags are known good.
+    startup.import_tensorflow()
     from serving import grpc_service, model_versions, rest_api, saved_models
 
     versions = model_versions.ModelVersions(

@@ -22,7 +22,6 @@ from serving import status_codes
 from trainer.export import signature
 
 # Written by `trainer.export`: the sha256 of every file of a version.
-MANIFEST_FILE = "manifest.json"
 # What TF Serving accepts in a warm-up file.
 MAX_WARMUP_RECORDS = 1000
 # A few bytes can claim a shape of any size. Beyond this, a tensor must bring
@@ -234,7 +233,7 @@ def _verify_manifest(directory: str) -> None:
     The graph has no checksum of its own: with a flipped bit it loads, and
     answers wrongly. A SavedModel from elsewhere has no manifest.
     """
-    path = os.path.join(directory, MANIFEST_FILE)
+    path = os.path.join(directory, signature.MANIFEST_FILE)
     if not os.path.exists(path):
         return
     with open(path, encoding="utf-8") as file:
@@ -245,7 +244,7 @@ def _verify_manifest(directory: str) -> None:
         if digest != expected["sha256"]:
             raise ValueError(
                 f"Every file must be as the export wrote it, but {name} "
-                f"differs from {MANIFEST_FILE}."
+                f"differs from {signature.MANIFEST_FILE}."
             )
 
 

@@ -138,7 +138,7 @@ def test_version_is_one_file_of_weights_under_18_megabytes(exported):
 
 
 def test_manifest_lists_every_file_with_its_hash(exported):
-    with open(os.path.join(exported, saved_model.MANIFEST_FILE)) as file:
+    with open(os.path.join(exported, signature.MANIFEST_FILE)) as file:
         manifest = json.load(file)
     assert manifest["model"] == "test"
     found = {
@@ -146,7 +146,7 @@ def test_manifest_lists_every_file_with_its_hash(exported):
         for directory, _, names in os.walk(exported)
         for name in names
     }
-    assert set(manifest["files"]) == found - {saved_model.MANIFEST_FILE}
+    assert set(manifest["files"]) == found - {signature.MANIFEST_FILE}
     for name in ("saved_model.pb", "assets/dataset.json"):
         with open(os.path.join(exported, name), "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()

@@ -18,8 +18,6 @@ from tensorflow.python.framework import convert_to_constants
 from trainer.data import preprocessing
 from trainer.export import signature
 
-MANIFEST_FILE = "manifest.json"
-
 
 def _freeze(model: keras.Model):
     """The model as a function of constants: pixels -> logits."""
@@ -136,7 +134,7 @@ def find_version(export_dir: str, facts: dict) -> str | None:
     A finished run that is started again then exports nothing new.
     """
     newest = os.path.join(export_dir, str(next_version(export_dir) - 1))
-    path = os.path.join(newest, MANIFEST_FILE)
+    path = os.path.join(newest, signature.MANIFEST_FILE)
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8") as file:
@@ -182,7 +180,7 @@ def write_manifest(version_dir: str, facts: dict) -> None:
                 "sha256": digest,
                 "num_bytes": os.path.getsize(path),
             }
-    with open(os.path.join(version_dir, MANIFEST_FILE), "w") as file:
+    with open(os.path.join(version_dir, signature.MANIFEST_FILE), "w") as file:
         json.dump({**facts, "files": files}, file, indent=2)
 
 

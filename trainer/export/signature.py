@@ -24,3 +24,4 @@ VALID = "valid"  # bool [batch]: the image could be decoded
 MODEL_NAME = "brain_mri"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 DATASET_ASSET = "dataset.json"
+MANIFEST_FILE = "manifest.json"  # facts, and the sha256 of every file
