@@ -35,6 +35,14 @@ GREY_MAX_FRACTION = 0.05
 # must not darken the rest.
 WINDOW_PERCENTILES = (0.5, 99.5)
 
+# 348 of version 1 and 540 of version 2, in both byte orders.
+NIFTI_HEADER_SIZES = (
+    b"\x5c\x01\0\0",
+    b"\0\0\x01\x5c",
+    b"\x1c\x02\0\0",
+    b"\0\0\x02\x1c",
+)
+
 _ORIENTATION_TAG = 0x0112
 
 
@@ -53,8 +61,8 @@ class Image:
         num_bytes: size of the file, shared among its images.
         suffix: "" for the only image of a file, else `#index`.
         quality: estimated JPEG quality of the file, 0 if it is no JPEG.
-        identifiers: what the file says about whom it shows, such as the
-            patient id of a DICOM file, the id first. Never to be written.
+        patient_id: as a DICOM file has it, else "". Never to be written.
+        identifiers: names in the file that its path could repeat.
     """
 
     pixels: np.ndarray
@@ -65,6 +73,7 @@ class Image:
     num_bytes: int
     suffix: str = ""
     quality: int = 0
+    patient_id: str = dataclasses.field(default="", repr=False)
     identifiers: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     @property
@@ -131,13 +140,7 @@ def is_medical(data: bytes) -> bool:
         data[:4] in (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x05\0")
         or (data[:2] == b"\x08\0" and data[4:6].isupper())
     )
-    header_size = data[:4]
-    is_nifti = header_size in (
-        b"\x5c\x01\0\0",
-        b"\0\0\x01\x5c",
-        b"\x1c\x02\0\0",
-        b"\0\0\x02\x1c",
-    )
+    is_nifti = data[:4] in NIFTI_HEADER_SIZES
     return is_dicom or is_nifti or data[:2] == b"\x1f\x8b"
 
 
@@ -150,6 +153,22 @@ def check_size(width: int, height: int) -> None:
         )
 
 
+def find_window(values: np.ndarray) -> tuple[float, float]:
+    """Center and width that show all but a few outliers.
+
+    Args:
+        values: of any shape and number type; NaN and infinity do not count.
+    """
+    if values.dtype.kind == "f":
+        values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0, 0.0
+    low, high = np.percentile(values, WINDOW_PERCENTILES)
+    if high <= low:  # a few bright pixels on an empty ground
+        low, high = float(values.min()), float(values.max())
+    return float(low + high) / 2, float(high - low)
+
+
 def apply_window(
     values: np.ndarray, window: tuple[float, float] | None
 ) -> np.ndarray:
@@ -159,20 +178,11 @@ def apply_window(
         values: of any shape and number type; NaN becomes 0.
         window: (center, width); robust percentiles if None.
     """
-    finite = values
-    if values.dtype.kind == "f":
-        finite = values[np.isfinite(values)]
-    if finite.size == 0:
+    center, width = find_window(values) if window is None else window
+    if width <= 0:
         return np.zeros(values.shape, np.uint8)
-    if window is None:
-        low, high = np.percentile(finite, WINDOW_PERCENTILES)
-        if high <= low:  # a few bright pixels on an empty ground
-            low, high = float(finite.min()), float(finite.max())
-    else:
-        low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
-    if high <= low:
-        return np.zeros(values.shape, np.uint8)
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+    low = center - width / 2
+    scaled = (values.astype(np.float64) - low) * (255 / width)
     scaled = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
@@ -219,6 +229,7 @@ def make_image(
     bit_depth: int,
     num_bytes: int,
     suffix: str = "",
+    patient_id: str = "",
     identifiers: tuple[str, ...] = (),
 ) -> Image:
     """An image whose file cannot be kept as it is: encoded as PNG."""
@@ -231,6 +242,7 @@ def make_image(
         bit_depth=bit_depth,
         num_bytes=num_bytes,
         suffix=suffix,
+        patient_id=patient_id,
         identifiers=identifiers,
     )
 

@@ -200,15 +200,13 @@ def hide_identifiers(
 def _describe(
     image: readers.Image, index: int, source: sources.Source, key: bytes
 ) -> ImageFacts:
-    identifiers = tuple(
-        dict.fromkeys(
-            name for name in (source.patient_id, *image.identifiers) if name
-        )
-    )
+    patient_id = source.patient_id or image.patient_id
     patient_key = ""
-    if identifiers:
-        patient = identifiers[0].encode("utf-8")
-        patient_key = hmac.new(key, patient, hashlib.sha256).hexdigest()
+    if patient_id:
+        text = patient_id.encode("utf-8")
+        patient_key = hmac.new(key, text, hashlib.sha256).hexdigest()
+    names = (source.patient_id, image.patient_id, *image.identifiers)
+    identifiers = tuple(dict.fromkeys(name for name in names if name))
     pixels = image.pixels
     border = np.concatenate(
         [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
