@@ -1,0 +1,142 @@
+"""Metrics of how scores rank images: ROC AUC, average precision, DeLong.
+
+The areas take weights `[resamples, images]`, so that all resamples of a
+bootstrap share one sort of the scores.
+"""
+
+import numpy as np
+from scipy import stats
+
+from trainer.evaluation import resampling
+
+
+def _weights_by_score(is_positive, scores, weights):
+    """Weights of positives and negatives at each score, in rising order."""
+    values, position = np.unique(scores, return_inverse=True)
+    order = np.argsort(position, kind="stable")
+    sorted_weights = weights[:, order]
+    positive = np.where(is_positive[order], sorted_weights, 0.0)
+    negative = sorted_weights - positive
+    if len(values) < len(scores):  # tied scores are one step of a curve
+        starts = np.searchsorted(position[order], np.arange(len(values)))
+        positive = np.add.reduceat(positive, starts, axis=1)
+        negative = np.add.reduceat(negative, starts, axis=1)
+    return positive, negative
+
+
+def roc_auc(
+    is_positive: np.ndarray,
+    scores: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Share of pairs of a positive and a negative that are ranked right.
+
+    Ties count half (Mann and Whitney, 1947, "On a Test of Whether one of Two
+    Random Variables is Stochastically Larger than the Other").
+
+    Args:
+        is_positive: bool `[images]`.
+        scores: `[images]`.
+        weights: `[resamples, images]`, one resample of ones if None.
+
+    Returns:
+        float64 `[resamples]`, NaN where there is one class only.
+    """
+    if weights is None:
+        weights = np.ones((1, len(scores)))
+    if not len(scores):
+        return np.full(len(weights), np.nan)
+    positive, negative = _weights_by_score(is_positive, scores, weights)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    wins = np.einsum("ij,ij->i", positive, below)
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return np.divide(
+        wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0
+    )
+
+
+def average_precision(
+    is_positive: np.ndarray,
+    scores: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Precision at every threshold, weighted by the recall it adds.
+
+    As scikit-learn's `average_precision_score`. Arguments as of `roc_auc`.
+
+    Returns:
+        float64 `[resamples]`, NaN where there is no positive.
+    """
+    if weights is None:
+        weights = np.ones((1, len(scores)))
+    if not len(scores):
+        return np.full(len(weights), np.nan)
+    positive, negative = _weights_by_score(is_positive, scores, weights)
+    positive, negative = positive[:, ::-1], negative[:, ::-1]
+    true = np.cumsum(positive, axis=1)
+    called = true + np.cumsum(negative, axis=1)
+    precision = np.divide(
+        true, called, out=np.zeros_like(true), where=called > 0
+    )
+    total = true[:, -1]
+    return np.divide(
+        np.einsum("ij,ij->i", positive, precision),
+        total,
+        out=np.full(len(weights), np.nan),
+        where=total > 0,
+    )
+
+
+def _placements(is_positive, scores):
+    """Share of the other class that each positive and negative beats."""
+    positive, negative = scores[is_positive], scores[~is_positive]
+    ranks = stats.rankdata(np.concatenate([positive, negative]))
+    above = ranks[: len(positive)] - stats.rankdata(positive)
+    below = ranks[len(positive) :] - stats.rankdata(negative)
+    return above / len(negative), 1 - below / len(positive)
+
+
+def delong_interval(
+    is_positive: np.ndarray, scores: np.ndarray
+) -> list[float] | None:
+    """DeLong's interval of the AUC, which takes images as independent.
+
+    DeLong et al., 1988, "Comparing the Areas under Two or More Correlated
+    Receiver Operating Characteristic Curves"; by ranks, as in Sun and Xu,
+    2014, "Fast Implementation of DeLong's Algorithm".
+
+    Returns:
+        Bounds in [0, 1], or None for fewer than two images of a class.
+    """
+    if min(np.sum(is_positive), np.sum(~is_positive)) < 2:
+        return None
+    of_positives, of_negatives = _placements(is_positive, scores)
+    variance = of_positives.var(ddof=1) / len(of_positives)
+    variance += of_negatives.var(ddof=1) / len(of_negatives)
+    half = stats.norm.ppf(0.5 + resampling.CONFIDENCE / 2) * np.sqrt(variance)
+    auc = of_positives.mean()
+    return [float(max(0, auc - half)), float(min(1, auc + half))]
+
+
+def delong_p_value(
+    is_positive: np.ndarray, scores: np.ndarray, other_scores: np.ndarray
+) -> float | None:
+    """Two-sided p-value of DeLong's test that two AUCs are equal.
+
+    Both scores are of the same images, taken as independent.
+
+    Returns:
+        1.0 where the scores rank alike, None for fewer than two images of a
+        class.
+    """
+    if min(np.sum(is_positive), np.sum(~is_positive)) < 2:
+        return None
+    ours = _placements(is_positive, scores)
+    others = _placements(is_positive, other_scores)
+    variance = sum(
+        (a - b).var(ddof=1) / len(a) for a, b in zip(ours, others, strict=True)
+    )
+    difference = ours[0].mean() - others[0].mean()
+    if variance <= 1e-24:  # what rounding leaves of zero
+        return 1.0 if abs(difference) < 1e-12 else 0.0
+    return float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance)))
