@@ -52,24 +52,15 @@ GRPC=$(grep -m1 grpc <<<"$ADDRESSES")
 REST=$(grep -m1 http <<<"$ADDRESSES")
 echo "ready at $GRPC and $REST"
 
-# Images of the test split: the model has not seen them.
-mapfile -t IMAGES < <("$PYTHON" - "$OUTPUT" <<'PYTHON'
-import csv
-import sys
-
-output = sys.argv[1]
-with open(f"{output}/run/evaluation/predictions.csv", newline="") as file:
-    rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-for row in rows[:2] + rows[-2:]:
-    print(f"{output}/scans/{row['id']}")
-PYTHON
-)
+step "Draw four more images, which the model has not seen"
+run -m trainer.data.sample_data --output_dir="$OUTPUT/new_scans" \
+  --num_images=4 --seed=1
 
 step "Ask over gRPC"
-run -m serving.predict --target="$GRPC" --model_name=brain_mri "${IMAGES[@]}"
+run -m serving.predict --target="$GRPC" --model_name=brain_mri "$OUTPUT/new_scans"
 
 step "Ask the same over REST"
-run -m serving.predict --target="$REST" --model_name=brain_mri "${IMAGES[@]}"
+run -m serving.predict --target="$REST" --model_name=brain_mri "$OUTPUT/new_scans"
 
 step "Done"
 echo "Open $OUTPUT/run/evaluation/report.html"

@@ -104,6 +104,10 @@ def build_classifier(
             # Statistics of the global batch: they, and so the weights, do not
             # depend on the number of replicas. No effect while frozen.
             config["synchronized"] = True
+            if weights == "none":
+                # Keras' 0.99 remembers 100 steps and more: a small set's
+                # statistics would stay near their initial values for epochs.
+                config["momentum"] = 0.9
         return layer.__class__.from_config(config)
 
     # The backbone was built onto `x`, so the clone is flat: a nested backbone
