@@ -16,7 +16,7 @@ CONTRASTS = (
     # T1: fat and white matter bright, fluid dark.
     {"scalp": 0.80, "skull": 0.10, "fluid": 0.14, "grey": 0.40, "white": 0.56},
     # T2: fluid bright, white matter darker than grey.
-    {"scalp": 0.52, "skull": 0.07, "fluid": 0.74, "grey": 0.46, "white": 0.34},
+    {"scalp": 0.52, "skull": 0.07, "fluid": 0.62, "grey": 0.46, "white": 0.34},
     # FLAIR: as T2, but with the signal of fluid suppressed.
     {"scalp": 0.58, "skull": 0.08, "fluid": 0.11, "grey": 0.47, "white": 0.38},
 )
@@ -184,7 +184,7 @@ def draw_patient(
 def _draw_lesion(
     rng: np.random.Generator, middle: float, num_slices: int
 ) -> Lesion:
-    radius = rng.uniform(0.14, 0.29)
+    radius = rng.uniform(0.16, 0.30)
     # The lesion stays inside the brain.
     distance = math.sqrt(rng.uniform(0.04, 1)) * (0.80 - radius)
     angle = rng.uniform(0, 2 * math.pi)
@@ -199,7 +199,7 @@ def _draw_lesion(
         ),
         radius=radius,
         contrast=rng.uniform(0.45, 0.6) if is_subtle else rng.uniform(0.85, 1),
-        signal=rng.uniform(0.88, 1.05),
+        signal=rng.uniform(0.90, 1.05),
         core=rng.uniform(0.04, 0.2),
         oedema=rng.uniform(0.0, 0.2) * rng.choice([-1, 1], p=[0.35, 0.65]),
         outline=Waves.draw(rng, 0.35, 8),
@@ -277,7 +277,7 @@ def _draw_tissue(
     signals = patient.signals
     folds = np.abs(patient.cortex.at(u, v, z))
     # Sulci open to the surface and to the fissure, and close with depth.
-    depth = np.minimum(_BRAIN - radius, np.abs(u) + 0.06)
+    depth = np.minimum(_BRAIN - radius, np.abs(u) + 0.13)
     opening = np.clip(1 - depth / 0.27, 0, 1)
     sulci = _below(folds, 0.24 * opening, 0.12) * (opening > 0)
     cortex = np.maximum(
