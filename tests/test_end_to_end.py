@@ -1,0 +1,268 @@
+"""Drives the commands as a user would, over both protocols."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+TRAIN_FLAGS = (
+    "--weights=none",
+    "--image_size=32",
+    "--global_batch_size=8",
+    "--fine_tune_epochs=2",
+    "--steps_per_execution=1",
+)
+JOB_FILES = {
+    "config.json",
+    "dataset.json",
+    "history.csv",
+    "medical_image_classifier.keras",
+    "checkpoints",
+    "logs",
+    "evaluation",
+    "export",
+}
+EVALUATION_FILES = {
+    "metrics.json",
+    "classification_report.txt",
+    "predictions.csv",
+    "report.html",
+    "model_card.md",
+    "training_history.png",
+    "confusion_matrix.png",
+    "roc_curve.png",
+    "precision_recall_curve.png",
+    "calibration.png",
+}
+
+
+def command(module, *arguments, expect=0):
+    """Runs `python -m module` and returns its standard output."""
+    process = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert process.returncode == expect, process.stderr
+    assert "Traceback" not in process.stderr
+    return process.stderr if expect else process.stdout
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """Scans, their records and a finished run."""
+    directory = tmp_path_factory.mktemp("end_to_end")
+    command(
+        "trainer.data.sample_data",
+        f"--output_dir={directory / 'scans'}",
+        "--num_images=60",
+        "--image_size=48",
+    )
+    command(
+        "trainer.data.build_records",
+        f"--input_dir={directory / 'scans'}",
+        f"--output_dir={directory / 'records'}",
+    )
+    command(
+        "trainer.task",
+        f"--data_dir={directory / 'records'}",
+        f"--job_dir={directory / 'run'}",
+        *TRAIN_FLAGS,
+    )
+    return directory
+
+
+def read_predictions(workspace, split):
+    path = workspace / "run/evaluation/predictions.csv"
+    with open(path, newline="") as file:
+        return [r for r in csv.DictReader(file) if r["split"] == split]
+
+
+def test_run_leaves_the_files_of_the_contract(workspace):
+    assert set(os.listdir(workspace / "run")) >= JOB_FILES
+    found = set(os.listdir(workspace / "run/evaluation"))
+    assert found >= EVALUATION_FILES
+    version = workspace / "run/export/1"
+    assert (version / "saved_model.pb").exists()
+    assert (version / "assets.extra/tf_serving_warmup_requests").exists()
+    with open(workspace / "run/history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+
+
+def test_every_image_is_predicted_exactly_once(workspace):
+    with open(workspace / "records/dataset.json") as file:
+        counts = json.load(file)["counts"]
+    for split in ("validation", "test"):
+        rows = read_predictions(workspace, split)
+        assert len(rows) == sum(counts[split].values())
+        assert len({row["id"] for row in rows}) == len(rows)
+        for name, count in counts[split].items():
+            assert sum(row["label"] == name for row in rows) == count
+
+
+@pytest.fixture(scope="module")
+def server(workspace):
+    """Addresses of a local server on the exported model."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "serving.local_server",
+            f"--model_base_path={workspace / 'run/export'}",
+            "--model_name=brain_mri",
+            "--port=0",
+            "--rest_api_port=0",
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    line = process.stdout.readline()
+    targets = re.findall(r"(?:grpc|http)://[\d.]+:\d+", line)
+    assert len(targets) == 2, line
+    yield dict(zip(("grpc", "rest"), targets, strict=True))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_server_gives_the_evaluated_probability_of_every_test_image(
+    workspace, server, protocol
+):
+    rows = read_predictions(workspace, "test")
+    files = [workspace / "scans" / row["id"] for row in rows]
+    output = command(
+        "serving.predict",
+        f"--target={server[protocol]}",
+        "--model_name=brain_mri",
+        "--json",
+        *files,
+    )
+    answers = json.loads(output)
+    answers = answers["predictions"] if isinstance(answers, dict) else answers
+    assert len(answers) == len(rows)
+    for answer, row in zip(answers, rows, strict=True):
+        assert answer["file"].endswith(row["id"])
+        assert answer["score"] == pytest.approx(float(row["score"]), abs=1e-5)
+        assert answer["label"] == row["predicted"]
+        is_positive = row["decision"] == "tumor"
+        assert answer["decision"] == is_positive
+
+
+def history_without_timing(job_dir):
+    with open(job_dir / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        del row["seconds"], row["images_per_second"]
+    return rows
+
+
+def weights_sha256(job_dir):
+    with open(job_dir / "export/1/manifest.json") as file:
+        return json.load(file)["weights_sha256"]
+
+
+def test_killed_run_ends_with_the_weights_of_one_never_killed(workspace):
+    job_dir = workspace / "killed"
+    arguments = [
+        sys.executable,
+        "-m",
+        "trainer.task",
+        f"--data_dir={workspace / 'records'}",
+        f"--job_dir={job_dir}",
+        *TRAIN_FLAGS,
+    ]
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (job_dir / "history.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (job_dir / "export").exists()
+    subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True)
+    assert weights_sha256(job_dir) == weights_sha256(workspace / "run")
+    assert history_without_timing(job_dir) == history_without_timing(
+        workspace / "run"
+    )
+
+
+def test_finished_run_started_again_exports_nothing_new(workspace):
+    command(
+        "trainer.task",
+        f"--data_dir={workspace / 'records'}",
+        f"--job_dir={workspace / 'run'}",
+        *TRAIN_FLAGS,
+    )
+    assert os.listdir(workspace / "run/export") == ["1"]
+
+
+def test_reloaded_keras_file_gives_the_evaluated_probabilities(workspace):
+    import keras
+    import tensorflow as tf
+
+    from trainer.data import preprocessing
+
+    run = workspace / "run"
+    model = keras.models.load_model(run / "medical_image_classifier.keras")
+    with open(run / "evaluation/metrics.json") as file:
+        temperature = json.load(file)["temperature"]
+    for row in read_predictions(workspace, "test")[:3]:
+        encoded = (workspace / "scans" / row["id"]).read_bytes()
+        pixels = preprocessing.prepare_image(tf.constant(encoded), 32, 1)
+        logit = model(pixels[tf.newaxis]).numpy()[0, 0] / temperature
+        probability = 1 / (1 + np.exp(-float(logit)))
+        assert probability == pytest.approx(
+            float(row["probability_tumor"]), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed=1"], r"belongs to a run with --seed=0 \(now 1\)"),
+        (["--data_dir=absent"], r"absent/dataset\.json does not exist"),
+        (["--weights=absent.h5"], r"--weights=absent\.h5"),
+    ],
+)
+def test_wrong_start_is_one_sentence_and_damages_nothing(
+    workspace, arguments, message
+):
+    before = sorted(
+        (p, p.stat().st_mtime_ns, p.stat().st_size)
+        for p in (workspace / "run").rglob("*")
+        if p.is_file()
+    )
+    error = command(
+        "trainer.task",
+        f"--data_dir={workspace / 'records'}",
+        f"--job_dir={workspace / 'run'}",
+        *TRAIN_FLAGS,
+        *arguments,
+        expect=1,
+    )
+    lines = [
+        line for line in error.splitlines() if line.startswith("trainer.task:")
+    ]
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+    after = sorted(
+        (p, p.stat().st_mtime_ns, p.stat().st_size)
+        for p in (workspace / "run").rglob("*")
+        if p.is_file()
+    )
+    assert after == before
