@@ -7,42 +7,34 @@ the images; no patient id goes into it.
 import collections
 from collections.abc import Sequence
 
-from trainer.data import duplicates, output, scan, shortcuts
 from trainer.data import leaks as leaks_lib
+from trainer.data import output, planning, scan, shortcuts
 
 # Lists in the file end here; the counts beside them do not.
 MAX_LISTED = 1000
 
 
 def make_audit(
-    facts: Sequence[scan.ImageFacts],
-    image_ids: Sequence[str],
-    group_names: Sequence[str],
+    findings: planning.Findings,
+    plan: planning.Plan,
     class_names: Sequence[str],
-    *,
-    near_pairs: Sequence[duplicates.NearPair],
-    leaks: leaks_lib.Leaks,
     on_leak: str,
-    unreadable: Sequence[scan.ScannedFile],
-    counts: dict[str, dict[str, int]],
 ) -> dict:
     """Everything that `audit.json` holds.
 
     Args:
-        facts: of every readable image.
-        image_ids: of the same images.
-        group_names: of the same images.
+        findings: of all images.
+        plan: what is written.
         class_names: of the data set.
-        near_pairs: indices of near-duplicates.
-        leaks: groups that span given splits.
-        on_leak: what was done about them.
-        unreadable: files that were left out.
-        counts: images per split and class, as written.
+        on_leak: what was done about leaks.
     """
+    facts, image_ids = findings.facts, findings.image_ids
+    group_names, near_pairs = findings.group_names, findings.near_pairs
+    unreadable = findings.unreadable
     return {
         "images": len(facts),
         "groups": len(set(group_names)),
-        "counts": counts,
+        "counts": plan.counts,
         "unreadable": {
             "count": len(unreadable),
             "files": [
@@ -66,7 +58,9 @@ def make_audit(
                 for pair in near_pairs[:MAX_LISTED]
             ],
         },
-        "leaks": _describe_leaks(facts, image_ids, group_names, leaks, on_leak),
+        "leaks": _describe_leaks(
+            facts, image_ids, group_names, plan.leaks, on_leak
+        ),
         "conflicting_labels": _conflicts(facts, image_ids, group_names),
         "patients": _patients(facts),
         "shortcuts": shortcuts.measure_shortcuts(

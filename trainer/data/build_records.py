@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 
 import tqdm
 from absl import app, flags
@@ -17,12 +16,11 @@ from absl import app, flags
 from trainer import storage
 from trainer.data import (
     audit,
-    duplicates,
-    groups,
     leaks,
     manifest,
     output,
     parallel,
+    planning,
     records,
     scan,
     shards,
@@ -106,7 +104,7 @@ def build(
         "window_width": window_width,
         "slice_axis": slice_axis,
     }
-    found = _list_sources(output_dir, input_dir, manifest_path, patient_regex)
+    found = _list_sources(input_dir, output_dir, manifest_path, patient_regex)
     class_names = sources.check_classes(found)
     positive_class = _check_positive_class(positive_class, class_names)
     previous = output.read_previous_splits(
@@ -117,51 +115,39 @@ def build(
 
     building = output.start_building(output_dir)
     try:
-        facts, sets, near_pairs, unreadable = _examine(
-            found, read_options, num_workers, building
+        with _progress(len(found), "reading", "file") as progress:
+            findings = planning.examine(
+                found,
+                read_options,
+                num_workers=num_workers,
+                directory=building,
+                report_progress=progress.update,
+            )
+        if findings.unreadable and not skip_unreadable:
+            output.refuse_unreadable(output_dir, findings.unreadable)
+        plan = planning.make_plan(
+            findings, class_names, previous, split_options, on_leak
         )
-        if unreadable and not skip_unreadable:
-            output.refuse_unreadable(output_dir, unreadable)
-        group_names = groups.name_groups(facts, sets)
-        image_ids = groups.make_image_ids(facts)
-        given = [fact.split for fact in facts]
-        found_leaks = leaks.find_leaks(group_names, given)
-        resolved = leaks.resolve(group_names, given, found_leaks, on_leak)
-        members = _decide(
-            facts, group_names, image_ids, resolved, previous, split_options
-        )
-        counts = splits.count_images(
-            [member.split for member in members],
-            [member.facts.class_name for member in members],
-            class_names,
+        report = audit.make_audit(findings, plan, class_names, on_leak)
+        output.write_reports(
+            building, report, plan.members, findings.unreadable
         )
         info = records.DatasetInfo(
             class_names=class_names,
             positive_class=positive_class,
-            channels=channels or max(m.facts.channels for m in members),
+            channels=channels or max(m.facts.channels for m in plan.members),
             stored_size=stored_size,
-            counts=counts,
+            counts=plan.counts,
             shards=(),
             fingerprint=records.compute_fingerprint(
-                (m.image_id, m.facts.sha256, m.label, m.split) for m in members
+                (m.image_id, m.facts.sha256, m.label, m.split)
+                for m in plan.members
             ),
             options=options,
-            leaks=found_leaks.num_held_out if on_leak == "allow" else 0,
+            leaks=plan.leaks.num_held_out if on_leak == "allow" else 0,
         )
-        report = audit.make_audit(
-            facts,
-            image_ids,
-            group_names,
-            class_names,
-            near_pairs=near_pairs,
-            leaks=found_leaks,
-            on_leak=on_leak,
-            unreadable=unreadable,
-            counts=counts,
-        )
-        output.write_reports(building, report, members, unreadable)
         info = _write_records(
-            building, info, members, found, read_options, num_workers
+            building, info, plan.members, found, read_options, num_workers
         )
         output.publish(building)
     except BaseException:
@@ -171,7 +157,7 @@ def build(
 
 
 def _list_sources(
-    output_dir: str, input_dir: str, manifest_path: str, patient_regex: str
+    input_dir: str, output_dir: str, manifest_path: str, patient_regex: str
 ) -> list[sources.Source]:
     if bool(input_dir) == bool(manifest_path):
         raise ValueError(
@@ -200,71 +186,6 @@ def _check_positive_class(
             f"{positive_class}; the classes are {list(class_names)}."
         )
     return positive_class
-
-
-def _examine(
-    found: list[sources.Source],
-    read_options: scan.ReadOptions,
-    num_workers: int,
-    building: str,
-) -> tuple[
-    list[scan.ImageFacts],
-    groups.UnionFind,
-    list[duplicates.NearPair],
-    list[scan.ScannedFile],
-]:
-    """Reads every file once and joins images that belong together."""
-    # In the output directory: a temporary folder may be held in memory.
-    with tempfile.TemporaryFile(dir=building) as thumbnail_file:
-        with _progress(len(found), "reading", "file") as progress:
-            facts, unreadable = scan.scan_files(
-                found,
-                read_options,
-                num_workers,
-                thumbnail_file,
-                progress.update,
-            )
-        sets = groups.join_known(facts)
-        near_pairs = []
-        if facts:
-            thumbnails = scan.load_thumbnails(thumbnail_file, len(facts))
-            near_pairs = duplicates.find_near_duplicates(
-                thumbnails, sets, num_workers
-            )
-    return facts, sets, near_pairs, unreadable
-
-
-def _decide(
-    facts: list[scan.ImageFacts],
-    group_names: list[str],
-    image_ids: list[str],
-    resolved: list[str],
-    previous: dict[str, str],
-    split_options: splits.SplitOptions,
-) -> list[shards.Member]:
-    """Images that are kept, each with its split."""
-    kept = [i for i, split in enumerate(resolved) if split != leaks.DROPPED]
-    decided = splits.split_images(
-        [group_names[i] for i in kept],
-        [facts[i].class_name for i in kept],
-        [resolved[i] for i in kept],
-        [
-            previous.get(facts[i].sha256) or previous.get(image_ids[i], "")
-            for i in kept
-        ],
-        split_options,
-    )
-    class_names = sorted({fact.class_name for fact in facts})
-    return [
-        shards.Member(
-            image_id=image_ids[i],
-            group=group_names[i],
-            split=split,
-            label=class_names.index(facts[i].class_name),
-            facts=facts[i],
-        )
-        for i, split in zip(kept, decided, strict=True)
-    ]
 
 
 def _write_records(
