@@ -5,6 +5,8 @@ from scipy import optimize, special
 from sklearn import metrics as sklearn_metrics
 
 _MAX_TEMPERATURE = 20.0
+# The least threshold that a float32 score of 1 does not reach, and then some.
+_ABOVE_ONE = 1.000001
 _RULES = (
     "youden, sensitivity:0.95, specificity:0.95, cost:FN=5,FP=1 or a number "
     "between 0 and 1"
@@ -75,8 +77,9 @@ def parse_rule(rule: str) -> tuple[str, tuple[float, ...]]:
             costs = dict(part.split("=") for part in text.split(","))
             false_negative = float(costs.pop("FN"))
             false_positive = float(costs.pop("FP"))
-            if not costs and false_negative > 0 and false_positive > 0:
-                return name, (false_negative, false_positive)
+            both = (false_negative, false_positive)
+            if not costs and all(0 < cost < np.inf for cost in both):
+                return name, both
         else:
             threshold = float(rule)
             if 0 <= threshold <= 1:
@@ -113,17 +116,20 @@ def choose_operating_point(
     fpr, tpr, thresholds = sklearn_metrics.roc_curve(
         is_positive, scores, drop_intermediate=False
     )
+    positives = int(is_positive.sum())
+    negatives = len(is_positive) - positives
+    missed = positives - np.rint(tpr * positives)
+    alarms = np.rint(fpr * negatives)
     if name == "youden":
-        best = np.argmax(tpr - fpr)
+        best = np.argmin(missed * negatives + alarms * positives)
     elif name == "sensitivity":
-        best = np.flatnonzero(tpr >= numbers[0])[0]
+        best = np.flatnonzero((positives - missed) / positives >= numbers[0])[0]
     elif name == "specificity":
-        best = np.flatnonzero(1 - fpr >= numbers[0])[-1]
+        specificity = (negatives - alarms) / negatives
+        best = np.flatnonzero(specificity >= numbers[0])[-1]
     else:
-        positives = is_positive.sum()
-        cost = numbers[0] * (1 - tpr) * positives
-        cost = cost + numbers[1] * fpr * (len(is_positive) - positives)
-        best = np.argmin(cost)
-    upper = min(thresholds[best], 1.0)
+        best = np.argmin(numbers[0] * missed + numbers[1] * alarms)
     lower = thresholds[best + 1] if best + 1 < len(thresholds) else 0.0
-    return float((upper + lower) / 2), ""
+    if best == 0:  # no image is called positive, not even one that scores 1
+        return float((1 + lower) / 2 if lower < 1 else _ABOVE_ONE), ""
+    return float((thresholds[best] + lower) / 2), ""

@@ -13,8 +13,15 @@ from matplotlib import figure
 from sklearn import metrics as sklearn_metrics
 
 from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import proportions
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_SPLIT_COLORS = {"train": "#009E73", "validation": "#0072B2", "test": "#D55E00"}
+_LINE_STYLES = ("-", "--", ":", "-.")
+_MAX_ANNOTATED_CLASSES = 20
+# An observed share of fewer images says nothing.
+_MIN_IMAGES_PER_BIN = 8
+_MAX_BINS = 10
 
 
 def _new_figure(width: float = 5.5, height: float = 4.5, num_axes: int = 1):
@@ -34,6 +41,19 @@ def _style(axes):
     axes.grid(alpha=0.25)
 
 
+def _say_nothing_to_draw(axes, reason):
+    axes.text(
+        0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes
+    )
+
+
+def _plain(text: str, width: int = 24) -> str:
+    """A name as it is: a pair of $ would be taken for a formula."""
+    if len(text) > width:
+        text = text[: width - 1] + "…"
+    return text.replace("$", r"\$")
+
+
 def confusion_matrix(
     counts: list[list[int]], class_names: tuple[str, ...], title: str
 ) -> bytes:
@@ -43,45 +63,81 @@ def confusion_matrix(
     shares = np.divide(
         counts, totals, out=np.zeros(counts.shape), where=totals > 0
     )
+    annotated = len(class_names) <= _MAX_ANNOTATED_CLASSES
     texts = [
         [f"{c}\n{s:.0%}" for c, s in zip(row, share_row, strict=True)]
         for row, share_row in zip(counts, shares, strict=True)
     ]
-    size = 2.6 + 0.9 * len(class_names)
-    fig, axes = _new_figure(size + 0.8, size)
+    size = 2.4 + (0.9 if annotated else 0.25) * len(class_names)
+    fig, axes = _new_figure(size + 0.4, size)
+    labels = [_plain(name) for name in class_names]
     seaborn.heatmap(
         shares,
-        annot=np.array(texts),
+        annot=np.array(texts) if annotated else False,
         fmt="",
         cmap="Blues",
         vmin=0,
         vmax=1,
         square=True,
         linewidths=1,
-        xticklabels=class_names,
-        yticklabels=class_names,
-        cbar_kws={"label": "share of the true class"},
+        xticklabels=labels,
+        yticklabels=labels,
+        annot_kws={"fontsize": 13 if len(class_names) < 6 else 9},
+        cbar=False,
         ax=axes,
     )
-    axes.set(xlabel="decided", ylabel="true", title=title)
+    axes.tick_params(length=0)
+    if len(class_names) > 3:
+        axes.tick_params(axis="x", rotation=40)
+    axes.set(xlabel="decided", ylabel="true class", title=title)
     return _png(fig)
 
 
-def _curves(p: predictions_lib.Predictions, class_names, positive_index):
-    """Name, truth and score of each curve: one for two classes."""
-    probabilities = p.probabilities
+@dataclasses.dataclass(frozen=True)
+class _Curve:
+    """One class of one split against the others."""
+
+    label: str
+    truth: np.ndarray
+    score: np.ndarray
+    color: str
+    style: str
+
+
+def _curves(predictions, class_names, positive_index) -> list[_Curve]:
+    """One per split for two classes; one per class of the last for more.
+
+    The last split is test where there is one: classes and splits together
+    would be too many curves to tell apart.
+    """
     if positive_index is not None:
         return [
-            (
-                class_names[positive_index],
+            _Curve(
+                split,
                 p.labels == positive_index,
-                probabilities[:, positive_index],
+                p.probabilities[:, positive_index],
+                _SPLIT_COLORS[split],
+                "--" if split == "validation" else "-",
             )
+            for split, p in predictions.items()
         ]
+    p = list(predictions.values())[-1]
     return [
-        (name, p.labels == c, probabilities[:, c])
+        _Curve(
+            _plain(name),
+            p.labels == c,
+            p.probabilities[:, c],
+            COLORS[c % len(COLORS)],
+            _LINE_STYLES[c // len(COLORS) % len(_LINE_STYLES)],
+        )
         for c, name in enumerate(class_names)
     ]
+
+
+def _of_what(predictions, class_names, positive_index) -> str:
+    if positive_index is not None:
+        return _plain(class_names[positive_index])
+    return f"each class against the others, {list(predictions)[-1]}"
 
 
 def roc_curve(
@@ -93,38 +149,36 @@ def roc_curve(
     """ROC curves of each split, with the operating point."""
     fig, axes = _new_figure()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
-    styles = ("-", "--", ":")
-    for (split, p), style in zip(predictions.items(), styles, strict=False):
-        curves = _curves(p, class_names, positive_index)
-        for i, (name, truth, score) in enumerate(curves):
-            if truth.all() or not truth.any():
-                continue
-            fpr, tpr, _ = sklearn_metrics.roc_curve(truth, score)
-            color = COLORS[(i if len(curves) > 1 else len(axes.lines)) % 6]
-            auc = sklearn_metrics.auc(fpr, tpr)
+    drawn = 0
+    for curve in _curves(predictions, class_names, positive_index):
+        if curve.truth.all() or not curve.truth.any():
+            continue
+        fpr, tpr, _ = sklearn_metrics.roc_curve(curve.truth, curve.score)
+        drawn += 1
+        axes.plot(
+            fpr,
+            tpr,
+            curve.style,
+            color=curve.color,
+            label=f"{curve.label}: AUC {sklearn_metrics.auc(fpr, tpr):.3f}",
+        )
+        if operating_point is not None:
+            decided = curve.score >= operating_point
             axes.plot(
-                fpr,
-                tpr,
-                style,
-                color=color,
-                label=f"{split}, {name}: AUC {auc:.3f}",
+                np.mean(decided[~curve.truth]),
+                np.mean(decided[curve.truth]),
+                "o",
+                color=curve.color,
             )
-            if operating_point is not None:
-                decided = score >= operating_point
-                axes.plot(
-                    np.mean(decided[~truth]),
-                    np.mean(decided[truth]),
-                    "o",
-                    color=color,
-                )
-    axes.set(
-        xlabel="1 - specificity",
-        ylabel="sensitivity",
-        title="ROC; dots: operating point",
-    )
+    title = f"ROC: {_of_what(predictions, class_names, positive_index)}"
+    if operating_point is not None:
+        title += "; dots: operating point"
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
     _style(axes)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right")
+    if drawn:
+        axes.legend(loc="lower right", fontsize=9 if drawn < 8 else 6)
+    else:
+        _say_nothing_to_draw(axes, "needs images of both classes")
     return _png(fig)
 
 
@@ -135,49 +189,67 @@ def precision_recall_curve(
 ) -> bytes:
     """Precision-recall curves of each split; dotted: prevalence."""
     fig, axes = _new_figure()
-    styles = ("-", "--", ":")
     drawn = 0
-    for (split, p), style in zip(predictions.items(), styles, strict=False):
-        for name, truth, score in _curves(p, class_names, positive_index):
-            if not truth.any():
-                continue
-            precision, recall, _ = sklearn_metrics.precision_recall_curve(
-                truth, score
-            )
-            average = sklearn_metrics.average_precision_score(truth, score)
-            color = COLORS[drawn % len(COLORS)]
-            drawn += 1
-            axes.plot(
-                recall,
-                precision,
-                style,
-                color=color,
-                drawstyle="steps-post",
-                label=f"{split}, {name}: AP {average:.3f}",
-            )
-            axes.axhline(truth.mean(), color=color, linewidth=1, linestyle=":")
+    for curve in _curves(predictions, class_names, positive_index):
+        if not curve.truth.any():
+            continue
+        precision, recall, _ = sklearn_metrics.precision_recall_curve(
+            curve.truth, curve.score
+        )
+        average = sklearn_metrics.average_precision_score(
+            curve.truth, curve.score
+        )
+        drawn += 1
+        axes.plot(
+            recall,
+            precision,
+            curve.style,
+            color=curve.color,
+            drawstyle="steps-post",
+            label=f"{curve.label}: AP {average:.3f}",
+        )
+        axes.axhline(
+            curve.truth.mean(), color=curve.color, linewidth=1, linestyle=":"
+        )
+    of_what = _of_what(predictions, class_names, positive_index)
     axes.set(
         xlabel="recall (sensitivity)",
         ylabel="precision (PPV)",
-        title="Precision and recall; dotted: prevalence",
+        title=f"Precision and recall: {of_what}",
         ylim=(0, 1.03),
     )
     _style(axes)
     if drawn:
-        axes.legend(loc="lower left")
+        axes.legend(loc="lower left", fontsize=9 if drawn < 8 else 6)
+    else:
+        _say_nothing_to_draw(axes, "needs an image of the positive class")
     return _png(fig)
+
+
+def _reliability(score, truth):
+    """Mean score, observed share and its Wilson interval, per bin.
+
+    Bins hold the same number of images each: bins of equal width would show
+    shares of one or two images on a small split.
+    """
+    num_bins = min(_MAX_BINS, len(score) // _MIN_IMAGES_PER_BIN)
+    order = np.argsort(score, kind="stable")
+    for members in np.array_split(order, max(1, num_bins)):
+        share = float(truth[members].mean())
+        low, high = proportions.wilson_interval(share, len(members))
+        yield score[members].mean(), share, share - low, high - share
 
 
 def calibration(
     predictions: dict[str, predictions_lib.Predictions],
     positive_index: int | None,
-    num_bins: int = 8,
 ) -> bytes:
     """Reliability diagrams, before and after the temperature."""
-    fig, pair = _new_figure(9, 4.3, 2)
+    fig, pair = _new_figure(9, 4.5, 2)
     for axes, title in zip(pair, ("before", "after"), strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
-        for i, (split, p) in enumerate(predictions.items()):
+        judged = {s: p for s, p in predictions.items() if len(p.labels)}
+        for (split, p), marker in zip(judged.items(), "so^", strict=False):
             if title == "before":
                 p = dataclasses.replace(p, temperature=1.0)
             score = p.scores(positive_index)
@@ -185,26 +257,35 @@ def calibration(
                 truth = p.probabilities.argmax(axis=-1) == p.labels
             else:
                 truth = p.labels == positive_index
-            bins = np.minimum((score * num_bins).astype(int), num_bins - 1)
-            used = [b for b in range(num_bins) if np.any(bins == b)]
-            axes.plot(
-                [score[bins == b].mean() for b in used],
-                [truth[bins == b].mean() for b in used],
-                "o-",
-                color=COLORS[i % len(COLORS)],
+            mean, share, below, above = zip(
+                *_reliability(score, truth), strict=True
+            )
+            axes.errorbar(
+                mean,
+                share,
+                yerr=(below, above),
+                fmt=f"{marker}-",
+                color=_SPLIT_COLORS[split],
+                elinewidth=1,
+                capsize=3,
+                alpha=0.9,
                 label=split,
             )
         temperature = next(iter(predictions.values())).temperature
+        score_name = "of the class decided on" if positive_index is None else ""
         axes.set(
-            xlabel="predicted probability",
-            ylabel="observed share",
+            xlabel=f"predicted probability {score_name}".strip(),
+            ylabel="observed share, 95 % interval",
             title=f"{title} calibration"
             + (f" (T = {temperature:.2f})" if title == "after" else ""),
             xlim=(-0.02, 1.02),
             ylim=(-0.02, 1.02),
         )
         _style(axes)
-        axes.legend()
+        if judged:
+            axes.legend(loc="upper left")
+        else:
+            _say_nothing_to_draw(axes, "no image was judged")
     return _png(fig)
 
 
@@ -214,34 +295,30 @@ def training_history(rows: list[dict]) -> bytes:
     Args:
         rows: of `history.csv`.
     """
-    fig, pair = _new_figure(10, 4, 2)
+    fig, pair = _new_figure(9, 3.8, 2)
     epochs = np.arange(1, len(rows) + 1)
     for axes, name in zip(pair, ("accuracy", "loss"), strict=True):
-        for i, (column, label) in enumerate(
-            ((name, "training"), (f"val_{name}", "validation"))
-        ):
-            values = [row[column] for row in rows]
+        axes.set(xlabel="epoch", ylabel=name)
+        _style(axes)
+        if not rows:
+            _say_nothing_to_draw(axes, "no epoch was trained")
+            continue
+        for column, split in ((name, "train"), (f"val_{name}", "validation")):
             axes.plot(
                 epochs,
-                values,
+                [row[column] for row in rows],
                 ".-",
-                color=COLORS[i],
-                label=label,
+                color=_SPLIT_COLORS[split],
+                linewidth=1.2,
+                label=split,
             )
         for i in range(1, len(rows)):
             if rows[i]["phase"] != rows[i - 1]["phase"]:
                 axes.axvline(i + 0.5, color="0.4", linestyle="--", linewidth=1)
-                axes.annotate(
-                    "fine-tuning",
-                    (i + 0.5, 1),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(4, -4),
-                    textcoords="offset points",
-                    va="top",
-                    color="0.3",
-                )
-        axes.set(xlabel="epoch", ylabel=name, title=name.capitalize())
+        title = name.capitalize()
+        if rows[0]["phase"] != rows[-1]["phase"]:
+            title += "; dashed: fine-tuning starts"
+        axes.set_title(title)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _style(axes)
         axes.legend()
     return _png(fig)

@@ -29,6 +29,22 @@ class Predictions:
     temperature: float = 1.0
 
     @property
+    def is_finite(self) -> np.ndarray:
+        """Whether the model gave an image an answer, bool `[images]`."""
+        return np.isfinite(self.logits).all(axis=-1)
+
+    def select(self, images: np.ndarray) -> "Predictions":
+        """Those of some images, given as bool `[images]` or as indices."""
+        chosen = np.arange(len(self.labels))[images]
+        return dataclasses.replace(
+            self,
+            ids=[self.ids[i] for i in chosen],
+            groups=[self.groups[i] for i in chosen],
+            labels=self.labels[chosen],
+            logits=self.logits[chosen],
+        )
+
+    @property
     def probabilities(self) -> np.ndarray:
         """Calibrated, float64 `[images, classes]`."""
         logits = self.logits.astype(np.float64) / self.temperature
@@ -72,33 +88,27 @@ def predictions_csv(
         A row per image: `COLUMNS` and a column `probability_CLASS` per class.
         `predicted` is the most probable class, `decision` the one that the
         operating point decides on. Nine digits, which float32 survives.
+        Where the model gave no finite answer, both are empty.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*COLUMNS, *(f"probability_{n}" for n in class_names)])
     for split, p in predictions.items():
         probabilities = p.probabilities
-        rows = zip(
-            p.ids,
-            p.groups,
-            p.labels,
-            probabilities.argmax(axis=-1),
-            p.scores(positive_index),
-            p.decided(positive_index, operating_point),
-            probabilities,
-            strict=True,
-        )
-        for image_id, group, label, predicted, score, decision, row in rows:
+        predicted = probabilities.argmax(axis=-1)
+        scores = p.scores(positive_index)
+        decided = p.decided(positive_index, operating_point)
+        for i, is_finite in enumerate(p.is_finite):
             writer.writerow(
                 [
                     split,
-                    image_id,
-                    group,
-                    class_names[label],
-                    class_names[predicted],
-                    f"{score:.9g}",
-                    class_names[decision],
-                    *(f"{value:.9g}" for value in row),
+                    p.ids[i],
+                    p.groups[i],
+                    class_names[p.labels[i]],
+                    class_names[predicted[i]] if is_finite else "",
+                    f"{scores[i]:.9g}",
+                    class_names[decided[i]] if is_finite else "",
+                    *(f"{value:.9g}" for value in probabilities[i]),
                 ]
             )
     return buffer.getvalue()

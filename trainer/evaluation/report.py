@@ -1,42 +1,64 @@
-"""The files of `job_dir/evaluation`: figures, tables, report, model card."""
+"""The files of `job_dir/evaluation`, and the schema of `metrics.json`.
 
-import base64
+    schema_version        1
+    class_names           list, in the order of the labels
+    positive_class        name, or null unless there are two classes
+    temperature           divides the logits; fitted on validation
+    operating_point       threshold on the probability of the positive class,
+                          or null unless there are two classes
+    operating_point_rule  how validation chose it
+    dataset_fingerprint   of `dataset.json`
+    verdict               sentences: what was found
+    caveats               sentences: what to know before the figures
+    shown                 the split that both are about
+    splits                name -> split
+
+A split holds only images that the model gave a finite answer for:
+
+    num_images            judged
+    num_without_answer    left out
+    num_groups            patients or duplicate groups
+    confusion_matrix      counts, rows are true classes, columns decisions
+    metrics               name -> metric, of the whole split. For two classes
+                          sensitivity, specificity, predictive values, F1 and
+                          areas are those of the positive class; for more,
+                          roc_auc is the mean over classes
+    at_prevalence         two classes: "0.05" -> predictive values -> metric
+    one_vs_rest           more classes: class -> name -> metric
+    baselines             if they were made: name -> metric (its name), value,
+                          difference (model - baseline), difference_interval
+                          and beaten: whether that interval lies above zero,
+                          null where the figure cannot be computed
+
+A metric:
+
+    value                 null where it cannot be computed
+    interval              [low, high], 95 %, or null
+    reason                why value or interval is null
+    method                "bootstrap over groups": percentiles of 1000
+                          resamples of whole groups; "Wilson": for a
+                          proportion, images of groups of their own; "Wilson,
+                          for groups": with the effective number of images
+    n, n_groups           of a proportion: the images and groups it is of
+    n_effective           of a proportion: for Wilson's interval
+    bootstrap_interval    of a proportion: that of the bootstrap, beside it
+    delong_interval       of a ROC AUC: takes images as independent
+"""
+
 import dataclasses
-import importlib.resources
 import json
+from collections.abc import Callable
 
-import jinja2
 import numpy as np
 
 from trainer.data import records
-from trainer.evaluation import calibration, metrics, plots
+from trainer.evaluation import baselines as baselines_lib
+from trainer.evaluation import calibration, findings, metrics, page, plots
 from trainer.evaluation import predictions as predictions_lib
 
 METRICS_SCHEMA_VERSION = 1
-# Shown first, in this order, where they were computed.
-HEADLINES = (
-    "roc_auc",
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "positive_predictive_value",
-    "negative_predictive_value",
-    "f1",
-    "macro_f1",
-    "matthews_correlation",
-    "average_precision",
-    "log_loss",
-    "brier",
-    "expected_calibration_error",
-)
-FIGURES = {
-    "confusion_matrix.png": "Confusion matrix: decisions against true classes.",
-    "roc_curve.png": "ROC curves of validation and test.",
-    "precision_recall_curve.png": "Precision-recall curves.",
-    "calibration.png": "Reliability before and after temperature scaling.",
-    "training_history.png": "Accuracy and loss over the epochs.",
-}
+PREVALENCES = (0.01, 0.05, 0.2)
+format_metric = page.format_metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +86,9 @@ def evaluate(
     config: dict,
     operating_point_rule: str,
     seed: int = 0,
+    prevalences: tuple[float, ...] = PREVALENCES,
+    baselines: dict[str, dict[str, np.ndarray]] | None = None,
+    read_images: Callable[[str, list[int]], list[bytes]] | None = None,
 ) -> Evaluation:
     """Calibrates and decides on validation, and reports on every split.
 
@@ -75,24 +100,49 @@ def evaluate(
         config: the run's settings, for the report.
         operating_point_rule: see `calibration.parse_rule`.
         seed: of the bootstrap.
+        prevalences: at which predictive values are reported.
+        baselines: from `baselines.make_baselines`.
+        read_images: returns the encoded images of a split at indices in the
+            order of its predictions; for the report's gallery of mistakes.
     """
     names, positive = info.class_names, info.positive_index
-    validation = predictions["validation"]
-    temperature = calibration.fit_temperature(
-        validation.labels, validation.logits
-    )
+    temperature = _fit_temperature(predictions["validation"])
     predictions = {
         split: dataclasses.replace(p, temperature=temperature)
         for split, p in predictions.items()
     }
+    judged = {split: p.select(p.is_finite) for split, p in predictions.items()}
     operating_point, note = None, ""
     if positive is not None:
-        validation = predictions["validation"]
+        validation = judged["validation"]
         operating_point, note = calibration.choose_operating_point(
             validation.labels == positive,
             validation.scores(positive),
             operating_point_rule,
         )
+    splits = {
+        split: metrics.compute_metrics(
+            p,
+            names,
+            positive,
+            operating_point,
+            seed=seed,
+            prevalences=prevalences,
+        )
+        for split, p in judged.items()
+    }
+    for split, p in predictions.items():
+        splits[split]["num_without_answer"] = int(np.sum(~p.is_finite))
+        scores = {
+            name: scores_of[split][p.is_finite]
+            for name, scores_of in (baselines or {}).items()
+            if split in scores_of
+        }
+        if scores:
+            splits[split]["baselines"] = baselines_lib.compare(
+                judged[split], scores, positive, seed=seed
+            )
+    shown = findings.shown_split(predictions)
     found = {
         "schema_version": METRICS_SCHEMA_VERSION,
         "class_names": list(names),
@@ -101,67 +151,12 @@ def evaluate(
         "operating_point": operating_point,
         "operating_point_rule": operating_point_rule,
         "dataset_fingerprint": info.fingerprint,
-        "caveats": _caveats(info, predictions, note),
-        "splits": {
-            split: metrics.compute_metrics(
-                p, names, positive, operating_point, seed=seed
-            )
-            for split, p in predictions.items()
-        },
+        "verdict": findings.verdict(splits[shown], names, positive),
+        "caveats": findings.caveats(info, predictions, splits, note),
+        "shown": shown,
+        "splits": splits,
     }
-    files = _files(predictions, info, history, found)
-    images = {
-        name: base64.b64encode(content).decode("ascii")
-        for name, content in files.items()
-        if name.endswith(".png")
-    }
-    for template in ("report.html", "model_card.md"):
-        text = _render(template, found, info, config, images)
-        files[template] = text.encode("utf-8")
-    return Evaluation(temperature, operating_point, found, files)
-
-
-def _caveats(info, predictions, note) -> list[str]:
-    """What a reader must know before the figures."""
-    caveats = []
-    if info.leaks:
-        caveats.append(
-            f"{info.leaks} images share a patient or a copy with another "
-            "split (--on_leak=allow): the figures are too good."
-        )
-    if "test" not in predictions:
-        caveats.append(
-            "There is no test split: the figures are those of validation, "
-            "which chose weights, temperature and threshold, and are "
-            "optimistic."
-        )
-    shown = "test" if "test" in predictions else "validation"
-    num_groups = len(set(predictions[shown].groups))
-    if num_groups < 100:
-        caveats.append(
-            f"The {shown} split has {len(predictions[shown].ids)} images of "
-            f"{num_groups} independent groups: mind the width of the "
-            "intervals."
-        )
-    missing = [
-        name
-        for c, name in enumerate(info.class_names)
-        if not np.any(predictions[shown].labels == c)
-    ]
-    if missing:
-        caveats.append(
-            f"The {shown} split has no image of {', '.join(missing)}."
-        )
-    if note:
-        caveats.append(f"Operating point: {note}.")
-    return caveats
-
-
-def _files(predictions, info, history, found) -> dict[str, bytes]:
-    names, positive = info.class_names, info.positive_index
-    operating_point = found["operating_point"]
-    shown = "test" if "test" in predictions else "validation"
-    return {
+    files = _figures(judged, info, history, found) | {
         "metrics.json": (json.dumps(found, indent=2) + "\n").encode("utf-8"),
         "predictions.csv": predictions_lib.predictions_csv(
             predictions, names, positive, operating_point
@@ -169,56 +164,38 @@ def _files(predictions, info, history, found) -> dict[str, bytes]:
         "classification_report.txt": "\n".join(
             f"{split}\n\n"
             + metrics.classification_report(p, names, positive, operating_point)
-            for split, p in predictions.items()
+            for split, p in judged.items()
         ).encode("utf-8"),
+    }
+    files["model_card.md"] = page.model_card(found, info, config).encode(
+        "utf-8"
+    )
+    files["report.html"] = page.report(
+        found, info, config, judged[shown], files, read_images
+    ).encode("utf-8")
+    return Evaluation(temperature, operating_point, found, files)
+
+
+def _fit_temperature(validation: predictions_lib.Predictions) -> float:
+    answered = validation.select(validation.is_finite)
+    return calibration.fit_temperature(answered.labels, answered.logits)
+
+
+def _figures(judged, info, history, found) -> dict[str, bytes]:
+    names, positive = info.class_names, info.positive_index
+    shown = found["splits"][found["shown"]]
+    return {
         "confusion_matrix.png": plots.confusion_matrix(
-            found["splits"][shown]["confusion_matrix"],
+            shown["confusion_matrix"],
             names,
-            f"{shown}, {found['splits'][shown]['num_images']} images",
+            f"{found['shown']}, {shown['num_images']} images",
         ),
         "roc_curve.png": plots.roc_curve(
-            predictions, names, positive, operating_point
+            judged, names, positive, found["operating_point"]
         ),
         "precision_recall_curve.png": plots.precision_recall_curve(
-            predictions, names, positive
+            judged, names, positive
         ),
-        "calibration.png": plots.calibration(predictions, positive),
+        "calibration.png": plots.calibration(judged, positive),
         "training_history.png": plots.training_history(history),
     }
-
-
-def _render(template, found, info, config, images) -> str:
-    shown = "test" if "test" in found["splits"] else "validation"
-    environment = jinja2.Environment(
-        autoescape=template.endswith(".html"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["words"] = lambda name: name.replace("_", " ")
-    environment.filters["figure"] = format_metric
-    source = (
-        importlib.resources.files("trainer.evaluation") / "templates" / template
-    ).read_text(encoding="utf-8")
-    computed = found["splits"][shown]["metrics"]
-    order = [n for n in HEADLINES if n in computed]
-    order += [n for n in computed if n not in order]
-    return environment.from_string(source).render(
-        found=found,
-        shown=shown,
-        order=order,
-        info=info,
-        config=config,
-        images=images,
-        captions=FIGURES,
-    )
-
-
-def format_metric(metric: dict) -> str:
-    """A metric as text, with its interval or the reason for its lack."""
-    if metric["value"] is None:
-        return f"not computed: {metric['reason']}"
-    if metric["interval"] is None:
-        return f"{metric['value']:.3f} (no interval: {metric['reason']})"
-    low, high = metric["interval"]
-    return f"{metric['value']:.3f} ({low:.3f} to {high:.3f})"

@@ -1,0 +1,262 @@
+"""What a model must beat: guesses that know no medicine.
+
+The majority class, the nearest training image by raw pixels, and a logistic
+regression on facts about the file. A model that does not beat them has
+learned no more than copies of images, or how the files were made.
+"""
+
+import dataclasses
+import io
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image
+from sklearn import exceptions, linear_model, pipeline, preprocessing
+
+from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import ranking, resampling
+
+PIXEL_SIZE = 64
+METADATA = ("width", "height", "bytes", "is_jpeg", "is_colour", "brightness")
+_MAX_DISTANCES = 20_000_000  # in memory at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitImages:
+    """One split as the baselines see it, in the order of its records.
+
+    Attributes:
+        labels: int `[images]`.
+        pixels: float32 `[images, 64 * 64]`, grey, in [0, 1].
+        metadata: float64 `[images, facts]`, see `METADATA`.
+    """
+
+    labels: np.ndarray
+    pixels: np.ndarray
+    metadata: np.ndarray
+
+
+def describe_images(
+    encoded: Iterable[bytes], labels: Iterable[int]
+) -> SplitImages:
+    """Reads what the baselines use from encoded images.
+
+    Args:
+        encoded: JPEG or PNG bytes of every image.
+        labels: likewise.
+    """
+    pixels, metadata = [], []
+    for image_bytes in encoded:
+        with Image.open(io.BytesIO(image_bytes)) as image:
+            grey = image.convert("L").resize(
+                (PIXEL_SIZE, PIXEL_SIZE), Image.Resampling.BOX
+            )
+            small = np.asarray(grey, np.float32).ravel() / 255
+            pixels.append(small)
+            metadata.append(
+                (
+                    np.log(image.width),
+                    np.log(image.height),
+                    np.log(len(image_bytes)),
+                    image.format == "JPEG",
+                    image.mode not in ("L", "1", "I", "I;16"),
+                    small.mean(),
+                )
+            )
+    return SplitImages(
+        np.fromiter(labels, np.int64),
+        np.array(pixels, np.float32).reshape(-1, PIXEL_SIZE**2),
+        np.array(metadata, np.float64).reshape(-1, len(METADATA)),
+    )
+
+
+def majority_class(
+    train_labels: np.ndarray, num_images: int, num_classes: int
+) -> np.ndarray:
+    """The classes' shares of training for every image, `[images, classes]`."""
+    counts = np.bincount(train_labels, minlength=num_classes)
+    return np.tile(counts / max(1, counts.sum()), (num_images, 1))
+
+
+def nearest_neighbor(
+    train_pixels: np.ndarray,
+    train_labels: np.ndarray,
+    pixels: np.ndarray,
+    num_classes: int,
+) -> np.ndarray:
+    """Scores of each class by its nearest training image.
+
+    Args:
+        train_pixels: float `[training images, pixels]`.
+        train_labels: int `[training images]`.
+        pixels: float `[images, pixels]`.
+        num_classes: at least as many as there are labels.
+
+    Returns:
+        float64 `[images, classes]`: inverse distances that sum to 1, so the
+        greatest is of the class of the nearest image.
+    """
+    nearest = np.full((len(pixels), num_classes), np.inf)
+    step = max(1, _MAX_DISTANCES // max(1, len(train_labels)))
+    for c in np.unique(train_labels):
+        members = train_pixels[train_labels == c].astype(np.float64)
+        norms = np.sum(members**2, axis=1)
+        for start in range(0, len(pixels), step):
+            part = pixels[start : start + step].astype(np.float64)
+            squared = norms - 2 * part @ members.T
+            squared += np.sum(part**2, axis=1, keepdims=True)
+            nearest[start : start + step, c] = squared.min(axis=1)
+    # An identical image has distance 0 up to rounding.
+    closeness = 1 / np.sqrt(np.maximum(nearest, 1e-9))
+    return closeness / closeness.sum(axis=1, keepdims=True)
+
+
+def metadata_regression(
+    train_metadata: np.ndarray,
+    train_labels: np.ndarray,
+    metadata: np.ndarray,
+    num_classes: int,
+) -> np.ndarray:
+    """Probabilities of a logistic regression, `[images, classes]`.
+
+    Args:
+        train_metadata: float `[training images, facts]`.
+        train_labels: int `[training images]`.
+        metadata: float `[images, facts]`.
+        num_classes: at least as many as there are labels.
+    """
+    probabilities = np.zeros((len(metadata), num_classes))
+    classes = np.unique(train_labels)
+    if len(classes) < 2 or not len(metadata):
+        probabilities[:, classes] = 1.0
+        return probabilities
+    model = pipeline.make_pipeline(
+        preprocessing.StandardScaler(),
+        linear_model.LogisticRegression(max_iter=1000),
+    )
+    with warnings.catch_warnings():
+        # A baseline that stops a little early is still a baseline.
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        model.fit(train_metadata, train_labels)
+    probabilities[:, classes] = model.predict_proba(metadata)
+    return probabilities
+
+
+def make_baselines(
+    images: dict[str, SplitImages], num_classes: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Scores of every baseline for every split but training.
+
+    Records store training images resized, so facts about their files are not
+    those of a test image: the regression learns from validation, and exists
+    for test alone.
+
+    Args:
+        images: by split; "train" and at least one other.
+        num_classes: of the data set.
+
+    Returns:
+        Baseline -> split -> float64 `[images, classes]`.
+    """
+    train = images["train"]
+    found = {"majority class": {}, "nearest neighbour": {}}
+    for split, part in images.items():
+        if split == "train":
+            continue
+        found["majority class"][split] = majority_class(
+            train.labels, len(part.labels), num_classes
+        )
+        found["nearest neighbour"][split] = nearest_neighbor(
+            train.pixels, train.labels, part.pixels, num_classes
+        )
+    if "validation" in images and "test" in images:
+        learned = images["validation"]
+        found["file metadata"] = {
+            "test": metadata_regression(
+                learned.metadata,
+                learned.labels,
+                images["test"].metadata,
+                num_classes,
+            )
+        }
+    return found
+
+
+def _comparable(labels, probabilities, positive_index, weights) -> np.ndarray:
+    """ROC AUC of two classes, balanced accuracy of more, per resample."""
+    if positive_index is not None:
+        return ranking.roc_auc(
+            labels == positive_index, probabilities[:, positive_index], weights
+        )
+    hit = probabilities.argmax(axis=-1) == labels
+    recalls = []
+    for c in np.unique(labels):
+        counted = weights[:, labels == c]
+        total = counted.sum(axis=1)
+        recalls.append(
+            np.divide(
+                counted @ hit[labels == c],
+                total,
+                out=np.full(len(weights), np.nan),
+                where=total > 0,
+            )
+        )
+    # A resample without one of the classes does not tell.
+    return np.mean(recalls, axis=0)
+
+
+def compare(
+    predictions: predictions_lib.Predictions,
+    baselines: dict[str, np.ndarray],
+    positive_index: int | None,
+    num_resamples: int = resampling.NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict:
+    """Every baseline's figure, and how far the model is above it.
+
+    Args:
+        predictions: of the model, finite, at least one image.
+        baselines: float `[images, classes]` by name, for the same images.
+        positive_index: label of the positive class, None unless there are two.
+        num_resamples: paired: both are judged on the same draws of groups.
+        seed: of the resamples.
+
+    Returns:
+        What `report` documents as `baselines`.
+    """
+    labels, ours = predictions.labels, predictions.probabilities
+
+    def statistics(weights):
+        model = _comparable(labels, ours, positive_index, weights)
+        found = {}
+        for name, scores in baselines.items():
+            theirs = _comparable(labels, scores, positive_index, weights)
+            found[name, "value"] = theirs
+            found[name, "difference"] = model - theirs
+        return found
+
+    values, resampled = resampling.resample(
+        statistics, predictions.groups, num_resamples, seed
+    )
+    result = {}
+    for name in baselines:
+        value, difference = values[name, "value"], values[name, "difference"]
+        if not np.isfinite(difference):
+            result[name] = {
+                "value": None,
+                "reason": "needs images of both classes",
+                "beaten": None,
+            }
+            continue
+        interval = resampling.percentile_interval(resampled[name, "difference"])
+        result[name] = {
+            "metric": "balanced_accuracy"
+            if positive_index is None
+            else "roc_auc",
+            "value": value,
+            "difference": difference,
+            "difference_interval": interval,
+            "beaten": interval is not None and interval[0] > 0,
+        }
+    return result
