@@ -10,7 +10,8 @@ IMAGE_SIZE = 96
 
 def _patient(seed, contrast=0, has_lesion=False):
     rng = np.random.default_rng(seed)
-    return phantom.draw_patient(rng, contrast, 4, has_lesion)
+    setting = phantom.draw_settings(rng, 3)[contrast]
+    return phantom.draw_patient(rng, setting, 4, has_lesion)
 
 
 def _slice(patient, index, image_size=IMAGE_SIZE, noise_seed=0):
@@ -63,7 +64,7 @@ def test_every_slice_of_a_patient_shows_the_lesion():
     for seed in range(20):
         patient = _patient(seed, has_lesion=True)
         up, radius = patient.lesion.center[2], patient.lesion.radius
-        heights = patient.bottom + phantom.SLICE_SPACING * np.arange(4)
+        heights = patient.setting.bottom + phantom.SLICE_SPACING * np.arange(4)
         assert np.all(np.abs(heights - up) < 0.8 * radius)
 
 
@@ -71,3 +72,12 @@ def test_lesion_lies_inside_the_brain():
     for seed in range(50):
         lesion = _patient(seed, has_lesion=True).lesion
         assert np.hypot(*lesion.center[:2]) + lesion.radius < 0.83
+
+
+def test_settings_cover_each_range_evenly():
+    settings = phantom.draw_settings(np.random.default_rng(0), 40)
+
+    noise = np.sort([setting.noise for setting in settings])
+    # One in each fortieth of the range.
+    places = (noise - 0.008) / (0.03 - 0.008) * 40
+    np.testing.assert_array_equal(np.floor(places), np.arange(40))

@@ -120,7 +120,7 @@ def test_patient_is_in_one_class_with_several_different_slices(images):
     assert all(len(set(found)) == len(found) for found in contents.values())
 
 
-def test_linear_model_on_pixels_is_better_than_chance_but_weak(images):
+def test_linear_model_on_pixels_is_weak(images):
     _, pixels, labels, patients = images
     thumbnails = pixels.reshape(-1, 32, 2, 32, 2).mean((2, 4))
 
@@ -128,7 +128,7 @@ def test_linear_model_on_pixels_is_better_than_chance_but_weak(images):
         thumbnails.reshape(len(labels), -1), labels, patients
     )
 
-    assert 0.5 < auc < 0.77
+    assert auc < 0.75
 
 
 def test_shortcut_cues_do_not_predict_the_class(images):
@@ -141,10 +141,12 @@ def test_shortcut_cues_do_not_predict_the_class(images):
         "patient number": [[int(name.split("_")[1])] for name in patients],
     }
     for name, values in cues.items():
-        auc = _cross_validated_auc(
-            np.asarray(values, np.float64), labels, patients
-        )
-        assert auc < 0.62, f"{name} predicts the class, AUC {auc:.2f}"
+        values = np.asarray(values, np.float64)
+        held_out = _cross_validated_auc(values, labels, patients)
+        assert held_out < 0.6, f"{name} predicts the class, AUC {held_out:.2f}"
+        for column in values.T:
+            auc = metrics.roc_auc_score(labels, column)
+            assert 0.43 < auc < 0.57, f"{name} differs, AUC {auc:.2f}"
 
 
 @pytest.mark.parametrize(

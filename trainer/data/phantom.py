@@ -25,9 +25,6 @@ LESION_KINDS = ("solid", "ring", "mixed")
 
 # Radii within a head of radius 1.
 _SCALP, _SKULL, _BRAIN = 0.935, 0.865, 0.83
-# Brightness that every picture is exposed to, as the mean over its pixels. It
-# is drawn alike for all patients: a lesion must not show in the mean.
-_MEAN_RANGE = (0.17, 0.27)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +59,50 @@ class Waves:
 
 
 @dataclasses.dataclass(frozen=True)
+class Setting:
+    """What decides on brightness and file size, and must not give a class away.
+
+    Attributes:
+        contrast: index into `CONTRASTS`.
+        bottom: height of the lowest slice, in head radii.
+        length: half the front-back length of the head, in half image sizes.
+        mean: brightness that the pictures are exposed to, averaged over their
+            pixels: a lesion does not show in it.
+        noise: standard deviation of the noise, of the full range.
+        blur: standard deviation, in head radii.
+    """
+
+    contrast: int
+    bottom: float
+    length: float
+    mean: float
+    noise: float
+    blur: float
+
+
+def draw_settings(rng: np.random.Generator, count: int) -> list[Setting]:
+    """Draws settings spread evenly over their ranges (a Latin hypercube).
+
+    Drawn one by one, those of a few hundred patients would by chance differ
+    between the classes, and a model could learn the difference.
+    """
+
+    def spread(low, high):
+        places = (rng.permutation(count) + rng.uniform(size=count)) / count
+        return low + (high - low) * places
+
+    columns = (
+        [k % len(CONTRASTS) for k in range(count)],
+        spread(-0.08, 0.42).tolist(),
+        spread(0.76, 0.93).tolist(),
+        spread(0.17, 0.27).tolist(),
+        spread(0.008, 0.03).tolist(),
+        spread(0.004, 0.011).tolist(),
+    )
+    return [Setting(*values) for values in zip(*columns, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Lesion:
     """A tumor with its oedema.
 
@@ -93,17 +134,14 @@ class Patient:
     """Everything that the slices of one head share.
 
     Attributes:
+        setting: of the scanner and the head.
         signals: of each tissue, as in `CONTRASTS`.
-        bottom: height of the lowest slice, in head radii.
         half_axes: right-left and front-back, in half image sizes.
         rotation: in radians.
         offset: of the head's centre, in half image sizes.
         ventricle_size: 1 is average.
         egg: how much narrower the front is than the back.
-        noise: standard deviation of the noise, of the full range.
-        blur: standard deviation, in head radii.
         bias: strength of the slow shading.
-        mean: brightness that the pictures are exposed to.
         warp: two fields that bend the anatomy.
         cortex: the field whose zeros are the sulci.
         shading: the field of the coil's sensitivity and of uneven tissue.
@@ -112,17 +150,14 @@ class Patient:
         lesion: None in a healthy head.
     """
 
+    setting: Setting
     signals: dict[str, float]
-    bottom: float
     half_axes: tuple[float, float]
     rotation: float
     offset: tuple[float, float]
     ventricle_size: float
     egg: float
-    noise: float
-    blur: float
     bias: float
-    mean: float
     warp: tuple[Waves, Waves]
     cortex: Waves
     shading: Waves
@@ -132,7 +167,7 @@ class Patient:
 
 def draw_patient(
     rng: np.random.Generator,
-    contrast: int,
+    setting: Setting,
     num_slices: int,
     has_lesion: bool,
 ) -> Patient:
@@ -140,39 +175,35 @@ def draw_patient(
 
     Args:
         rng: the source of randomness.
-        contrast: index into `CONTRASTS`.
+        setting: from `draw_settings`.
         num_slices: how many slices it will be cut into; a lesion lies so that
             each of them shows it.
         has_lesion: whether there is a lesion.
     """
     signals = {
         tissue: signal * rng.uniform(0.9, 1.1)
-        for tissue, signal in CONTRASTS[contrast].items()
+        for tissue, signal in CONTRASTS[setting.contrast].items()
     }
-    bottom = rng.uniform(-0.08, 0.42)
-    length = rng.uniform(0.76, 0.93)
     num_spots = rng.integers(4, 12)
     spots = np.column_stack(
         [
             rng.uniform(-0.6, 0.6, (num_spots, 2)),
-            bottom + rng.uniform(0, num_slices, num_spots) * SLICE_SPACING,
+            setting.bottom
+            + rng.uniform(0, num_slices, num_spots) * SLICE_SPACING,
             rng.uniform(0.018, 0.032, num_spots),
             rng.choice([0.05, 0.95], num_spots, p=[0.3, 0.7]),
         ]
     )
-    middle = bottom + SLICE_SPACING * (num_slices - 1) / 2
+    middle = setting.bottom + SLICE_SPACING * (num_slices - 1) / 2
     return Patient(
+        setting=setting,
         signals=signals,
-        bottom=bottom,
-        half_axes=(length * rng.uniform(0.76, 0.88), length),
+        half_axes=(setting.length * rng.uniform(0.76, 0.88), setting.length),
         rotation=math.radians(rng.normal(0, 6)),
         offset=tuple(rng.normal(0, 0.025, 2)),
         ventricle_size=rng.uniform(0.5, 1.5),
         egg=rng.uniform(0.02, 0.14),
-        noise=rng.uniform(0.008, 0.03),
-        blur=rng.uniform(0.004, 0.011),
         bias=rng.uniform(0.03, 0.12),
-        mean=rng.uniform(*_MEAN_RANGE),
         warp=(Waves.draw(rng, 1.3, 6), Waves.draw(rng, 1.3, 6)),
         cortex=Waves.draw(rng, 0.24, 24),
         shading=Waves.draw(rng, 2.2, 5),
@@ -221,7 +252,7 @@ def draw_slice(
     Returns:
         uint8 `[image_size, image_size]`.
     """
-    z = patient.bottom + index * SLICE_SPACING
+    z = patient.setting.bottom + index * SLICE_SPACING
     u, v = _head_coordinates(patient, z, image_size)
     # Width of an edge: two pixels, so that edges are smooth at any size.
     pixel = 2 / image_size / patient.half_axes[1]
@@ -232,11 +263,15 @@ def draw_slice(
         image = _add_lesion(patient, image, u, v, z, in_brain, 2 * pixel)
     shading = patient.shading.at(u, v, z)
     image *= np.exp(np.float32(patient.bias) * shading)
-    image = ndimage.gaussian_filter(image, patient.blur / pixel)
-    image *= np.float32(patient.mean * rng.uniform(0.97, 1.03) / image.mean())
+    image = ndimage.gaussian_filter(image, patient.setting.blur / pixel)
+    image *= np.float32(
+        patient.setting.mean * rng.uniform(0.97, 1.03) / image.mean()
+    )
     # A magnitude image: noise in both channels of the receiver, so that it is
     # Rician, and air is not quite black.
-    noise = patient.noise * rng.standard_normal((2, *image.shape), np.float32)
+    noise = patient.setting.noise * rng.standard_normal(
+        (2, *image.shape), np.float32
+    )
     image = np.hypot(image + noise[0], noise[1])
     return np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
 

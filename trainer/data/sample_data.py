@@ -13,6 +13,7 @@ import io
 import math
 import os
 import sys
+from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
@@ -28,6 +29,15 @@ SLICES_PER_PATIENT = 4
 # Below that, a lesion is no more than a few pixels wide.
 MIN_IMAGE_SIZE = 32
 PATIENT_REGEX = r"(patient_\d+)"
+
+
+class _Plan(NamedTuple):
+    """What is to be drawn of one patient."""
+
+    number: int
+    label: int
+    setting: phantom.Setting
+    num_slices: int
 
 
 def make_sample_data(
@@ -95,44 +105,46 @@ def _check(
         )
 
 
-def _plan_patients(
-    num_images: int, seed: int
-) -> list[tuple[int, int, int, int]]:
-    """Number, label, contrast and count of slices of each patient."""
-    counts = (num_images - num_images // 2, num_images // 2)
-    plan = []
-    for label, count in enumerate(counts):
-        for k in range(math.ceil(count / SLICES_PER_PATIENT)):
-            num_slices = min(SLICES_PER_PATIENT, count - k * SLICES_PER_PATIENT)
-            # Taken in turn, so that both classes have the same share of each.
-            contrast = k % len(phantom.CONTRASTS)
-            plan.append((label, contrast, num_slices))
-    numbers = np.random.default_rng(seed).permutation(len(plan))
+def _plan_patients(num_images: int, seed: int) -> list[_Plan]:
+    """What is to be drawn of each patient, alike for both classes."""
+    rng = np.random.default_rng(seed)
+    plans = []
+    for label, count in enumerate(
+        (num_images - num_images // 2, num_images // 2)
+    ):
+        num_patients = math.ceil(count / SLICES_PER_PATIENT)
+        for setting in phantom.draw_settings(rng, num_patients):
+            num_slices = min(SLICES_PER_PATIENT, count)
+            count -= num_slices
+            plans.append((label, setting, num_slices))
+    # The number of a patient, and so the name of a file, must not tell.
+    numbers = rng.permutation(len(plans)).tolist()
     return [
-        (int(number), *entry)
-        for number, entry in zip(numbers, plan, strict=True)
+        _Plan(number, *plan)
+        for number, plan in zip(numbers, plans, strict=True)
     ]
 
 
 def _write_patient(
-    entry: tuple[int, int, int, int],
+    plan: _Plan,
     output_dir: str,
     image_size: int,
     seed: int,
 ) -> int:
     """Draws and writes the slices of one patient; returns how many."""
-    number, label, contrast, num_slices = entry
-    rng = np.random.default_rng([seed, number])
-    patient = phantom.draw_patient(rng, contrast, num_slices, bool(label))
-    for index in range(num_slices):
+    rng = np.random.default_rng([seed, plan.number])
+    patient = phantom.draw_patient(
+        rng, plan.setting, plan.num_slices, bool(plan.label)
+    )
+    for index in range(plan.num_slices):
         pixels = phantom.draw_slice(patient, index, image_size, rng)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
-        name = f"patient_{number:04d}_slice_{index:02d}.png"
-        path = os.path.join(output_dir, CLASS_NAMES[label], name)
+        name = f"patient_{plan.number:04d}_slice_{index:02d}.png"
+        path = os.path.join(output_dir, CLASS_NAMES[plan.label], name)
         with open(path, "wb") as file:
             file.write(buffer.getvalue())
-    return num_slices
+    return plan.num_slices
 
 
 def _define_flags() -> None:
