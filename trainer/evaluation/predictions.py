@@ -48,7 +48,8 @@ class Predictions:
     def probabilities(self) -> np.ndarray:
         """Calibrated, float64 `[images, classes]`."""
         logits = self.logits.astype(np.float64) / self.temperature
-        return special.softmax(logits, axis=-1)
+        with np.errstate(invalid="ignore"):  # no answer: see `is_finite`
+            return special.softmax(logits, axis=-1)
 
     def scores(self, positive_index: int | None) -> np.ndarray:
         """Probability of the positive class, or of the most probable one."""

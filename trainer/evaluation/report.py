@@ -171,7 +171,7 @@ def evaluate(
         "utf-8"
     )
     files["report.html"] = page.report(
-        found, info, config, judged[shown], files, read_images
+        found, info, config, predictions[shown], files, read_images
     ).encode("utf-8")
     return Evaluation(temperature, operating_point, found, files)
 

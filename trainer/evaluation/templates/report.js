@@ -8,7 +8,7 @@
   let curve, thresholds, startStep, step;
 
   const share = (a, b) => (b > 0 ? a / b : NaN);
-  const three = (value) => (Number.isFinite(value) ? value.toFixed(3) : "–");
+  const three = (value) => (Number.isFinite(value) ? value.toFixed(3) : "n/a");
 
   function effectiveTrials(successes, groups) {
     const sums = new Map();

@@ -1,0 +1,423 @@
+"""Metrics against scikit-learn, SciPy, published formulas and brute force."""
+
+import dataclasses
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+from tests.evaluation import conftest
+from trainer.evaluation import (
+    metrics,
+    predict,
+    proportions,
+    ranking,
+    resampling,
+)
+
+NAMES = ("a", "b", "c", "d")
+SMALL = 200  # resamples
+
+
+def compute(p, num_classes, num_resamples=SMALL, **options):
+    binary = num_classes == 2
+    return metrics.compute_metrics(
+        p,
+        NAMES[:num_classes],
+        1 if binary else None,
+        0.4 if binary else None,
+        num_resamples=num_resamples,
+        **options,
+    )
+
+
+def assert_equal(metric, expected):
+    assert metric["value"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_binary_metrics_equal_scikit_learn(seed):
+    p = conftest.random_predictions(97, seed=seed, skill=0.7)
+    score, truth = p.probabilities[:, 1], p.labels
+    decided = (score >= 0.4).astype(int)
+    found = compute(p, 2)["metrics"]
+    m = sklearn_metrics
+    for name, expected in {
+        "accuracy": m.accuracy_score(truth, decided),
+        "balanced_accuracy": m.balanced_accuracy_score(truth, decided),
+        "sensitivity": m.recall_score(truth, decided),
+        "specificity": m.recall_score(truth, decided, pos_label=0),
+        "positive_predictive_value": m.precision_score(truth, decided),
+        "negative_predictive_value": m.precision_score(
+            truth, decided, pos_label=0
+        ),
+        "f1": m.f1_score(truth, decided),
+        "macro_f1": m.f1_score(truth, decided, average="macro"),
+        "matthews_correlation": m.matthews_corrcoef(truth, decided),
+        "roc_auc": m.roc_auc_score(truth, score),
+        "average_precision": m.average_precision_score(truth, score),
+        "log_loss": m.log_loss(truth, p.probabilities),
+        "brier": m.brier_score_loss(truth, score),
+    }.items():
+        assert_equal(found[name], expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_metrics_of_four_classes_equal_scikit_learn(seed):
+    p = conftest.random_predictions(123, 4, seed=seed, skill=0.7)
+    truth, decided = p.labels, p.probabilities.argmax(axis=1)
+    result = compute(p, 4)
+    found = result["metrics"]
+    m = sklearn_metrics
+    for name, expected in {
+        "accuracy": m.accuracy_score(truth, decided),
+        "balanced_accuracy": m.balanced_accuracy_score(truth, decided),
+        "macro_f1": m.f1_score(truth, decided, average="macro"),
+        "matthews_correlation": m.matthews_corrcoef(truth, decided),
+        "log_loss": m.log_loss(truth, p.probabilities),
+        "brier": np.sum((p.probabilities - np.eye(4)[truth]) ** 2) / 123,
+        "roc_auc": m.roc_auc_score(truth, p.probabilities, multi_class="ovr"),
+    }.items():
+        assert_equal(found[name], expected)
+    for c, name in enumerate(NAMES):
+        of_class = result["one_vs_rest"][name]
+        is_class, is_called = truth == c, decided == c
+        score = p.probabilities[:, c]
+        assert_equal(of_class["roc_auc"], m.roc_auc_score(is_class, score))
+        assert_equal(
+            of_class["average_precision"],
+            m.average_precision_score(is_class, score),
+        )
+        assert_equal(of_class["f1"], m.f1_score(is_class, is_called))
+        assert_equal(
+            of_class["sensitivity"], m.recall_score(is_class, is_called)
+        )
+        assert_equal(
+            of_class["specificity"], m.recall_score(~is_class, ~is_called)
+        )
+        assert_equal(
+            of_class["positive_predictive_value"],
+            m.precision_score(is_class, is_called),
+        )
+        assert_equal(
+            of_class["negative_predictive_value"],
+            m.precision_score(~is_class, ~is_called),
+        )
+    assert result["confusion_matrix"] == (
+        m.confusion_matrix(truth, decided).tolist()
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("decimals", [1, 8])
+def test_weighted_areas_equal_scikit_learn_on_repeated_images(seed, decimals):
+    generator = np.random.default_rng(seed)
+    is_positive = np.arange(40) % 3 == 0
+    scores = np.round(generator.random(40) + 0.3 * is_positive, decimals)
+    weights = generator.integers(0, 3, (6, 40)).astype(float)
+    areas = ranking.roc_auc(is_positive, scores, weights)
+    precisions = ranking.average_precision(is_positive, scores, weights)
+    for i, row in enumerate(weights.astype(int)):
+        truth, score = np.repeat(is_positive, row), np.repeat(scores, row)
+        expected = sklearn_metrics.roc_auc_score(truth, score)
+        assert areas[i] == pytest.approx(expected, abs=1e-12)
+        expected = sklearn_metrics.average_precision_score(truth, score)
+        assert precisions[i] == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_equals_a_loop_over_bins():
+    generator = np.random.default_rng(0)
+    confidence = generator.random(300)
+    confidence[:2] = (0.0, 1.0)
+    correct = generator.random(300) < confidence**2
+    expected = 0
+    for b in range(10):
+        low, high = b / 10, (b + 1) / 10
+        inside = (confidence >= low) & (confidence < high)
+        inside |= (b == 9) & (confidence == 1)
+        if inside.any():
+            gap = abs(correct[inside].mean() - confidence[inside].mean())
+            expected += gap * inside.mean()
+    found = metrics.expected_calibration_error(correct, confidence)
+    assert found[0] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials"), [(0, 10), (10, 10), (3, 10), (81, 263), (1, 1)]
+)
+def test_wilson_interval_equals_scipy_and_the_published_formula(
+    successes, trials
+):
+    found = proportions.wilson_interval(successes / trials, trials)
+    scipys = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+    assert found == pytest.approx([scipys.low, scipys.high], abs=1e-12)
+    # Newcombe, 1998, "Two-sided confidence intervals for the single
+    # proportion", method 3.
+    z, p, n = 1.959963984540054, successes / trials, trials
+    root = z * math.sqrt(z**2 + 4 * n * p * (1 - p))
+    expected = [
+        (2 * n * p + z**2 + sign * root) / (2 * (n + z**2)) for sign in (-1, 1)
+    ]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_wilson_interval_equals_newcombes_table():
+    # Newcombe, 1998, table I: 81 of 263, and 0 of 20.
+    found = proportions.wilson_interval(81 / 263, 263)
+    assert found == pytest.approx([0.2553, 0.3662], abs=5e-5)
+    found = proportions.wilson_interval(0, 20)
+    assert found == pytest.approx([0, 0.1611], abs=5e-5)
+
+
+def test_images_of_groups_of_their_own_count_fully():
+    success = np.array([True, False, True, True])
+    assert proportions.effective_trials(success, np.arange(4)) == 4
+
+
+def test_copies_count_once():
+    success = np.repeat([True, False, True, False, False, True], 5)
+    groups = np.repeat(np.arange(6), 5)
+    found = proportions.effective_trials(success, groups)
+    # Five copies each: the design effect is 5 up to the two variances' n - 1.
+    assert found == pytest.approx(30 / (29 / 5), rel=1e-12)
+
+
+def test_all_right_counts_each_group_once():
+    success = np.ones(30, bool)
+    assert proportions.effective_trials(success, np.arange(30) // 3) == 10
+
+
+def brute_force_delong(is_positive, scores):
+    """Variance by the definition: pairwise wins and their covariances."""
+    positive, negative = scores[is_positive], scores[~is_positive]
+    wins = [
+        [1.0 if a > b else 0.5 if a == b else 0.0 for b in negative]
+        for a in positive
+    ]
+    m, n = len(positive), len(negative)
+    auc = sum(map(sum, wins)) / (m * n)
+    v10 = [sum(row) / n for row in wins]
+    v01 = [sum(wins[i][j] for i in range(m)) / m for j in range(n)]
+    s10 = sum((v - auc) ** 2 for v in v10) / (m - 1)
+    s01 = sum((v - auc) ** 2 for v in v01) / (n - 1)
+    half = 1.959963984540054 * math.sqrt(s10 / m + s01 / n)
+    return [max(0, auc - half), min(1, auc + half)]
+
+
+@pytest.mark.parametrize("decimals", [1, 8])
+@pytest.mark.parametrize("seed", range(4))
+def test_delong_interval_equals_the_quadratic_definition(seed, decimals):
+    generator = np.random.default_rng(seed)
+    is_positive = generator.random(60) < 0.3
+    scores = np.round(generator.random(60) + 0.4 * is_positive, decimals)
+    assert ranking.delong_interval(is_positive, scores) == pytest.approx(
+        brute_force_delong(is_positive, scores), abs=1e-12
+    )
+
+
+def test_delong_p_value_equals_the_paired_definition():
+    generator = np.random.default_rng(3)
+    is_positive = np.arange(50) % 2 == 0
+    a = generator.random(50) + 0.5 * is_positive
+    b = generator.random(50) + 0.2 * is_positive
+
+    def parts(scores):
+        wins = (
+            scores[is_positive][:, np.newaxis] > scores[~is_positive]
+        ).astype(float)
+        return wins.mean(), wins.mean(axis=1), wins.mean(axis=0)
+
+    (auc_a, *parts_a), (auc_b, *parts_b) = parts(a), parts(b)
+    variance = 0
+    for of_a, of_b in zip(parts_a, parts_b, strict=True):
+        covariance = np.cov(of_a, of_b)
+        contrast = np.array([1, -1])
+        variance += contrast @ covariance @ contrast / len(of_a)
+    expected = 2 * stats.norm.sf(abs(auc_a - auc_b) / math.sqrt(variance))
+    found = ranking.delong_p_value(is_positive, a, b)
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert ranking.delong_p_value(is_positive, a, a) == 1.0
+
+
+def test_resamples_hold_whole_groups():
+    groups = ["x", "y", "x", "z", "z", "z"]
+    weights = np.concatenate(list(resampling.resample_weights(groups, 300, 0)))
+    assert weights.shape == (300, 6)
+    for name in "xyz":
+        members = [i for i, group in enumerate(groups) if group == name]
+        assert np.ptp(weights[:, members], axis=1).max() == 0
+    # Three groups are drawn each time, of two, one and three images.
+    assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
+    assert len(np.unique(weights, axis=0)) > 5
+
+
+def test_resamples_do_not_depend_on_chunks():
+    groups = [str(i % 7) for i in range(20)]
+    whole = list(resampling.resample_weights(groups, 50, 3))
+    parts = list(resampling.resample_weights(groups, 50, 3, width=300_000))
+    assert len(whole) == 1 and len(parts) > 5
+    np.testing.assert_array_equal(whole[0], np.concatenate(parts))
+
+
+def test_interval_equals_a_loop_over_resamples():
+    p = conftest.random_predictions(50, num_groups=20)
+    found = compute(p, 2, seed=5)["metrics"]
+    names, group_of = np.unique(p.groups, return_inverse=True)
+    draws = np.random.default_rng(5).integers(
+        0, len(names), (SMALL, len(names))
+    )
+    areas = []
+    for draw in draws:
+        images = np.concatenate([np.flatnonzero(group_of == g) for g in draw])
+        areas.append(
+            sklearn_metrics.roc_auc_score(
+                p.labels[images], p.probabilities[images, 1]
+            )
+        )
+    expected = np.percentile(areas, [2.5, 97.5])
+    assert found["roc_auc"]["interval"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_order_of_images_changes_no_figure():
+    p = conftest.random_predictions(40, num_groups=15)
+    shuffled = p.select(np.random.default_rng(1).permutation(40))
+    for a, b in zip(
+        compute(p, 2)["metrics"].values(),
+        compute(shuffled, 2)["metrics"].values(),
+        strict=True,
+    ):
+        assert a["value"] == pytest.approx(b["value"], abs=1e-12)
+        assert a["interval"] == pytest.approx(b["interval"], abs=1e-12)
+
+
+def test_predictive_values_follow_bayes():
+    # A textbook example: sensitivity 0.9, specificity 0.91, prevalence 1 %:
+    # of 1000, 9 of 10 found and 89.1 of 990 alarms.
+    ppv, npv = metrics.predictive_values(0.9, 0.91, 0.01)
+    assert ppv == pytest.approx(9 / (9 + 89.1))
+    assert npv == pytest.approx(900.9 / (900.9 + 1))
+
+
+def test_predictive_values_at_the_splits_own_prevalence_are_its_own():
+    p = conftest.random_predictions(80)
+    result = compute(p, 2, prevalences=(0.5,))
+    for name in ("positive_predictive_value", "negative_predictive_value"):
+        assert result["at_prevalence"]["0.5"][name]["value"] == pytest.approx(
+            result["metrics"][name]["value"], abs=1e-12
+        )
+
+
+def all_metrics(result):
+    parts = [result["metrics"]]
+    parts += result.get("one_vs_rest", {}).values()
+    parts += result.get("at_prevalence", {}).values()
+    return itertools.chain.from_iterable(part.items() for part in parts)
+
+
+def assert_sound(result):
+    """Every figure is a finite number, or has a reason."""
+    for name, metric in all_metrics(result):
+        if metric["value"] is None or metric["interval"] is None:
+            assert metric["reason"], name
+        if metric["value"] is not None:
+            assert math.isfinite(metric["value"]), name
+        if metric["interval"] is not None:
+            low, high = metric["interval"]
+            assert low <= high, name
+            assert metric["method"], name
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_one_class_gives_reasons(label):
+    p = conftest.random_predictions(20)
+    p = dataclasses.replace(p, labels=np.full(20, label, np.int32))
+    result = compute(p, 2, prevalences=(0.1,))
+    assert_sound(result)
+    found = result["metrics"]
+    assert found["roc_auc"]["reason"] == "needs images of both classes"
+    assert found["matthews_correlation"]["value"] is None
+    missing = "specificity" if label else "sensitivity"
+    assert found[missing]["value"] is None
+    assert found["accuracy"]["value"] is not None
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_one_group_gives_values_without_intervals():
+    p = conftest.random_predictions(20)
+    p = dataclasses.replace(p, groups=["one"] * 20)
+    result = compute(p, 2)
+    assert_sound(result)
+    assert result["num_groups"] == 1
+    for name, metric in result["metrics"].items():
+        assert metric["value"] is not None, name
+        assert metric["interval"] is None, name
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_ties_in_every_score_give_chance():
+    p = conftest.random_predictions(30)
+    p = dataclasses.replace(p, logits=np.zeros_like(p.logits))
+    result = compute(p, 2)
+    assert_sound(result)
+    assert result["metrics"]["roc_auc"]["value"] == 0.5
+    assert result["metrics"]["average_precision"]["value"] == 0.5
+    assert result["metrics"]["matthews_correlation"]["value"] == 0
+    reason = result["metrics"]["negative_predictive_value"]["reason"]
+    assert reason == "no image is called negative"
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 10])
+@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_few_images_crash_nothing(num_images, num_classes):
+    p = conftest.random_predictions(num_images, num_classes)
+    assert_sound(compute(p, num_classes, prevalences=(0.01,)))
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_no_image_gives_reasons(num_classes):
+    p = conftest.random_predictions(4, num_classes)
+    result = compute(p.select(np.zeros(4, bool)), num_classes)
+    assert_sound(result)
+    assert all(m["value"] is None for _, m in all_metrics(result))
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_class_absent_from_test_is_reported():
+    p = conftest.random_predictions(60, 4)
+    p = p.select(p.labels != 2)
+    result = compute(p, 4)
+    assert_sound(result)
+    absent = result["one_vs_rest"]["c"]
+    assert absent["sensitivity"]["reason"] == "there is no image of the class"
+    assert absent["roc_auc"]["value"] is None
+    assert result["metrics"]["roc_auc"]["value"] is None
+    assert result["one_vs_rest"]["a"]["roc_auc"]["interval"] is not None
+    expected = np.mean(
+        [
+            np.mean(p.probabilities.argmax(1)[p.labels == c] == c)
+            for c in (0, 1, 3)
+        ]
+    )
+    assert_equal(result["metrics"]["balanced_accuracy"], expected)
+
+
+def test_thousand_images_take_less_than_two_seconds():
+    p = conftest.random_predictions(1000)
+    start = time.monotonic()
+    compute(p, 2, num_resamples=1000)
+    assert time.monotonic() - start < 2
+
+
+def test_classification_report_names_every_class():
+    p = predict.make_predictions(
+        ["a", "b"], ["a", "b"], [0, 0], np.eye(2, 3, dtype=np.float32)
+    )
+    text = metrics.classification_report(p, ("x", "y", "z"), None, None)
+    assert all(name in text for name in "xyz")
