@@ -9,17 +9,22 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import ROOT
+from trainer.data import preprocessing
 
 pytestmark = pytest.mark.slow
 
 TRAIN_FLAGS = (
-    "--weights=none",
     "--image_size=32",
     "--global_batch_size=8",
+    "--head_epochs=60",
+    "--patience=60",
+    "--feature_views=2",
     "--fine_tune_epochs=2",
     "--steps_per_execution=1",
 )
@@ -76,13 +81,21 @@ def workspace(tmp_path_factory):
         f"--input_dir={directory / 'scans'}",
         f"--output_dir={directory / 'records'}",
     )
-    command(
-        "trainer.task",
-        f"--data_dir={directory / 'records'}",
-        f"--job_dir={directory / 'run'}",
-        *TRAIN_FLAGS,
+    backbone = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
     )
+    backbone.save_weights(directory / "backbone.weights.h5")
+    command("trainer.task", *train_arguments(directory, "run"))
     return directory
+
+
+def train_arguments(workspace, job_dir):
+    return [
+        f"--data_dir={workspace / 'records'}",
+        f"--job_dir={workspace / job_dir}",
+        f"--weights={workspace / 'backbone.weights.h5'}",
+        *TRAIN_FLAGS,
+    ]
 
 
 def read_predictions(workspace, split):
@@ -100,7 +113,11 @@ def test_run_leaves_the_files_of_the_contract(workspace):
     assert (version / "assets.extra/tf_serving_warmup_requests").exists()
     with open(workspace / "run/history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [(row["phase"], row["epoch"]) for row in rows] == [
+        *(("head", str(epoch)) for epoch in range(1, 61)),
+        ("fine_tune", "1"),
+        ("fine_tune", "2"),
+    ]
 
 
 def test_every_image_is_predicted_exactly_once(workspace):
@@ -176,24 +193,31 @@ def weights_sha256(job_dir):
         return json.load(file)["weights_sha256"]
 
 
-def test_killed_run_ends_with_the_weights_of_one_never_killed(workspace):
+def kill_when(arguments, condition):
+    """Starts a run, waits for a condition and kills it."""
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+
+
+def test_run_killed_in_both_phases_ends_with_the_weights_of_one_never_killed(
+    workspace,
+):
     job_dir = workspace / "killed"
     arguments = [
         sys.executable,
         "-m",
         "trainer.task",
-        f"--data_dir={workspace / 'records'}",
-        f"--job_dir={job_dir}",
-        *TRAIN_FLAGS,
+        *train_arguments(workspace, "killed"),
     ]
-    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (job_dir / "history.csv").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    assert not (job_dir / "export").exists()
+    for phase in ("head", "fine_tune"):
+        checkpoint = job_dir / "checkpoints" / phase / "checkpoint"
+        kill_when(arguments, checkpoint.exists)
+        assert not (job_dir / "export").exists()
     subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True)
     assert weights_sha256(job_dir) == weights_sha256(workspace / "run")
     assert history_without_timing(job_dir) == history_without_timing(
@@ -202,21 +226,11 @@ def test_killed_run_ends_with_the_weights_of_one_never_killed(workspace):
 
 
 def test_finished_run_started_again_exports_nothing_new(workspace):
-    command(
-        "trainer.task",
-        f"--data_dir={workspace / 'records'}",
-        f"--job_dir={workspace / 'run'}",
-        *TRAIN_FLAGS,
-    )
+    command("trainer.task", *train_arguments(workspace, "run"))
     assert os.listdir(workspace / "run/export") == ["1"]
 
 
 def test_reloaded_keras_file_gives_the_evaluated_probabilities(workspace):
-    import keras
-    import tensorflow as tf
-
-    from trainer.data import preprocessing
-
     run = workspace / "run"
     model = keras.models.load_model(run / "medical_image_classifier.keras")
     with open(run / "evaluation/metrics.json") as file:
@@ -249,9 +263,7 @@ def test_wrong_start_is_one_sentence_and_damages_nothing(
     )
     error = command(
         "trainer.task",
-        f"--data_dir={workspace / 'records'}",
-        f"--job_dir={workspace / 'run'}",
-        *TRAIN_FLAGS,
+        *train_arguments(workspace, "run"),
         *arguments,
         expect=1,
     )
