@@ -1,18 +1,17 @@
-"""The files of an evaluation, and the report in a browser."""
+"""The files of an evaluation: complete, consistent, caveats first."""
 
 import dataclasses
 import html
 import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
 
 from tests.conftest import encode, make_pixels
 from tests.evaluation import conftest
-from trainer.evaluation import report
+from trainer.evaluation import report, subgroups
 
 FILES = {
     "metrics.json",
@@ -158,10 +157,12 @@ def test_unbeaten_baseline_is_a_caveat():
     truth = np.eye(2)[test.labels]
     evaluation = evaluate_predictions(
         {"validation": validation, "test": test},
-        baselines={
-            "nearest neighbour": {"test": truth},
-            "majority class": {"test": np.full((60, 2), 0.5)},
-        },
+        context=report.Context(
+            baselines={
+                "nearest neighbour": {"test": truth},
+                "majority class": {"test": np.full((60, 2), 0.5)},
+            }
+        ),
     )
     (caveat,) = [c for c in evaluation.metrics["caveats"] if "trivial" in c]
     assert "nearest neighbour" in caveat
@@ -241,7 +242,9 @@ def test_gallery_shows_the_surest_mistakes_of_all_images():
         asked.append((split, indices))
         return [encode(make_pixels(i, 0)) for i in indices]
 
-    evaluation = evaluate_predictions(predictions, read_images=read_images)
+    evaluation = evaluate_predictions(
+        predictions, context=report.Context(read_images=read_images)
+    )
     test = dataclasses.replace(
         predictions["test"], temperature=evaluation.temperature
     )
@@ -255,120 +258,55 @@ def test_gallery_shows_the_surest_mistakes_of_all_images():
     assert page.count("data:image/jpeg;base64,") == len(indices)
 
 
-PROBE = """
-<script>
-const seen = [];
-const slider = document.getElementById("slider");
-for (let step = 0; step <= Number(slider.max); step++) {
-  slider.value = step;
-  slider.dispatchEvent(new Event("input"));
-  const cells = {};
-  for (const id of ["tp", "fp", "fn", "tn"]) {
-    cells[id] = Number(document.getElementById(id).textContent);
-  }
-  for (const row of document.getElementById("figures").rows) {
-    cells[row.cells[0].textContent] = row.cells[1].textContent;
-  }
-  seen.push(cells);
-}
-document.getElementById("reset").click();
-const start = {};
-for (const row of document.getElementById("figures").rows) {
-  start[row.cells[0].textContent] = row.cells[1].textContent;
-}
-const result = document.createElement("pre");
-result.id = "probe";
-result.textContent = JSON.stringify({
-  seen, start,
-  threshold: document.getElementById("threshold-value").textContent,
-  frequencies: document.getElementById("frequencies").textContent,
-  wide: document.documentElement.scrollWidth > window.innerWidth,
-});
-document.body.appendChild(result);
-</script>
-"""
-
-
-def open_in_browser(page: str, directory, size="1200,2600"):
-    """What the probe found, and what the browser logged."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs Chromium")
-    path = directory / "report.html"
-    path.write_text(page.replace("</body>", PROBE + "</body>"), "utf-8")
-    done = subprocess.run(
-        [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-            f"--user-data-dir={directory / 'profile'}",
-            f"--window-size={size}",
-            "--enable-logging=stderr",
-            "--dump-dom",
-            path.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr
-    return json.loads(html.unescape(found[1])), done.stderr
-
-
-def test_slider_shows_what_python_computes(binary, tmp_path):
-    page = binary.files["report.html"].decode("utf-8")
-    found, log = open_in_browser(page, tmp_path)
-    assert "CONSOLE" not in log
-    test = dataclasses.replace(
-        conftest.random_predictions(60, 2, 1, 40),
-        temperature=binary.temperature,
-    )
-    scores, truth = test.probabilities[:, 1], test.labels == 1
-    cuts = [0, *np.unique(scores), 2]
-    assert len(found["seen"]) == len(cuts) - 1
-    for step, seen in enumerate(found["seen"]):
-        decided = scores > cuts[step] if step else np.ones(60, bool)
-        assert seen["tp"] == np.sum(decided & truth)
-        assert seen["fp"] == np.sum(decided & ~truth)
-        assert seen["fn"] == np.sum(~decided & truth)
-        assert seen["tn"] == np.sum(~decided & ~truth)
-    metrics = binary.metrics["splits"]["test"]["metrics"]
-    for label, name in {
-        "Sensitivity": "sensitivity",
-        "Specificity": "specificity",
-        "Positive predictive value": "positive_predictive_value",
-        "Negative predictive value": "negative_predictive_value",
-        "Accuracy": "accuracy",
-    }.items():
-        assert found["start"][label] == report.format_metric(metrics[name])
-    assert found["start"]["F1"] == f"{metrics['f1']['value']:.3f}"
-    assert found["threshold"] == f"{binary.operating_point:.3f}"
-    ppv = metrics["positive_predictive_value"]["value"]
-    assert f"right in {ppv:.3f} of cases" in found["frequencies"]
-
-
-def test_page_of_four_classes_fits_a_phone(four_classes, tmp_path):
-    page = four_classes.files["report.html"].decode("utf-8")
-    found, log = open_in_browser(page, tmp_path, "500,900")
-    assert "CONSOLE" not in log
-    assert found["wide"] is False
-    assert len(found["seen"]) == 61
-
-
-def test_page_of_one_class_has_no_script_error(tmp_path):
-    test = conftest.random_predictions(20, 2, 1)
+def test_leaks_are_judged_apart():
+    predictions = {
+        "validation": conftest.random_predictions(60, 2, 0),
+        "test": conftest.random_predictions(60, 2, 1, 30),
+    }
+    train_groups = frozenset(predictions["test"].groups[:20])
     evaluation = evaluate_predictions(
-        {
-            "validation": conftest.random_predictions(20),
-            "test": test.select(test.labels == 1),
-        }
+        predictions,
+        leaks=20,
+        context=report.Context(train_groups=train_groups),
     )
-    page = evaluation.files["report.html"].decode("utf-8")
-    found, log = open_in_browser(page, tmp_path)
-    assert "CONSOLE" not in log
-    assert found["start"]["Specificity"] == "n/a"
+    parts = evaluation.metrics["splits"]["test"]["subgroups"][subgroups.KINSHIP]
+    clean = [g not in train_groups for g in predictions["test"].groups]
+    part = parts[subgroups.INDEPENDENT]
+    assert part["num_images"] == sum(clean) < 60
+    area = sklearn_metrics.roc_auc_score(
+        predictions["test"].labels[clean],
+        predictions["test"].probabilities[clean, 1],
+    )
+    assert part["metrics"]["roc_auc"]["value"] == pytest.approx(area)
+    assert f"ROC AUC is {area:.3f}" in evaluation.metrics["caveats"][0]
+    assert subgroups.LEAKED in page_text(evaluation)
+
+
+def test_part_that_is_worse_is_marked():
+    test = conftest.random_predictions(400, 2, 1, skill=3)
+    scanner = ["old" if i < 100 else "new" for i in range(400)]
+    test.logits[:100] = conftest.random_predictions(100, 2, 3, skill=0).logits
+    evaluation = evaluate_predictions(
+        {"validation": conftest.random_predictions(60), "test": test},
+        context=report.Context(columns={"scanner": {"test": scanner}}),
+    )
+    parts = evaluation.metrics["splits"]["test"]["subgroups"]["scanner"]
+    assert "roc_auc" in parts["old"]["below"]
+    assert parts["new"]["below"] == []
+    assert (parts["old"]["num_images"], parts["new"]["num_images"]) == (
+        100,
+        300,
+    )
+    assert "subgroups" not in evaluation.metrics["splits"]["validation"]
+
+
+def test_rare_values_are_taken_together():
+    p = conftest.random_predictions(60)
+    values = [f"site {i}" if i < 30 else "main" for i in range(59)] + [""]
+    overall = evaluate_predictions({"validation": p}).metrics
+    found = subgroups.compute_subgroups(
+        p, values, overall["splits"]["validation"]["metrics"], NAMES, 1, 0.5
+    )
+    assert len(found) == 21
+    assert found["main"]["num_images"] == 29
+    assert sum(part["num_images"] for part in found.values()) == 60

@@ -19,7 +19,7 @@ from trainer.evaluation import ranking, resampling
 
 PIXEL_SIZE = 64
 METADATA = ("width", "height", "bytes", "is_jpeg", "is_colour", "brightness")
-_MAX_DISTANCES = 20_000_000  # in memory at a time
+_CHUNK = 2048  # images as float64 in memory at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SplitImages:
 
     Attributes:
         labels: int `[images]`.
-        pixels: float32 `[images, 64 * 64]`, grey, in [0, 1].
+        pixels: uint8 `[images, 64 * 64]`, grey.
         metadata: float64 `[images, facts]`, see `METADATA`.
     """
 
@@ -52,7 +52,7 @@ def describe_images(
             grey = image.convert("L").resize(
                 (PIXEL_SIZE, PIXEL_SIZE), Image.Resampling.BOX
             )
-            small = np.asarray(grey, np.float32).ravel() / 255
+            small = np.asarray(grey).ravel()
             pixels.append(small)
             metadata.append(
                 (
@@ -61,12 +61,12 @@ def describe_images(
                     np.log(len(image_bytes)),
                     image.format == "JPEG",
                     image.mode not in ("L", "1", "I", "I;16"),
-                    small.mean(),
+                    small.mean() / 255,
                 )
             )
     return SplitImages(
         np.fromiter(labels, np.int64),
-        np.array(pixels, np.float32).reshape(-1, PIXEL_SIZE**2),
+        np.array(pixels, np.uint8).reshape(-1, PIXEL_SIZE**2),
         np.array(metadata, np.float64).reshape(-1, len(METADATA)),
     )
 
@@ -88,9 +88,9 @@ def nearest_neighbor(
     """Scores of each class by its nearest training image.
 
     Args:
-        train_pixels: float `[training images, pixels]`.
+        train_pixels: `[training images, pixels]`.
         train_labels: int `[training images]`.
-        pixels: float `[images, pixels]`.
+        pixels: `[images, pixels]`.
         num_classes: at least as many as there are labels.
 
     Returns:
@@ -98,16 +98,19 @@ def nearest_neighbor(
         greatest is of the class of the nearest image.
     """
     nearest = np.full((len(pixels), num_classes), np.inf)
-    step = max(1, _MAX_DISTANCES // max(1, len(train_labels)))
-    for c in np.unique(train_labels):
-        members = train_pixels[train_labels == c].astype(np.float64)
-        norms = np.sum(members**2, axis=1)
-        for start in range(0, len(pixels), step):
-            part = pixels[start : start + step].astype(np.float64)
-            squared = norms - 2 * part @ members.T
-            squared += np.sum(part**2, axis=1, keepdims=True)
-            nearest[start : start + step, c] = squared.min(axis=1)
-    # An identical image has distance 0 up to rounding.
+    for start in range(0, len(train_labels), _CHUNK):
+        # Whole numbers in float64: distances are exact, and a copy's is 0.
+        part = train_pixels[start : start + _CHUNK].astype(np.float64)
+        labels = train_labels[start : start + _CHUNK]
+        norms = np.sum(part**2, axis=1)
+        for first in range(0, len(pixels), _CHUNK):
+            images = pixels[first : first + _CHUNK].astype(np.float64)
+            squared = norms - 2 * images @ part.T
+            squared += np.sum(images**2, axis=1, keepdims=True)
+            best = nearest[first : first + _CHUNK]
+            for c in np.unique(labels):
+                closest = squared[:, labels == c].min(axis=1)
+                best[:, c] = np.minimum(best[:, c], closest)
     closeness = 1 / np.sqrt(np.maximum(nearest, 1e-9))
     return closeness / closeness.sum(axis=1, keepdims=True)
 
@@ -259,4 +262,10 @@ def compare(
             "difference_interval": interval,
             "beaten": interval is not None and interval[0] > 0,
         }
+        if positive_index is not None:
+            result[name]["delong_p_value"] = ranking.delong_p_value(
+                labels == positive_index,
+                ours[:, positive_index],
+                baselines[name][:, positive_index],
+            )
     return result

@@ -4,6 +4,7 @@ import numpy as np
 
 from trainer.data import records
 from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import subgroups
 
 _FEW_GROUPS = 100
 _COMPARED_BY = {
@@ -124,6 +125,7 @@ def caveats(
         found.append(
             f"{_images(info.leaks)} share a patient or a copy with another "
             "split (--on_leak=allow): the figures are too good."
+            + _without_leaks(split, info.positive_index)
         )
     if "test" not in predictions:
         found.append(
@@ -162,6 +164,23 @@ def caveats(
     if operating_point_note:
         found.append(f"Operating point: {operating_point_note}.")
     return found
+
+
+def _without_leaks(split: dict, positive_index: int | None) -> str:
+    parts = split.get("subgroups", {}).get(subgroups.KINSHIP, {})
+    if subgroups.INDEPENDENT not in parts:
+        return ""
+    part = parts[subgroups.INDEPENDENT]
+    name = "accuracy" if positive_index is None else "roc_auc"
+    title = "accuracy" if positive_index is None else "ROC AUC"
+    metric = part["metrics"][name]
+    if metric["value"] is None:
+        return f" Without them, {title} is not computed: {metric['reason']}."
+    return (
+        f" On the {_images(part['num_images'])} that share nothing with "
+        f"training, {title} is {metric['value']:.3f} "
+        f"({interval_text(metric)})."
+    )
 
 
 def _is_flawless(split: dict) -> bool:

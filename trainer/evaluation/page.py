@@ -14,6 +14,7 @@ from PIL import Image
 
 from trainer.data import records
 from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import subgroups
 
 # Name and meaning of every metric, in the order of the report.
 GLOSSARY = {
@@ -173,6 +174,7 @@ def report(
             cards=cards,
             order=_order(split["metrics"]),
             per_class=_PER_CLASS,
+            of_subgroups=subgroups.shown_metrics(info.positive_index),
             glossary=GLOSSARY,
             info=info,
             config=config,

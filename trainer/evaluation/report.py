@@ -28,7 +28,12 @@ A split holds only images that the model gave a finite answer for:
     baselines             if they were made: name -> metric (its name), value,
                           difference (model - baseline), difference_interval
                           and beaten: whether that interval lies above zero,
-                          null where the figure cannot be computed
+                          null where the figure cannot be computed; for two
+                          classes delong_p_value of the paired test, which
+                          takes images as independent
+    subgroups             if asked for: column -> value -> num_images,
+                          num_groups, metrics and below: names of metrics whose
+                          interval lies below the whole split's figure
 
 A metric:
 
@@ -53,7 +58,14 @@ import numpy as np
 
 from trainer.data import records
 from trainer.evaluation import baselines as baselines_lib
-from trainer.evaluation import calibration, findings, metrics, page, plots
+from trainer.evaluation import (
+    calibration,
+    findings,
+    metrics,
+    page,
+    plots,
+    subgroups,
+)
 from trainer.evaluation import predictions as predictions_lib
 
 METRICS_SCHEMA_VERSION = 1
@@ -79,6 +91,28 @@ class Evaluation:
     files: dict[str, bytes]
 
 
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What is known beside predictions; what is absent is left out.
+
+    Attributes:
+        prevalences: at which predictive values are reported.
+        baselines: from `baselines.make_baselines`.
+        columns: column -> split -> value per image, in the order of the
+            predictions; figures are also given for the images of each value.
+        train_groups: groups of the training images; where leaks were let in,
+            figures are also given without the images of these groups.
+        read_images: returns the encoded images of a split at indices in the
+            order of its predictions; for the gallery of mistakes.
+    """
+
+    prevalences: tuple[float, ...] = PREVALENCES
+    baselines: dict[str, dict[str, np.ndarray]] | None = None
+    columns: dict[str, dict[str, list[str]]] | None = None
+    train_groups: frozenset[str] = frozenset()
+    read_images: Callable[[str, list[int]], list[bytes]] | None = None
+
+
 def evaluate(
     predictions: dict[str, predictions_lib.Predictions],
     info: records.DatasetInfo,
@@ -86,9 +120,7 @@ def evaluate(
     config: dict,
     operating_point_rule: str,
     seed: int = 0,
-    prevalences: tuple[float, ...] = PREVALENCES,
-    baselines: dict[str, dict[str, np.ndarray]] | None = None,
-    read_images: Callable[[str, list[int]], list[bytes]] | None = None,
+    context: Context = Context(),
 ) -> Evaluation:
     """Calibrates and decides on validation, and reports on every split.
 
@@ -100,10 +132,7 @@ def evaluate(
         config: the run's settings, for the report.
         operating_point_rule: see `calibration.parse_rule`.
         seed: of the bootstrap.
-        prevalences: at which predictive values are reported.
-        baselines: from `baselines.make_baselines`.
-        read_images: returns the encoded images of a split at indices in the
-            order of its predictions; for the report's gallery of mistakes.
+        context: what else is known.
     """
     names, positive = info.class_names, info.positive_index
     temperature = _fit_temperature(predictions["validation"])
@@ -121,27 +150,9 @@ def evaluate(
             operating_point_rule,
         )
     splits = {
-        split: metrics.compute_metrics(
-            p,
-            names,
-            positive,
-            operating_point,
-            seed=seed,
-            prevalences=prevalences,
-        )
-        for split, p in judged.items()
+        split: _evaluate_split(split, p, info, operating_point, seed, context)
+        for split, p in predictions.items()
     }
-    for split, p in predictions.items():
-        splits[split]["num_without_answer"] = int(np.sum(~p.is_finite))
-        scores = {
-            name: scores_of[split][p.is_finite]
-            for name, scores_of in (baselines or {}).items()
-            if split in scores_of
-        }
-        if scores:
-            splits[split]["baselines"] = baselines_lib.compare(
-                judged[split], scores, positive, seed=seed
-            )
     shown = findings.shown_split(predictions)
     found = {
         "schema_version": METRICS_SCHEMA_VERSION,
@@ -156,24 +167,74 @@ def evaluate(
         "shown": shown,
         "splits": splits,
     }
-    files = _figures(judged, info, history, found) | {
-        "metrics.json": (json.dumps(found, indent=2) + "\n").encode("utf-8"),
+    texts = {
+        "metrics.json": json.dumps(found, indent=2) + "\n",
         "predictions.csv": predictions_lib.predictions_csv(
             predictions, names, positive, operating_point
-        ).encode("utf-8"),
+        ),
         "classification_report.txt": "\n".join(
             f"{split}\n\n"
             + metrics.classification_report(p, names, positive, operating_point)
             for split, p in judged.items()
-        ).encode("utf-8"),
+        ),
+        "model_card.md": page.model_card(found, info, config),
     }
-    files["model_card.md"] = page.model_card(found, info, config).encode(
-        "utf-8"
+    files = _figures(judged, info, history, found)
+    texts["report.html"] = page.report(
+        found, info, config, predictions[shown], files, context.read_images
     )
-    files["report.html"] = page.report(
-        found, info, config, predictions[shown], files, read_images
-    ).encode("utf-8")
+    files |= {name: text.encode("utf-8") for name, text in texts.items()}
     return Evaluation(temperature, operating_point, found, files)
+
+
+def _evaluate_split(
+    split, predictions, info, operating_point, seed, context
+) -> dict:
+    """The figures of one split, of its baselines and of its subgroups."""
+    names, positive = info.class_names, info.positive_index
+    answered = predictions.is_finite
+    judged = predictions.select(answered)
+    found = metrics.compute_metrics(
+        judged,
+        names,
+        positive,
+        operating_point,
+        seed=seed,
+        prevalences=context.prevalences,
+    )
+    found["num_without_answer"] = int(np.sum(~answered))
+    scores = {
+        name: by_split[split][answered]
+        for name, by_split in (context.baselines or {}).items()
+        if split in by_split
+    }
+    if scores:
+        found["baselines"] = baselines_lib.compare(
+            judged, scores, positive, seed=seed
+        )
+    columns = {
+        name: by_split[split]
+        for name, by_split in (context.columns or {}).items()
+        if split in by_split
+    }
+    if info.leaks and context.train_groups:
+        columns[subgroups.KINSHIP] = subgroups.kinship(
+            predictions.groups, context.train_groups
+        )
+    if columns:
+        found["subgroups"] = {
+            name: subgroups.compute_subgroups(
+                judged,
+                [values[i] for i in np.flatnonzero(answered)],
+                found["metrics"],
+                names,
+                positive,
+                operating_point,
+                seed,
+            )
+            for name, values in columns.items()
+        }
+    return found
 
 
 def _fit_temperature(validation: predictions_lib.Predictions) -> float:
