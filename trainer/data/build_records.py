@@ -97,7 +97,8 @@ def build(
     )
     options = {
         **dataclasses.asdict(split_options),
-        "patient_regex": patient_regex,
+        # Not the expression: it may spell out a part of the ids.
+        "patients_from_path": bool(patient_regex),
         "on_leak": on_leak,
         "skip_unreadable": skip_unreadable,
         "window_center": window_center,

@@ -246,7 +246,7 @@ def assign_fold(
     by_class = collections.defaultdict(list)
     for group in groups:
         by_class[group.main_class].append(group)
-    in_test = set()
+    in_test = []
     for class_name, members in by_class.items():
         if len(members) < num_folds:
             raise ValueError(
@@ -261,18 +261,14 @@ def assign_fold(
             smallest = sizes.index(min(sizes))
             sizes[smallest] += group.size
             if smallest == options.fold:
-                in_test.add(group.name)
-    fixed = [
-        dataclasses.replace(g, split="test" if g.name in in_test else "")
-        for g in groups
-    ]
-    rest = 1 - 1 / num_folds
+                in_test.append(group.name)
+    rest = [group for group in groups if group.name not in in_test]
     fractions = {
-        "train": rest * (1 - options.validation_fraction),
-        "validation": rest * options.validation_fraction,
-        "test": 1 / num_folds,
+        "train": 1 - options.validation_fraction,
+        "validation": options.validation_fraction,
     }
-    return assign_splits(fixed, fractions, options.seed)
+    assigned = assign_splits(rest, fractions, options.seed)
+    return {**assigned, **dict.fromkeys(in_test, "test")}
 
 
 def _place(name: str, seed: int) -> bytes:

@@ -1,0 +1,194 @@
+"""Planted copies are found, look-alikes are not, shortcuts are measured."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+from scipy import ndimage
+
+from tests.conftest import SHARED
+from trainer.data import duplicates, groups, readers, scan, shortcuts, splits
+
+BRAIN = SHARED / "data" / "brain_mri_253"
+
+
+def make_head(seed: int, height: float = 0.0, size: int = 160) -> np.ndarray:
+    """A slice of a head with texture inside a skull, at some height."""
+    rows, columns = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    generator = np.random.default_rng(seed)
+    radius = np.hypot(rows / 0.9, columns / 0.75)
+    # Folds change with height, as from slice to slice.
+    below, above = (
+        ndimage.gaussian_filter(generator.normal(size=(size, size)), size / 40)
+        for _ in range(2)
+    )
+    folds = np.cos(height) * below + np.sin(height) * above
+    image = np.where(radius < 0.85, 110 + 55 * folds / folds.std(), 0)
+    image = np.where((radius > 0.9) & (radius < 1), 220, image)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def as_jpeg(pixels, quality):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return np.asarray(PIL.Image.open(buffer))
+
+
+def resized(pixels, width, height):
+    return np.asarray(PIL.Image.fromarray(pixels).resize((width, height)))
+
+
+HEAD = make_head(0)
+COPIES = {
+    "byte copy": HEAD.copy(),
+    "re-encoded": as_jpeg(HEAD, 60),
+    "half the size": resized(HEAD, 80, 80),
+    "other aspect": resized(HEAD, 120, 150),
+    "brighter": np.clip(HEAD.astype(int) + 25, 0, 255).astype(np.uint8),
+    "one pixel cropped": HEAD[1:, 1:].copy(),
+}
+
+
+def find_pairs(images, num_workers=1):
+    thumbnails = np.stack([scan.make_thumbnail(image) for image in images])
+    sets = groups.UnionFind(len(images))
+    found = duplicates.find_near_duplicates(thumbnails, sets, num_workers)
+    return found, sets
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_planted_copy_is_found_among_other_heads(name):
+    others = [make_head(seed) for seed in range(1, 40)]
+    found, _ = find_pairs([HEAD, *others, COPIES[name]])
+    assert [(p.first, p.second) for p in found] == [(0, 40)]
+
+
+def test_neighbouring_slices_and_mirrored_heads_are_not_merged():
+    slices = [make_head(0, height) for height in (0.0, 1.0, 2.0)]
+    others = [make_head(seed) for seed in range(1, 40)]
+    mirrored = [np.ascontiguousarray(HEAD[:, ::-1])]
+    found, _ = find_pairs([*slices, *mirrored, *others])
+    assert found == []
+
+
+def test_a_chain_of_copies_is_one_group():
+    images = [HEAD, COPIES["re-encoded"], COPIES["brighter"], make_head(1)]
+    found, sets = find_pairs(images)
+    assert len(found) == 2
+    assert len({sets.find(i) for i in range(3)}) == 1
+    assert sets.find(3) == 3
+
+
+def test_blank_images_and_single_image_have_no_near_duplicates():
+    blank = np.zeros((50, 50), np.uint8)
+    assert find_pairs([blank, blank + 9, HEAD])[0] == []
+    assert find_pairs([HEAD])[0] == []
+
+
+def test_candidates_of_many_images_include_all_copies():
+    # More than one cell of the partition.
+    heads = [make_head(seed, size=64) for seed in range(600)]
+    copies = [
+        np.clip(h.astype(int) + 9, 0, 255).astype(np.uint8) for h in heads[:60]
+    ]
+    images = np.stack([scan.make_thumbnail(i) for i in heads + copies])
+    features = duplicates._coarse_features(images)
+    candidates = set(duplicates._find_candidates(features))
+    assert {(i, 600 + i) for i in range(60)} <= candidates
+    assert len(candidates) < 10_000
+
+
+def make_facts(index, class_name, **changes):
+    values = {
+        "image_id": f"{class_name}/{index}.png",
+        "suffix": "",
+        "class_name": class_name,
+        "split": "",
+        "source_index": index,
+        "patient_key": "",
+        "sha256": f"{index:x}".ljust(64, "0"),
+        "width": 100,
+        "height": 100,
+        "channels": 1,
+        "source_format": "png",
+        "bit_depth": 8,
+        "quality": 0,
+        "num_bytes": 5000,
+        "encoded_bytes": 5000,
+        "mean_brightness": 50.0,
+        "border_brightness": 0.0,
+    }
+    return scan.ImageFacts(**{**values, **changes})
+
+
+def test_size_that_gives_the_class_away_is_a_suspicious_shortcut():
+    generator = np.random.default_rng(0)
+    facts = []
+    for index in range(200):
+        class_name = "ab"[index % 2]
+        side = 100 if class_name == "a" else int(generator.choice([90, 110]))
+        facts.append(
+            make_facts(
+                index,
+                class_name,
+                width=side,
+                height=side,
+                mean_brightness=float(generator.normal(50, 9)),
+            )
+        )
+    names = [f"g{i}" for i in range(200)]
+    rows = shortcuts.measure_shortcuts(facts, names, ["a", "b"])
+    by_cue = {row["cue"]: row for row in rows}
+    # Not monotonous: neither a threshold nor a line would find it.
+    assert by_cue["image size"]["auc"] == 1.0
+    assert by_cue["image size"]["suspicious"]
+    brightness = by_cue["mean brightness"]
+    assert brightness["low"] < 0.5 < brightness["high"]
+    assert not brightness["suspicious"]
+    assert not by_cue["file format"]["suspicious"]
+
+
+def test_too_few_groups_give_no_shortcuts():
+    facts = [make_facts(i, "ab"[i % 2]) for i in range(8)]
+    names = [f"g{i}" for i in range(8)]
+    assert shortcuts.measure_shortcuts(facts, names, ["a", "b"]) == []
+
+
+def test_groups_join_patients_and_copies_transitively():
+    facts = [
+        make_facts(0, "a", patient_key="p"),
+        make_facts(1, "a", patient_key="p", sha256="c" * 64),
+        make_facts(2, "a", patient_key="q", sha256="c" * 64),
+        make_facts(3, "a", patient_key="q"),
+        make_facts(4, "a", patient_key="r"),
+    ]
+    names = groups.name_groups(facts, groups.join_known(facts))
+    assert len(set(names[:4])) == 1
+    assert names[4] != names[0]
+    assert names[0] == facts[0].sha256[:16] == "0" * 16
+
+
+@pytest.mark.skipif(not BRAIN.exists(), reason="brain_mri_253 is not here")
+def test_brain_mri_253_has_no_group_across_splits_for_20_seeds():
+    images = [
+        readers.read_images(str(path))[0] for path in sorted(BRAIN.glob("*/*"))
+    ]
+    classes = [path.parent.name for path in sorted(BRAIN.glob("*/*"))]
+    facts = [
+        make_facts(i, c, sha256=readers.pixel_sha256(image.pixels))
+        for i, (c, image) in enumerate(zip(classes, images, strict=True))
+    ]
+    sets = groups.join_known(facts)
+    thumbnails = np.stack([scan.make_thumbnail(i.pixels) for i in images])
+    pairs = duplicates.find_near_duplicates(thumbnails, sets)
+    assert 20 <= len(pairs) <= 30
+    names = groups.name_groups(facts, sets)
+    blank = [""] * len(names)
+    for seed in range(20):
+        options = splits.SplitOptions(0.15, 0.15, seed)
+        decided = splits.split_images(names, classes, blank, blank, options)
+        assert len(set(zip(names, decided, strict=True))) == len(set(names))
+        for pair in pairs:
+            assert decided[pair.first] == decided[pair.second]
+        assert 34 <= decided.count("test") <= 42

@@ -1,0 +1,365 @@
+"""From folders and manifests to data sets: what is kept, moved and refused."""
+
+import collections
+import csv
+import filecmp
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from tests.data.test_audit import make_head
+from tests.data.test_readers import write_dicom
+from trainer.data import (
+    build_records,
+    leaks,
+    output,
+    preprocessing,
+    records,
+    shards,
+)
+
+
+def write_head(path, seed, size=48, image_format="PNG", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = PIL.Image.fromarray(make_head(seed, size=size))
+    image.save(path, image_format, **options)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two classes of twelve heads each, all different."""
+    for index in range(24):
+        name = ("no_tumor", "tumor")[index % 2]
+        write_head(tmp_path / "scans" / name / f"{index:02d}.png", index)
+    return tmp_path / "scans"
+
+
+def build(folder, output_dir, **options):
+    options.setdefault("num_workers", 1)
+    return build_records.build(str(folder), str(output_dir), **options)
+
+
+def read_examples(data_dir, info, split):
+    names = [str(data_dir / name) for name in info.shard_names(split)]
+    for record in tf.data.TFRecordDataset(names).as_numpy_iterator():
+        yield tf.train.Example.FromString(record).features.feature
+
+
+def read_rows(data_dir):
+    with open(data_dir / output.IMAGES_FILE, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def value(example, name):
+    feature = example[name]
+    return (feature.bytes_list.value or feature.int64_list.value)[0]
+
+
+def test_every_image_is_in_one_record_with_its_label(folders, tmp_path):
+    info = build(folders, tmp_path / "records")
+    seen = collections.Counter()
+    for split in info.splits:
+        for example in read_examples(tmp_path / "records", info, split):
+            image_id = value(example, "image/id").decode()
+            name = image_id.split("/")[0]
+            assert value(example, "image/class/text").decode() == name
+            label = value(example, "image/class/label")
+            assert info.class_names[label] == name
+            seen[image_id] += 1
+    expected = {str(p.relative_to(folders)) for p in folders.glob("*/*")}
+    assert set(seen) == expected and set(seen.values()) == {1}
+    assert info.class_names == ("no_tumor", "tumor")
+    assert info.positive_class == "tumor" and info.channels == 1
+    assert len(info.shard_names("train")) == shards.MIN_TRAIN_SHARDS
+    written = records.DatasetInfo.from_json(
+        (tmp_path / "records" / "dataset.json").read_text()
+    )
+    assert written == info
+    assert {r["id"] for r in read_rows(tmp_path / "records")} == expected
+
+
+def test_held_out_images_keep_their_bytes_and_training_is_resized(tmp_path):
+    for index in range(24):
+        name = "ab"[index % 2]
+        write_head(tmp_path / "s" / name / f"{index}.png", index, size=64)
+    info = build(tmp_path / "s", tmp_path / "r", stored_size=32)
+    for example in read_examples(tmp_path / "r", info, "test"):
+        path = tmp_path / "s" / value(example, "image/id").decode()
+        assert value(example, "image/encoded") == path.read_bytes()
+    for example in read_examples(tmp_path / "r", info, "train"):
+        assert value(example, "image/format") == b"jpeg"
+        encoded = value(example, "image/encoded")
+        pixels = preprocessing.decode_image(encoded, 1).numpy()
+        assert pixels.shape == (32, 32, 1)
+        path = tmp_path / "s" / value(example, "image/id").decode()
+        small = PIL.Image.open(path).resize((32, 32), PIL.Image.BICUBIC)
+        difference = pixels[..., 0].astype(int) - np.asarray(small)
+        assert np.abs(difference).mean() < 3
+
+
+def test_workers_do_not_change_a_byte(folders, tmp_path):
+    build(folders, tmp_path / "one", num_workers=1)
+    build(folders, tmp_path / "two", num_workers=2)
+    names = sorted(os.listdir(tmp_path / "one"))
+    assert names == sorted(os.listdir(tmp_path / "two"))
+    same, different, errors = filecmp.cmpfiles(
+        tmp_path / "one", tmp_path / "two", names, shallow=False
+    )
+    assert (different, errors) == ([], []) and len(same) == len(names)
+
+
+@pytest.mark.parametrize(
+    "names", [("Training", "val", "TEST"), ("train", "valid", "testing")]
+)
+def test_given_splits_are_kept_under_any_usual_name(tmp_path, names):
+    seed = iter(range(100))
+    for name in names:
+        for class_name in "ab":
+            for index in range(3):
+                path = tmp_path / "s" / name / class_name / f"{index}.png"
+                write_head(path, next(seed))
+    (tmp_path / "s" / "__MACOSX").mkdir()
+    (tmp_path / "s" / names[0] / "a" / ".DS_Store").write_text("x")
+    info = build(tmp_path / "s", tmp_path / "r")
+    assert info.counts == {s: {"a": 3, "b": 3} for s in records.SPLITS}
+
+
+@pytest.fixture
+def leaking(tmp_path):
+    """A given split whose test images 0 and 1 are copies of training ones."""
+    for index in range(24):
+        write_head(tmp_path / f"s/train/{'ab'[index % 2]}/{index}.png", index)
+    for index in (0, 1, 30, 31):
+        path = tmp_path / f"s/test/{'ab'[index % 2]}/{index}.bmp"
+        write_head(path, index, image_format="BMP")
+    return tmp_path / "s"
+
+
+def test_leak_stops_the_build_with_counts_and_remedies(leaking, tmp_path):
+    with pytest.raises(ValueError, match=r"2 groups.*2 train, 2 test") as info:
+        build(leaking, tmp_path / "r")
+    for remedy in leaks.REMEDIES[1:]:
+        assert f"--on_leak={remedy}" in str(info.value)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("on_leak", "num_test", "num_images", "num_leaks"),
+    [("move", 6, 28, 0), ("drop", 4, 26, 0), ("allow", 4, 28, 2)],
+)
+def test_leak_is_dealt_with(
+    leaking, tmp_path, on_leak, num_test, num_images, num_leaks
+):
+    info = build(leaking, tmp_path / "r", on_leak=on_leak)
+    assert info.num_images("test") == num_test
+    assert sum(info.num_images(s) for s in info.splits) == num_images
+    assert info.leaks == num_leaks
+    audit = json.loads((tmp_path / "r" / output.AUDIT_FILE).read_text())
+    assert audit["leaks"]["images_per_split"] == {"train": 2, "test": 2}
+    splits_of = collections.defaultdict(set)
+    for row in read_rows(tmp_path / "r"):
+        splits_of[row["group"]].add(row["split"])
+    spanning = sum(len(s) > 1 for s in splits_of.values())
+    assert spanning == (2 if on_leak == "allow" else 0)
+
+
+def test_unreadable_files_stop_the_build_or_are_listed(folders, tmp_path):
+    (folders / "tumor" / "note.jpg").write_text("not an image")
+    (folders / "tumor" / "empty.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"2 files.*empty.*skip_unreadable"):
+        build(folders, tmp_path / "r")
+    assert os.listdir(tmp_path / "r") == [output.UNREADABLE_FILE]
+    info = build(folders, tmp_path / "r", skip_unreadable=True)
+    assert sum(info.num_images(s) for s in info.splits) == 24
+    listed = (tmp_path / "r" / output.UNREADABLE_FILE).read_text()
+    assert "tumor/note.jpg" in listed and "tumor/empty.png" in listed
+
+
+def test_failed_build_leaves_the_old_data_set(folders, tmp_path, monkeypatch):
+    build(folders, tmp_path / "r")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "r").iterdir()}
+
+    def fail(path, *_):
+        raise OSError(f"{path} cannot be written (no space left on device)")
+
+    monkeypatch.setattr(shards, "_write_shard", fail)
+    with pytest.raises(OSError, match="no space left"):
+        build(folders, tmp_path / "r", seed=1)
+    after = {p.name: p.read_bytes() for p in (tmp_path / "r").iterdir()}
+    assert after == before
+
+
+def test_remains_of_a_killed_build_are_removed(folders, tmp_path):
+    remains = tmp_path / "r" / ".building"
+    remains.mkdir(parents=True)
+    (remains / "train-00000-of-00009.tfrecord").write_bytes(b"half a shard")
+    info = build(folders, tmp_path / "r")
+    assert not remains.exists()
+    names = {n for n in os.listdir(tmp_path / "r") if "tfrecord" in n}
+    assert names == {shard.name for shard in info.shards}
+
+
+def test_added_images_do_not_move_the_others(folders, tmp_path):
+    build(folders, tmp_path / "r")
+    before = {row["id"]: row["split"] for row in read_rows(tmp_path / "r")}
+    for index in range(100, 112):
+        write_head(folders / "tumor" / f"{index}.png", index)
+    build(folders, tmp_path / "r")
+    build(folders, tmp_path / "other", previous_dir=str(tmp_path / "r"))
+    for data_dir in (tmp_path / "r", tmp_path / "other"):
+        after = {row["id"]: row["split"] for row in read_rows(data_dir)}
+        assert {i: after[i] for i in before} == before
+
+
+def write_manifest(path, lines):
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_manifest_with_patients_keeps_them_together(folders, tmp_path):
+    lines = ["path,label,patient_id"]
+    for path in sorted(folders.glob("*/*")):
+        name = path.relative_to(folders.parent)
+        lines.append(f"{name},{path.parent.name},MRN-{int(path.stem) // 4}")
+    manifest = write_manifest(tmp_path / "m.csv", lines)
+    build("", tmp_path / "r", manifest_path=manifest, test_fraction=0.0)
+    splits_of = collections.defaultdict(set)
+    for row in read_rows(tmp_path / "r"):
+        patient = int(row["id"][-6:-4]) // 4
+        splits_of[patient].add((row["split"], row["group"]))
+    assert len(splits_of) == 6
+    assert all(len(found) == 1 for found in splits_of.values())
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["file;class", "a;b"], "first line.*path,label"),
+        (["path,label", "gone.png,a"], r"line 2: gone\.png does not exist"),
+        (["path,label", "../x.png,a"], "line 2: .*leads out"),
+        (["path,label", "m.csv,a", "m.csv,b"], "line 3: the path of line 2"),
+        (["path,label,split", "m.csv,a,dev"], "line 2: split dev"),
+        (["path,label", "m.csv"], "line 2: 1 columns instead of 2"),
+        (["path,label"], "no lines"),
+    ],
+)
+def test_wrong_manifest_is_refused_with_line_numbers(tmp_path, lines, message):
+    manifest = write_manifest(tmp_path / "m.csv", lines)
+    with pytest.raises(ValueError, match=message):
+        build("", tmp_path / "r", manifest_path=manifest)
+
+
+def test_manifest_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "m.csv").write_bytes("path,label\nü.png,a".encode("utf-16"))
+    with pytest.raises(ValueError, match="not UTF-8"):
+        build("", tmp_path / "r", manifest_path=str(tmp_path / "m.csv"))
+
+
+def test_planted_identifiers_reach_no_output(tmp_path, capfd):
+    exif = PIL.Image.Exif()
+    exif[0x010E] = "PAT-SECRET-EXIF"
+    for index in range(24):
+        name, patient = "ab"[index % 2], f"PAT-SECRET-{index // 2}"
+        folder = tmp_path / "scans" / name / patient
+        folder.mkdir(parents=True)
+        if index < 12:
+            write_dicom(
+                folder / f"Secretname_{index}.dcm",
+                make_head(index, size=48),
+                patient_id=patient,
+            )
+        else:
+            path = folder / f"{patient}_{index}.jpg"
+            write_head(path, index, image_format="JPEG", exif=exif)
+    broken = tmp_path / "scans" / "a" / "PAT-SECRET-99"
+    broken.mkdir()
+    (broken / "x.png").write_text("broken")
+    build(
+        tmp_path / "scans",
+        tmp_path / "r",
+        patient_regex=r"(PAT-SECRET-\d+)/",
+        skip_unreadable=True,
+    )
+    printed = capfd.readouterr()
+    texts = [printed.out.encode(), printed.err.encode()]
+    texts += [path.read_bytes() for path in (tmp_path / "r").iterdir()]
+    assert len(texts) > 6
+    for text in texts:
+        assert b"secret" not in text.lower()
+    audit = json.loads((tmp_path / "r" / output.AUDIT_FILE).read_text())
+    assert audit["patients"]["known"] == 12
+    assert audit["patients"]["with_several_labels"] == 12
+
+
+def test_link_out_of_the_folder_is_refused(folders, tmp_path):
+    write_head(tmp_path / "outside.png", 99)
+    (folders / "tumor" / "link.png").symlink_to(tmp_path / "outside.png")
+    with pytest.raises(ValueError, match=r"link\.png leads out"):
+        build(folders, tmp_path / "r")
+
+
+def test_one_class_or_a_missing_class_is_refused(folders, tmp_path):
+    write_head(tmp_path / "one" / "class" / "x.png", 0)
+    with pytest.raises(ValueError, match="two classes or more"):
+        build(tmp_path / "one", tmp_path / "r")
+    (folders / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no files"):
+        build(folders, tmp_path / "r")
+    with pytest.raises(FileNotFoundError, match="not a folder"):
+        build(tmp_path / "nothing", tmp_path / "r")
+
+
+def test_output_inside_the_input_is_refused(folders):
+    with pytest.raises(ValueError, match="must not be mixed"):
+        build(folders, folders / "records")
+
+
+def test_colour_set_has_three_channels_and_a_flag_overrides(tmp_path):
+    generator = np.random.default_rng(0)
+    for index in range(12):
+        pixels = generator.integers(0, 255, (20, 20, 3), np.uint8)
+        path = tmp_path / "s" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(pixels).save(path)
+    assert build(tmp_path / "s", tmp_path / "r").channels == 3
+    assert build(tmp_path / "s", tmp_path / "r", channels=1).channels == 1
+
+
+def test_shard_checksums_match_the_files(folders, tmp_path):
+    import hashlib
+
+    info = build(folders, tmp_path / "r")
+    for shard in info.shards:
+        data = (tmp_path / "r" / shard.name).read_bytes()
+        assert len(data) == shard.num_bytes
+        assert hashlib.sha256(data).hexdigest() == shard.sha256
+
+
+def run_command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "trainer.data.build_records", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_command_prints_a_summary(folders, tmp_path):
+    done = run_command(
+        f"--input_dir={folders}", f"--output_dir={tmp_path / 'r'}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no_tumor" in done.stdout and "24 images" in done.stdout
+
+
+def test_command_fails_in_one_line(tmp_path):
+    done = run_command("--input_dir=nowhere", f"--output_dir={tmp_path}")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("build_records: --input_dir=nowhere")
