@@ -179,7 +179,8 @@ def order_files(tasks: Sequence[FileTask], seed: int) -> list[FileTask]:
 
     def place(task: FileTask) -> tuple[bytes, str]:
         first = task.members[0]
-        text = f"{seed}:{first.facts.sha256}".encode()
+        # By id, not by pixels: copies must not lie side by side.
+        text = f"{seed}:{first.image_id}".encode()
         return hashlib.sha256(text).digest(), first.image_id
 
     return sorted(tasks, key=place)

@@ -1,0 +1,44 @@
+"""The contact sheet shows every class, and damage is named."""
+
+import PIL.Image
+import pytest
+
+from tests.data.test_build_records import build, write_head
+from trainer.data import inspect_records
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    for index in range(24):
+        write_head(tmp_path / "s" / "ab"[index % 2] / f"{index}.png", index)
+    build(tmp_path / "s", tmp_path / "r")
+    return tmp_path / "r"
+
+
+def test_sheet_has_two_rows_per_class_and_counts_add_up(data_dir, tmp_path):
+    sheet = tmp_path / "out" / "sheet.png"
+    text = inspect_records.inspect(str(data_dir), str(sheet), 3, seed=0)
+    size = inspect_records.TILE_SIZE
+    picture = PIL.Image.open(sheet)
+    assert picture.size == (3 * size, 2 * (2 * size + 16))
+    for row in range(2):
+        top = row * (2 * size + 16) + 16
+        for place in range(2):
+            box = (0, top + place * size, size, top + (place + 1) * size)
+            assert picture.crop(box).convert("L").getextrema()[1] > 100
+    assert text.splitlines()[1].startswith("a")
+    assert "50%" in text
+
+
+def test_damaged_shard_is_named(data_dir, tmp_path):
+    shard = next(data_dir.glob("train-*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=rf"{shard.name} is damaged"):
+        inspect_records.inspect(str(data_dir), str(tmp_path / "x.png"), 3, 0)
+
+
+def test_folder_without_data_set_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"dataset\.json"):
+        inspect_records.inspect(str(tmp_path), str(tmp_path / "x.png"), 3, 0)

@@ -1,0 +1,192 @@
+r"""Shows what a data set holds, as the network will see it.
+
+    python -m trainer.data.inspect_records --data_dir=records
+
+Prints counts and class balance, checks every shard against `dataset.json`, and
+draws a contact sheet: for each class, images as they are and, below each, as
+augmented for training.
+"""
+
+import hashlib
+import os
+import sys
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+from absl import app, flags
+
+from trainer import storage
+from trainer.data import records
+
+SHEET_FILE = "contact_sheet.png"
+NUM_SAMPLES = 8
+TILE_SIZE = 128
+_CAPTION_HEIGHT = 16
+
+
+def check_shards(data_dir: str, info: records.DatasetInfo) -> None:
+    """Compares every shard with its checksum.
+
+    Raises:
+        ValueError: if a shard is missing or differs.
+    """
+    for shard in info.shards:
+        path = storage.join(data_dir, shard.name)
+        if not storage.exists(path):
+            raise ValueError(f"{path} is missing; copy the data set again.")
+        digest = hashlib.sha256(storage.read_bytes(path)).hexdigest()
+        if digest != shard.sha256:
+            raise ValueError(
+                f"{path} is damaged: its sha256 is {digest}, "
+                f"{records.DATASET_FILE} says {shard.sha256}. Copy it again, "
+                "or build the records again."
+            )
+
+
+def describe(info: records.DatasetInfo) -> str:
+    """Counts per split and class, with shares of the split."""
+    width = max(len(name) for name in (*info.class_names, "class"))
+    lines = [f"{'class':<{width}}" + "".join(f"{s:>18}" for s in info.splits)]
+    for name in info.class_names:
+        line = f"{name:<{width}}"
+        for split in info.splits:
+            count = info.counts[split][name]
+            share = count / info.num_images(split)
+            line += f"{f'{count:,} ({share:.0%})':>18}"
+        lines.append(line)
+    totals = "".join(f"{info.num_images(s):>18,}" for s in info.splits)
+    lines.append(f"{'all':<{width}}{totals}")
+    lines.append(
+        f"{info.channels} channel{'s' if info.channels > 1 else ''}, "
+        f"{len(info.shards)} shards, fingerprint {info.fingerprint[:16]}"
+    )
+    if info.leaks:
+        lines.append(
+            f"{info.leaks} validation and test images share a patient or are "
+            "copies of images of another split (--on_leak=allow): results on "
+            "them are inflated."
+        )
+    return "\n".join(lines)
+
+
+def read_samples(
+    data_dir: str, info: records.DatasetInfo, num_samples: int
+) -> dict[str, list[bytes]]:
+    """The first training images of each class, as JPEG or PNG bytes."""
+    import tensorflow as tf
+
+    names = info.shard_names("train")
+    paths = [storage.join(data_dir, name) for name in names]
+    samples = {name: [] for name in info.class_names}
+    wanted = {
+        name: min(num_samples, info.counts["train"][name]) for name in samples
+    }
+    for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():
+        feature = tf.train.Example.FromString(record).features.feature
+        name = feature["image/class/text"].bytes_list.value[0].decode("utf-8")
+        if len(samples[name]) < wanted[name]:
+            samples[name].append(feature["image/encoded"].bytes_list.value[0])
+        if all(len(samples[n]) == wanted[n] for n in samples):
+            break
+    return samples
+
+
+def draw_sheet(
+    samples: dict[str, list[bytes]], channels: int, seed: int
+) -> PIL.Image.Image:
+    """A row of plain and a row of augmented images for each class."""
+    # Imported here: --help must not wait for TensorFlow.
+    import tensorflow as tf
+
+    from trainer.data import augmentation, preprocessing
+
+    columns = max(len(images) for images in samples.values())
+    block = _CAPTION_HEIGHT + 2 * TILE_SIZE
+    sheet = PIL.Image.new("RGB", (columns * TILE_SIZE, block * len(samples)))
+    drawing = PIL.ImageDraw.Draw(sheet)
+    for row, (name, images) in enumerate(samples.items()):
+        top = row * block
+        drawing.text((4, top + 2), f"{name}: plain, then augmented")
+        for column, encoded in enumerate(images):
+            plain = preprocessing.prepare_image(encoded, TILE_SIZE, channels)
+            augmented = augmentation.augment_image(
+                preprocessing.decode_image(encoded, channels),
+                tf.constant([seed, column], tf.int64),
+                TILE_SIZE,
+                augmentation.Augmentation(),
+            )
+            for place, tile in enumerate((plain, augmented)):
+                corner = (
+                    column * TILE_SIZE,
+                    top + _CAPTION_HEIGHT + place * TILE_SIZE,
+                )
+                sheet.paste(_to_picture(tile.numpy()), corner)
+    return sheet
+
+
+def _to_picture(pixels: np.ndarray) -> PIL.Image.Image:
+    pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return PIL.Image.fromarray(
+        pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    ).convert("RGB")
+
+
+def inspect(data_dir: str, sheet_path: str, num_samples: int, seed: int) -> str:
+    """Checks a data set, draws its contact sheet, returns its description.
+
+    Raises:
+        FileNotFoundError: if `data_dir` has no `dataset.json`.
+        ValueError: if a shard is missing or damaged.
+    """
+    path = storage.join(data_dir, records.DATASET_FILE)
+    if not storage.exists(path):
+        raise FileNotFoundError(
+            f"{path} does not exist: --data_dir must name a directory that "
+            "`python -m trainer.data.build_records` wrote."
+        )
+    text = storage.read_bytes(path).decode("utf-8")
+    info = records.DatasetInfo.from_json(text, path)
+    check_shards(data_dir, info)
+    samples = read_samples(data_dir, info, num_samples)
+    folder = os.path.dirname(sheet_path)
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    draw_sheet(samples, info.channels, seed).save(sheet_path, "PNG")
+    return describe(info)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string(
+        "data_dir", None, "Records that build_records wrote.", required=True
+    )
+    flags.DEFINE_string(
+        "contact_sheet", SHEET_FILE, "PNG file that the pictures go into."
+    )
+    flags.DEFINE_integer(
+        "num_samples", NUM_SAMPLES, "Images per class.", lower_bound=1
+    )
+    flags.DEFINE_integer("seed", 0, "Of the augmentation.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    values = flags.FLAGS
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        description = inspect(
+            values.data_dir,
+            values.contact_sheet,
+            values.num_samples,
+            values.seed,
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"inspect_records: {error}")
+    print(description)
+    print(f"All shards are whole. Pictures are in {values.contact_sheet}.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main)
