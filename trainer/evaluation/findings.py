@@ -72,9 +72,9 @@ def verdict(
     area = metrics["roc_auc"]
     if area["value"] is not None:
         sentences.append(
-            f"Of a pair of one image of each class, it ranks {positive} higher "
-            f"in {area['value']:.0%} of cases: ROC AUC {area['value']:.3f} "
-            f"({interval_text(area)})."
+            f"Shown one image of each class, it gives the one with {positive} "
+            f"the higher score in {100 * area['value']:.0f} % of pairs: ROC "
+            f"AUC {area['value']:.3f} ({interval_text(area)})."
         )
     return sentences
 

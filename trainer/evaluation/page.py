@@ -80,7 +80,7 @@ CAPTIONS = {
     "training_history.png": "Accuracy and loss over the epochs of training.",
 }
 _MAX_MISTAKES = 24
-_MAX_SLIDER_SCORES = 200_000  # four megabytes of numbers
+_MAX_SLIDER_SCORES = 100_000  # more make the page large and slow
 _THUMBNAIL = 224
 
 

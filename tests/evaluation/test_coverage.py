@@ -1,0 +1,54 @@
+"""Do 95 % intervals hold the truth in 95 % of simulated studies?"""
+
+import numpy as np
+from scipy import stats
+
+from trainer.evaluation import proportions, ranking, resampling
+
+NUM_STUDIES = 400
+ALIKE = 0.7  # correlation of scores within a patient
+SHIFT = 1.2  # of the scores of the diseased
+THRESHOLD = 0.4
+TRUE_AUC = stats.norm.cdf(SHIFT / np.sqrt(2))
+TRUE_SENSITIVITY = stats.norm.sf(THRESHOLD - SHIFT)
+
+
+def make_study(generator, num_patients):
+    """Truth, score and patient of one to four images per patient."""
+    sizes = generator.integers(1, 5, num_patients)
+    is_positive = np.arange(num_patients) % 2 == 0
+    shared = np.sqrt(ALIKE) * generator.normal(size=num_patients)
+    shared += SHIFT * is_positive
+    own = np.sqrt(1 - ALIKE) * generator.normal(size=sizes.sum())
+    patients = np.repeat(np.arange(num_patients), sizes)
+    return is_positive[patients], shared[patients] + own, patients
+
+
+def holds(interval, truth):
+    return interval[0] <= truth <= interval[1]
+
+
+def test_intervals_over_groups_hold_the_truth_and_others_do_not():
+    generator = np.random.default_rng(0)
+    held = np.zeros(4)
+    for study in range(NUM_STUDIES):
+        truth, scores, patients = make_study(generator, 150)
+        (weights,) = resampling.resample_weights(patients, 400, study)
+        areas = ranking.roc_auc(truth, scores, weights)
+        found = scores[truth] >= THRESHOLD
+        sensitivity = proportions.proportion(found, patients[truth], "none")
+        held += (
+            holds(resampling.percentile_interval(areas), TRUE_AUC),
+            holds(sensitivity["interval"], TRUE_SENSITIVITY),
+            holds(ranking.delong_interval(truth, scores), TRUE_AUC),
+            holds(
+                proportions.wilson_interval(found.mean(), len(found)),
+                TRUE_SENSITIVITY,
+            ),
+        )
+    bootstrap, wilson_for_groups, delong, wilson = held / NUM_STUDIES
+    assert 0.93 <= bootstrap <= 0.97
+    assert 0.93 <= wilson_for_groups <= 0.97
+    # These take the images of a patient as independent, and are too sure.
+    assert delong < 0.9
+    assert wilson < 0.9
