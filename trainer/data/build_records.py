@@ -13,7 +13,7 @@ import sys
 import tqdm
 from absl import app, flags
 
-from trainer import storage
+from trainer import startup, storage
 from trainer.data import (
     audit,
     leaks,
@@ -326,7 +326,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     values = flags.FLAGS
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    startup.import_tensorflow()
     try:
         info = build(
             values.input_dir,

@@ -36,6 +36,8 @@ COARSE_SIZE = 16
 # A chain of neighbours joins a cluster: nobody needs all pairs of it.
 CANDIDATES_PER_IMAGE = 8
 NEIGHBOUR_CELLS = 16
+# Below that, comparing all coarse thumbnails is faster than a partition.
+MAX_EXHAUSTIVE = 4096
 # After a first alignment of the outlines.
 MIN_COARSE_AGREEMENT = 0.6
 # Copies differ by no more than this share of the side, in shift and stretch.
@@ -253,7 +255,9 @@ def _normalize(features: np.ndarray, center: np.ndarray) -> None:
 def _find_candidates(features: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of neighbouring features, the closest first."""
     num_images = len(features)
-    num_cells = max(1, math.isqrt(num_images) // 2)
+    num_cells = 1
+    if num_images > MAX_EXHAUSTIVE:
+        num_cells = math.isqrt(num_images) // 2
     centers = _cell_centers(features, num_cells)
     probes = min(NEIGHBOUR_CELLS, num_cells)
     cosines = features @ centers.T

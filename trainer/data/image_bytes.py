@@ -68,7 +68,7 @@ def strip_jpeg(data: bytes) -> bytes:
         # Fill bytes may stand before any marker.
         while data[position : position + 2] == b"\xff\xff":
             position += 1
-        if position + 4 > len(data) and data[position + 1 :] != b"\xd9":
+        if position + 2 > len(data):
             raise ValueError("it is damaged (a JPEG without its end)")
         if data[position] != 0xFF:
             raise ValueError("it is damaged (a JPEG segment is missing)")
@@ -76,6 +76,8 @@ def strip_jpeg(data: bytes) -> bytes:
         if marker == _JPEG_END:
             parts.append(data[position : position + 2])
             return b"".join(parts)
+        if position + 4 > len(data):
+            raise ValueError("it is damaged (a JPEG without its end)")
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         end = position + 2 + length
         if marker == _JPEG_START_OF_SCAN:

@@ -16,7 +16,7 @@ import PIL.Image
 import PIL.ImageDraw
 from absl import app, flags
 
-from trainer import storage
+from trainer import startup, storage
 from trainer.data import records
 
 SHEET_FILE = "contact_sheet.png"
@@ -173,7 +173,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     values = flags.FLAGS
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    startup.import_tensorflow()
     try:
         description = inspect(
             values.data_dir,

@@ -55,9 +55,10 @@ def measure_shortcuts(
     )
     if smallest < NUM_FOLDS:
         return []
+    folds = _make_folds(labels, groups)
     measured = []
     for cue, columns in _cue_columns(facts).items():
-        scores = _cross_validate(columns, labels, groups)
+        scores = _cross_validate(columns, labels, folds)
         measured.append(_describe(cue, scores, labels, class_names))
     return sorted(measured, key=lambda row: (-row["auc"], row["cue"]))
 
@@ -83,18 +84,28 @@ def _cue_columns(facts: Sequence[scan.ImageFacts]) -> dict[str, np.ndarray]:
     return columns
 
 
-def _cross_validate(
-    columns: np.ndarray, labels: np.ndarray, groups: np.ndarray
-) -> np.ndarray:
-    """Scores of each class, float64 `[num_images, num_classes]`."""
-    from sklearn import model_selection, tree
+def _make_folds(
+    labels: np.ndarray, groups: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Indices to fit to and indices to score, for each fold."""
+    from sklearn import model_selection
 
-    num_classes = labels.max() + 1
-    scores = np.zeros((len(labels), num_classes))
     folds = model_selection.StratifiedGroupKFold(
         NUM_FOLDS, shuffle=True, random_state=0
     )
-    for train, held_out in folds.split(columns, labels, groups):
+    return list(folds.split(labels, labels, groups))
+
+
+def _cross_validate(
+    columns: np.ndarray,
+    labels: np.ndarray,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """Scores of each class, float64 `[num_images, num_classes]`."""
+    from sklearn import tree
+
+    scores = np.zeros((len(labels), labels.max() + 1))
+    for train, held_out in folds:
         classifier = tree.DecisionTreeClassifier(
             min_samples_leaf=max(5, len(train) // 50),
             class_weight="balanced",
