@@ -86,8 +86,9 @@ def test_blank_images_and_single_image_have_no_near_duplicates():
     assert find_pairs([HEAD])[0] == []
 
 
-def test_candidates_of_many_images_include_all_copies():
+def test_candidates_of_many_images_include_all_copies(monkeypatch):
     # More than one cell of the partition.
+    monkeypatch.setattr(duplicates, "MAX_EXHAUSTIVE", 100)
     heads = [make_head(seed, size=64) for seed in range(600)]
     copies = [
         np.clip(h.astype(int) + 9, 0, 255).astype(np.uint8) for h in heads[:60]
