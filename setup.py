@@ -32,6 +32,7 @@ setuptools.setup(
         "keras-tuner>=1.4.7",
         "google-cloud-storage>=3.0",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "matplotlib>=3.8",
         "seaborn>=0.13",
         "absl-py>=2.1",

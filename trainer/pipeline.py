@@ -9,7 +9,7 @@ from absl import logging
 
 from trainer import config, storage
 from trainer.data import augmentation, input_pipeline, records
-from trainer.evaluation import calibration, predict, report
+from trainer.evaluation import baselines, calibration, predict, report
 from trainer.export import saved_model, signature, warmup
 from trainer.model import classifier, dropout, losses
 from trainer.training import (
@@ -287,23 +287,38 @@ class _Job:
             dataclasses.asdict(self.cfg),
             self.cfg.operating_point,
             self.cfg.seed,
+            self._report_context(),
         )
         directory = storage.join(self.cfg.job_dir, "evaluation")
         for name, content in evaluation.files.items():
             storage.write_atomically(storage.join(directory, name), content)
         for split, found in evaluation.metrics["splits"].items():
-            headline = found["metrics"].get(
-                "roc_auc", found["metrics"]["accuracy"]
-            )
             logging.info(
                 "evaluate  %s: %d images, accuracy %s, ROC AUC %s",
                 split,
                 found["num_images"],
                 report.format_metric(found["metrics"]["accuracy"]),
-                report.format_metric(headline),
+                report.format_metric(found["metrics"]["roc_auc"]),
             )
         logging.info("evaluate  %s", storage.join(directory, "report.html"))
         return evaluation
+
+    def _report_context(self) -> report.Context:
+        """Trivial baselines and pictures for the report."""
+        images = {
+            split: baselines.describe_images(
+                input_pipeline.iterate_encoded(self._files(split)),
+                self.labels[split][2],
+            )
+            for split in self.info.splits
+        }
+        return report.Context(
+            baselines=baselines.make_baselines(images, self.info.num_classes),
+            train_groups=frozenset(self.labels["train"][1]),
+            read_images=lambda split, indices: input_pipeline.read_encoded(
+                self._files(split), indices
+            ),
+        )
 
     def export(self, evaluation: report.Evaluation) -> str:
         """Writes the Keras file and the next SavedModel version."""
@@ -336,7 +351,10 @@ class _Job:
         if existing:
             logging.info("export    %s holds this model already.", existing)
             return existing
-        images = input_pipeline.read_encoded(self._files("validation"), 8)
+        count = min(8, info.num_images("validation"))
+        images = input_pipeline.read_encoded(
+            self._files("validation"), list(range(count))
+        )
         version_dir = saved_model.export_version(
             module,
             export_dir,

@@ -7,6 +7,7 @@ where it stopped.
 """
 
 import os
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -242,10 +243,21 @@ def read_labels(
     return ids, groups, labels
 
 
-def read_encoded(files: list[str], count: int) -> list[bytes]:
-    """The first encoded images of a split, at most `count`."""
-    dataset = tf.data.TFRecordDataset(files).take(count)
-    return [
-        example["image"]
-        for example in dataset.map(records.parse_example).as_numpy_iterator()
-    ]
+def iterate_encoded(files: list[str]) -> Iterator[bytes]:
+    """The encoded images of a split, in the order of the shards."""
+    dataset = tf.data.TFRecordDataset(files).map(
+        records.parse_example, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    for example in dataset.as_numpy_iterator():
+        yield example["image"]
+
+
+def read_encoded(files: list[str], indices: list[int]) -> list[bytes]:
+    """The encoded images at `indices`, by the order of the shards."""
+    wanted = set(indices)
+    found = {
+        i: encoded
+        for i, encoded in enumerate(iterate_encoded(files))
+        if i in wanted
+    }
+    return [found[i] for i in indices]
