@@ -184,17 +184,17 @@ def draw_patient(
         tissue: signal * rng.uniform(0.9, 1.1)
         for tissue, signal in CONTRASTS[setting.contrast].items()
     }
+    middle = setting.bottom + SLICE_SPACING * (num_slices - 1) / 2
+    depth = SLICE_SPACING * num_slices
     num_spots = rng.integers(4, 12)
     spots = np.column_stack(
         [
             rng.uniform(-0.6, 0.6, (num_spots, 2)),
-            setting.bottom
-            + rng.uniform(0, num_slices, num_spots) * SLICE_SPACING,
+            middle + depth * rng.uniform(-0.5, 0.5, num_spots),
             rng.uniform(0.018, 0.032, num_spots),
             rng.choice([0.05, 0.95], num_spots, p=[0.3, 0.7]),
         ]
     )
-    middle = setting.bottom + SLICE_SPACING * (num_slices - 1) / 2
     return Patient(
         setting=setting,
         signals=signals,
@@ -261,8 +261,7 @@ def draw_slice(
     if patient.lesion is not None:
         in_brain = _below(radius, _BRAIN, 2 * pixel)
         image = _add_lesion(patient, image, u, v, z, in_brain, 2 * pixel)
-    shading = patient.shading.at(u, v, z)
-    image *= np.exp(np.float32(patient.bias) * shading)
+    image *= np.exp(np.float32(patient.bias) * patient.shading.at(u, v, z))
     image = ndimage.gaussian_filter(image, patient.setting.blur / pixel)
     image *= np.float32(
         patient.setting.mean * rng.uniform(0.97, 1.03) / image.mean()
@@ -295,7 +294,6 @@ def _head_coordinates(
     narrowing = math.sqrt(1 - (0.75 * z) ** 2)
     u = (cos * x + sin * y) / np.float32(patient.half_axes[0] * narrowing)
     v = (cos * y - sin * x) / np.float32(patient.half_axes[1] * narrowing)
-    u, v = u.astype(np.float32), v.astype(np.float32)
     first, second = (field.at(u, v, z) for field in patient.warp)
     return u + np.float32(0.018) * first, v + np.float32(0.018) * second
 
@@ -364,9 +362,8 @@ def _fissure(u: np.ndarray, v: np.ndarray, z: float, edge: float) -> np.ndarray:
 def _nuclei(u: np.ndarray, v: np.ndarray, z: float) -> np.ndarray:
     """Grey matter beside the ventricles, near the base."""
     size = math.sqrt(max(0.0, 1 - (max(z, 0) / 0.3) ** 2))
-    side = np.abs(u)
-    lateral = np.hypot((side - 0.3) / 0.07, (v + 0.02) / 0.2)
-    medial = np.hypot((side - 0.13) / 0.09, (v - 0.14) / 0.13)
+    lateral = np.hypot((np.abs(u) - 0.3) / 0.07, (v + 0.02) / 0.2)
+    medial = np.hypot((np.abs(u) - 0.13) / 0.09, (v - 0.14) / 0.13)
     return 0.5 * _below(np.minimum(lateral, medial), size, 0.3)
 
 
@@ -391,12 +388,12 @@ def _add_lesion(
     reach = lesion.radius
     if lesion.kind == "solid":
         inside = lesion.signal * (1 + 0.05 * texture)
-    elif lesion.kind == "ring":
-        core = _below(distance, reach * (0.62 + 0.05 * texture), 2 * edge)
-        inside = lesion.signal + (lesion.core - lesion.signal) * core
     else:
-        holes = _below(texture, -0.3, 1.2)
-        inside = lesion.signal + (lesion.core - lesion.signal) * holes
+        if lesion.kind == "ring":
+            dark = _below(distance, reach * (0.62 + 0.05 * texture), 2 * edge)
+        else:
+            dark = _below(texture, -0.3, 1.2)
+        inside = lesion.signal + (lesion.core - lesion.signal) * dark
     swollen = _below(distance, reach * 1.45, reach * 0.6) * in_brain
     image = image + np.float32(lesion.oedema) * swollen
     mask = _below(distance, reach, edge) * in_brain * lesion.contrast
