@@ -66,7 +66,7 @@ class Predictions:
         operating point, else the most probable one.
         """
         if positive_index is None:
-            return self.probabilities.argmax(axis=-1)
+            return self.logits.argmax(axis=-1)
         is_positive = self.scores(positive_index) >= operating_point
         return np.where(is_positive, positive_index, 1 - positive_index)
 
@@ -96,7 +96,7 @@ def predictions_csv(
     writer.writerow([*COLUMNS, *(f"probability_{n}" for n in class_names)])
     for split, p in predictions.items():
         probabilities = p.probabilities
-        predicted = probabilities.argmax(axis=-1)
+        predicted = p.logits.argmax(axis=-1)
         scores = p.scores(positive_index)
         decided = p.decided(positive_index, operating_point)
         for i, is_finite in enumerate(p.is_finite):

@@ -71,7 +71,8 @@ class ServingModule(tf.Module):
         # Zeros, not NaN, for what could not be read: TF Serving writes NaN as
         # a bare token that JSON parsers refuse.
         probabilities = tf.where(valid[:, tf.newaxis], tf.nn.softmax(logits), 0)
-        label_index = tf.argmax(probabilities, -1, output_type=tf.int32)
+        # Of the logits: probabilities near a half can round to a tie.
+        label_index = tf.argmax(logits, -1, output_type=tf.int32)
         if self._positive_index is None:
             score = tf.reduce_max(probabilities, axis=-1)
         else:
