@@ -201,6 +201,13 @@ class TrainConfig:
                 f"({error}): use another --job_dir."
             ) from error
 
+    def shared_json(self) -> str:
+        """The fields that all workers, and a continuation, must share."""
+        fields = dataclasses.asdict(self)
+        return json.dumps(
+            {n: v for n, v in fields.items() if n not in self._FREE}
+        )
+
     def differences(self, other: "TrainConfig") -> dict[str, tuple]:
         """Fields that a continuation must share but does not.
 

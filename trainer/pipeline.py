@@ -1,15 +1,18 @@
 """The one place that says what happens in what order."""
 
 import dataclasses
+import hashlib
 import time
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from trainer import config, storage
 from trainer.data import augmentation, input_pipeline, records
 from trainer.evaluation import baselines, calibration, predict, report
+from trainer.evaluation import predictions as predictions_lib
 from trainer.export import saved_model, signature, warmup
 from trainer.model import classifier, dropout, losses
 from trainer.training import (
@@ -18,6 +21,7 @@ from trainer.training import (
     features,
     history,
     loop,
+    preemption,
     schedules,
 )
 
@@ -52,14 +56,29 @@ def run(cfg: config.TrainConfig) -> str:
     keras.utils.set_random_seed(cfg.seed)
     with strategy.scope():
         job = _Job(cfg, info, strategy)
-        _claim_job_dir(cfg, info)
+        distribution.check_agreement(
+            strategy,
+            {
+                "flags": hashlib.sha256(cfg.shared_json().encode()).hexdigest(),
+                "data set": info.fingerprint,
+            },
+        )
+        _claim_job_dir(cfg, info, job.is_chief)
         rows = job.train()
-        evaluation = job.evaluate(rows)
-        return job.export(evaluation)
+        predictions = job.predict()
+    # Outside the scope: what one worker does alone must create no variables
+    # that the others would have to create with it.
+    if not job.is_chief:
+        tf.io.gfile.rmtree(job.scratch_dir)
+        return ""
+    evaluation = job.evaluate(predictions, rows)
+    return job.export(evaluation)
 
 
-def _claim_job_dir(cfg: config.TrainConfig, info: records.DatasetInfo) -> None:
-    """Writes config and data set into the job directory, or checks them."""
+def _claim_job_dir(
+    cfg: config.TrainConfig, info: records.DatasetInfo, is_chief: bool
+) -> None:
+    """Checks that the job directory is this run's; the chief writes into it."""
     config_path = storage.join(cfg.job_dir, CONFIG_FILE)
     dataset_path = storage.join(cfg.job_dir, records.DATASET_FILE)
     if storage.exists(config_path):
@@ -85,8 +104,9 @@ def _claim_job_dir(cfg: config.TrainConfig, info: records.DatasetInfo) -> None:
                 f"{previous_info.fingerprint[:12]} and "
                 f"{info.fingerprint[:12]}): use another --job_dir."
             )
-    storage.write_atomically(dataset_path, info.to_json())
-    storage.write_atomically(config_path, cfg.to_json())
+    if is_chief:
+        storage.write_atomically(dataset_path, info.to_json())
+        storage.write_atomically(config_path, cfg.to_json())
 
 
 class _Job:
@@ -99,6 +119,11 @@ class _Job:
         self.per_replica = distribution.per_replica_batch_size(
             strategy, cfg.global_batch_size
         )
+        self.is_chief = distribution.is_chief(strategy)
+        self.scratch_dir = storage.join(
+            cfg.job_dir, "checkpoints", distribution.worker_name(strategy)
+        )
+        self.stop_requested = preemption.watch_sigterm()
         start = time.monotonic()
         self.head = classifier.build_head(
             info.num_classes,
@@ -168,7 +193,8 @@ class _Job:
             rows += self._train_head()
         if self.cfg.fine_tune_epochs:
             rows += self._fine_tune(rows)
-        history.write_csv(self.cfg.job_dir, rows)
+        if self.is_chief:
+            history.write_csv(self.cfg.job_dir, rows)
         return rows
 
     def _train_head(self) -> list[dict]:
@@ -269,8 +295,8 @@ class _Job:
 
         return self._run_phase(setup, make_dataset, validate, rows_before)
 
-    def evaluate(self, rows: list[dict]) -> report.Evaluation:
-        """Predicts validation and test and writes `job_dir/evaluation`."""
+    def predict(self) -> dict[str, predictions_lib.Predictions]:
+        """Predicts every image of validation and test; on all workers."""
         predict_step = loop.make_predict_function(self.strategy, self.model)
         predictions = {}
         for split in self.info.splits:
@@ -280,6 +306,14 @@ class _Job:
             predictions[split] = predict.make_predictions(
                 ids, groups, labels, self._outputs(predict_step, split)
             )
+        return predictions
+
+    def evaluate(
+        self,
+        predictions: dict[str, predictions_lib.Predictions],
+        rows: list[dict],
+    ) -> report.Evaluation:
+        """Writes `job_dir/evaluation`."""
         evaluation = report.evaluate(
             predictions,
             self.info,
@@ -388,7 +422,10 @@ class _Job:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(model.trainable_variables)
         checkpoint = checkpoints.PhaseCheckpoint(
-            storage.join(cfg.job_dir, "checkpoints", name), model, optimizer
+            storage.join(cfg.job_dir, "checkpoints", name),
+            model,
+            optimizer,
+            None if self.is_chief else storage.join(self.scratch_dir, name),
         )
         if checkpoint.restore():
             logging.info(
@@ -426,7 +463,10 @@ class _Job:
             num_epochs=setup.num_epochs,
             patience=cfg.patience,
             steps_per_execution=cfg.steps_per_execution,
+            stop_requested=self.stop_requested,
         )
+        if not self.is_chief:
+            return loop.run_phase(phase, setup.checkpoint, lambda _: None)
         logs = history.EpochLog(cfg.job_dir, setup.name, rows_before)
         progress = setup.checkpoint.progress
         return loop.run_phase(

@@ -6,7 +6,13 @@ import tensorflow as tf
 from tests.conftest import IMAGE_SIZE, make_strategy
 from trainer.data import augmentation, input_pipeline
 from trainer.model import classifier, dropout
-from trainer.training import checkpoints, distribution, features, loop
+from trainer.training import (
+    checkpoints,
+    distribution,
+    features,
+    loop,
+    preemption,
+)
 
 BATCH = 8
 
@@ -61,6 +67,7 @@ def run_steps(strategy_name, directory, num_steps, train_batch_norm):
             iterator,
             tf.constant(0, tf.int64),
             tf.constant(num_steps, tf.int64),
+            tf.constant(0.0),
         )
     return sums.numpy(), model.get_weights()
 
@@ -156,7 +163,9 @@ def test_one_step_equals_hand_computed_gradient(strategy_name, tmp_path):
             seed=0,
         )
         one = tf.constant(1, tf.int64)
-        sums = step(iter(phase.make_dataset(0)), one * 0, one).numpy()
+        sums = step(
+            iter(phase.make_dataset(0)), one * 0, one, tf.constant(0.0)
+        ).numpy()
     rows = features.epoch_order(11, 1, seed=1)[0, :4]
     images, labels = x[0, rows].astype(np.float64), y[rows]
     # Zero weights: p = 1/2, d loss / d z = (1/2 - y) w_y / 4.
@@ -164,7 +173,7 @@ def test_one_step_equals_hand_computed_gradient(strategy_name, tmp_path):
     np.testing.assert_allclose(
         model.get_weights()[0][:, 0], -(errors @ images), rtol=1e-5
     )
-    np.testing.assert_allclose(sums, [4 * np.log(2), labels.sum(), 4], 1e-5)
+    np.testing.assert_allclose(sums, [4 * np.log(2), labels.sum(), 4, 0], 1e-5)
 
 
 def test_phase_learns_and_keeps_best_weights(tmp_path):
@@ -257,6 +266,38 @@ def test_killed_phase_ends_with_the_weights_of_one_never_killed(
             assert mine[name] == theirs[name], name
 
 
+@pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
+# Two steps an inner loop, three an epoch: within an epoch and at its end.
+@pytest.mark.parametrize(("stop_at", "saved_step"), [(3, 5), (2, 3)])
+def test_phase_told_to_stop_saves_the_step_and_continues(
+    strategy_name, stop_at, saved_step, tmp_path
+):
+    strategy = make_strategy(strategy_name)
+
+    def run(directory, stop_at=None):
+        with strategy.scope():
+            phase, checkpoint, _ = feature_phase(
+                strategy,
+                directory,
+                4,
+                stop_requested=lambda: checkpoint.progress.step == stop_at,
+            )
+            checkpoint.restore()
+            history = loop.run_phase(phase, checkpoint, lambda row: None)
+        return phase.model.get_weights(), history
+
+    weights, history = run(tmp_path / "whole")
+    with pytest.raises(preemption.Preempted) as stopped:
+        run(tmp_path / "stopped", stop_at)
+    assert stopped.value.code == preemption.EXIT_CODE
+    saved = tmp_path / "stopped" / f"ckpt-{saved_step}.index"
+    assert saved.exists()
+    resumed_weights, resumed_history = run(tmp_path / "stopped")
+    np.testing.assert_array_equal(resumed_weights[0], weights[0])
+    for name in ("epoch", "step", "loss", "val_loss"):
+        assert [r[name] for r in resumed_history] == [r[name] for r in history]
+
+
 def test_finished_phase_is_not_run_again(tmp_path):
     strategy = make_strategy("one_device")
     with strategy.scope():
@@ -277,7 +318,7 @@ def test_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
             strategy,
             tmp_path,
             1,
-            train_steps=lambda *args: tf.constant([np.nan, 0.0, 4.0]),
+            train_steps=lambda *args: tf.constant([np.nan, 0.0, 4.0, 0.0]),
         )
         with pytest.raises(ValueError, match="loss is nan at step 2: lower"):
             loop.run_phase(phase, checkpoint, lambda row: None)

@@ -87,11 +87,14 @@ class PhaseCheckpoint:
         directory: str,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
+        save_directory: str | None = None,
     ):
         """Ties model and optimizer to a directory.
 
         Args:
-            directory: of this phase alone.
+            directory: of this phase alone; checkpoints are restored from it.
+            save_directory: where this process saves; default: `directory`.
+                All workers take part in a save, but only the chief's counts.
             model: whose weights are kept.
             optimizer: already built on the model's trainable variables:
                 otherwise its slots would be restored too late, or never.
@@ -103,8 +106,9 @@ class PhaseCheckpoint:
             progress=_ProgressState(self.progress),
         )
         self._manager = tf.train.CheckpointManager(
-            self._checkpoint, directory, max_to_keep=3
+            self._checkpoint, save_directory or directory, max_to_keep=3
         )
+        self._directory = directory
 
     def save(self) -> None:
         self._manager.save(checkpoint_number=self.progress.step)
@@ -118,7 +122,8 @@ class PhaseCheckpoint:
         Raises:
             ValueError: if there are checkpoints, but none is intact.
         """
-        paths = self._manager.checkpoints
+        state = tf.train.get_checkpoint_state(self._directory)
+        paths = list(state.all_model_checkpoint_paths) if state else []
         for path in reversed(paths):
             try:
                 # Tensors carry checksums that a read verifies.
@@ -130,7 +135,7 @@ class PhaseCheckpoint:
             return True
         if paths:
             raise ValueError(
-                f"No checkpoint in {self._manager.directory} is intact: "
+                f"No checkpoint in {self._directory} is intact: "
                 "delete that directory to start the phase anew."
             )
         return False

@@ -149,6 +149,43 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     )
 
 
+def worker_name(strategy: tf.distribute.Strategy) -> str:
+    """Name of this process in its cluster, for example `worker-1`."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return "worker-0"
+    return f"{resolver.task_type}-{resolver.task_id}"
+
+
+def check_agreement(
+    strategy: tf.distribute.Strategy, digests: dict[str, str]
+) -> None:
+    """Compares what all workers must share, before the first step.
+
+    Args:
+        strategy: in scope.
+        digests: name -> sha256 in hex of what must be the same everywhere.
+
+    Raises:
+        ValueError: on every worker, naming what differs.
+    """
+    mine = tf.constant([[int(d[:15], 16) for d in digests.values()]], tf.int64)
+
+    @tf.function
+    def compare():
+        replicas = strategy.run(lambda: tf.identity(mine))
+        everyone = strategy.gather(replicas, axis=0)
+        return tf.reduce_all(everyone == everyone[:1], axis=0)
+
+    same = compare().numpy()
+    for name, is_same in zip(digests, same, strict=True):
+        if not is_same:
+            raise ValueError(
+                f"The workers do not have the same {name}: start all of them "
+                "with the same flags on the same data."
+            )
+
+
 def choose_precision(name: str) -> str:
     """A Keras dtype policy; "auto" picks what the hardware is fast at.
 

@@ -15,7 +15,7 @@ from absl import logging
 from sklearn import metrics as sklearn_metrics
 
 from trainer.model import dropout, losses
-from trainer.training import checkpoints
+from trainer.training import checkpoints, preemption
 
 
 def make_train_function(
@@ -41,13 +41,14 @@ def make_train_function(
 
     Returns:
         Function of an iterator over `inputs`, `labels` and `places`, the first
-        step (int64 scalar) and the number of steps (int64 scalar), which
-        returns the sums of loss and of correct predictions and the number of
-        images, float32 `[3]`.
+        step (int64 scalar), the number of steps (int64 scalar) and whether
+        this worker is to stop (float32 scalar, 1 or 0). It returns, summed
+        over all workers, float32 `[4]`: loss, correct predictions, images, and
+        a number that is positive if any worker is to stop.
     """
     class_weights = tf.constant(class_weights)
 
-    def step_on_replica(batch, step):
+    def step_on_replica(batch, step, stop):
         labels = batch["labels"]
         places = dropout.BatchPlaces(
             seed, step, batch["places"], global_batch_size
@@ -74,15 +75,16 @@ def make_train_function(
                 tf.reduce_sum(per_example_loss),
                 tf.reduce_sum(correct),
                 tf.cast(tf.size(labels), tf.float32),
+                stop,
             ]
         )
 
     @tf.function
-    def train_steps(iterator, first_step, num_steps):
-        sums = tf.zeros([3])
+    def train_steps(iterator, first_step, num_steps, stop):
+        sums = tf.zeros([4])
         for step in tf.range(first_step, first_step + num_steps):
             replica_sums = strategy.run(
-                step_on_replica, args=(next(iterator), step)
+                step_on_replica, args=(next(iterator), step, stop)
             )
             sums += strategy.reduce("SUM", replica_sums, axis=None)
         return sums
@@ -188,6 +190,7 @@ class Phase:
         num_epochs: at most.
         patience: epochs without a lower validation loss before stopping.
         steps_per_execution: steps in one call of `train_steps`.
+        stop_requested: whether this worker has been told to stop.
         checkpoint_every_s: seconds between checkpoints within an epoch.
     """
 
@@ -201,6 +204,7 @@ class Phase:
     num_epochs: int
     patience: int
     steps_per_execution: int
+    stop_requested: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 300.0
 
 
@@ -211,7 +215,9 @@ def run_phase(
 ) -> list[dict]:
     """Trains to the end of a phase and leaves the best weights in the model.
 
-    A phase that was interrupted goes on at its last checkpoint.
+    A phase that was interrupted goes on at its last checkpoint. If a worker is
+    told to stop, all save at the end of the running inner loop and raise
+    `preemption.Preempted`.
 
     Args:
         phase: what to train.
@@ -230,18 +236,24 @@ def run_phase(
     while not progress.finished:
         if iterator is None:
             iterator = iter(phase.make_dataset(progress.step))
-        epoch = _run_epoch(phase, checkpoint, iterator)
+        epoch, stop = _run_epoch(phase, checkpoint, iterator)
         row = _finish_epoch(phase, progress, epoch)
         checkpoint.save()
         on_epoch(row)
+        if stop:
+            _stop(phase, progress)
     phase.model.set_weights(progress.best_weights)
     return progress.history
 
 
 def _run_epoch(
     phase: Phase, checkpoint: checkpoints.PhaseCheckpoint, iterator
-) -> int:
-    """Runs the rest of the current epoch and returns its number, from 1."""
+) -> tuple[int, bool]:
+    """Runs the rest of the current epoch.
+
+    Returns:
+        Its number, from 1, and whether to stop once it is finished.
+    """
     progress = checkpoint.progress
     epoch = progress.step // phase.steps_per_epoch + 1
     last_step = epoch * phase.steps_per_epoch
@@ -253,11 +265,12 @@ def _run_epoch(
             iterator,
             tf.constant(progress.step, tf.int64),
             tf.constant(num_steps, tf.int64),
+            tf.constant(float(phase.stop_requested())),
         ).numpy()
         now = time.monotonic()
         progress.step += num_steps
         progress.sums = [
-            a + float(b) for a, b in zip(progress.sums, sums, strict=True)
+            a + float(b) for a, b in zip(progress.sums, sums[:3], strict=True)
         ]
         progress.seconds += now - start
         if not np.isfinite(sums[0]):
@@ -265,6 +278,11 @@ def _run_epoch(
                 f"The {phase.name} loss is {sums[0]} at step {progress.step}: "
                 "lower the learning rate; the last checkpoint is intact."
             )
+        # The sum over workers is the same on all: all stop at the same step.
+        stop = bool(sums[3])
+        if stop and progress.step < last_step:
+            checkpoint.save()
+            _stop(phase, progress)
         if now - last_line > 10.0:
             last_line = now
             _log_progress(phase, progress, epoch)
@@ -274,7 +292,18 @@ def _run_epoch(
         ):
             last_save = now
             checkpoint.save()
-    return epoch
+    return epoch, stop
+
+
+def _stop(phase: Phase, progress: checkpoints.Progress):
+    """Ends the process after a save."""
+    logging.warning(
+        "%s stopped by SIGTERM and saved after step %d; the same command "
+        "continues.",
+        phase.name,
+        progress.step,
+    )
+    raise preemption.Preempted
 
 
 def _log_progress(phase, progress, epoch):
