@@ -116,7 +116,8 @@ def make_facts(index, class_name, **changes):
         "bit_depth": 8,
         "quality": 0,
         "num_bytes": 5000,
-        "encoded_bytes": 5000,
+        "file_sha256": "",
+        "kept_format": "png",
         "mean_brightness": 50.0,
         "border_brightness": 0.0,
     }

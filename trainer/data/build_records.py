@@ -2,18 +2,20 @@ r"""Turns a folder of images into TFRecord shards, `dataset.json` and an audit.
 
     python -m trainer.data.build_records --input_dir=scans --output_dir=records
 
-Workers import this module, so nothing slow is imported at its top.
+Workers import this module, so nothing slow is imported at its top; TensorFlow
+is not imported at all.
 """
 
 import dataclasses
 import json
 import os
 import sys
+import tempfile
 
 import tqdm
 from absl import app, flags
 
-from trainer import startup, storage
+from trainer import storage
 from trainer.data import (
     audit,
     leaks,
@@ -26,6 +28,7 @@ from trainer.data import (
     shards,
     sources,
     splits,
+    training_images,
 )
 
 STORED_SIZE = 256
@@ -114,12 +117,18 @@ def build(
     num_workers = num_workers or parallel.default_num_workers()
     read_options = scan.ReadOptions(window_center, window_width, slice_axis)
 
-    building = output.start_building(output_dir)
-    try:
+    form = training_images.TrainingFormat(stored_size, channels)
+    with (
+        output.building(output_dir) as building,
+        tempfile.TemporaryFile(dir=building) as spool_file,
+    ):
+        spool = training_images.Spool(spool_file)
         with _progress(len(found), "reading", "file") as progress:
             findings = planning.examine(
                 found,
                 read_options,
+                form,
+                spool,
                 num_workers=num_workers,
                 directory=building,
                 report_progress=progress.update,
@@ -129,31 +138,38 @@ def build(
         plan = planning.make_plan(
             findings, class_names, previous, split_options, on_leak
         )
+        members = plan.members
         report = audit.make_audit(findings, plan, class_names, on_leak)
-        output.write_reports(
-            building, report, plan.members, findings.unreadable
-        )
+        output.write_reports(building, report, members, findings.unreadable)
+        channels = channels or max(m.facts.channels for m in members)
+        with _progress(len(members), "writing", "image") as progress:
+            written = shards.write_all(
+                building,
+                members,
+                [source.path for source in found],
+                spool,
+                options=read_options,
+                form=dataclasses.replace(form, channels=channels),
+                seed=seed,
+                num_workers=num_workers,
+                report_progress=progress.update,
+            )
         info = records.DatasetInfo(
             class_names=class_names,
             positive_class=positive_class,
-            channels=channels or max(m.facts.channels for m in plan.members),
+            channels=channels,
             stored_size=stored_size,
             counts=plan.counts,
-            shards=(),
+            shards=tuple(written),
             fingerprint=records.compute_fingerprint(
-                (m.image_id, m.facts.sha256, m.label, m.split)
-                for m in plan.members
+                (m.image_id, m.facts.sha256, m.label, m.split) for m in members
             ),
             options=options,
             leaks=plan.leaks.num_held_out if on_leak == "allow" else 0,
         )
-        info = _write_records(
-            building, info, plan.members, found, read_options, num_workers
-        )
+        dataset_path = os.path.join(building, records.DATASET_FILE)
+        storage.write_atomically(dataset_path, info.to_json())
         output.publish(building)
-    except BaseException:
-        output.abandon(building)
-        raise
     return info
 
 
@@ -187,32 +203,6 @@ def _check_positive_class(
             f"{positive_class}; the classes are {list(class_names)}."
         )
     return positive_class
-
-
-def _write_records(
-    building: str,
-    info: records.DatasetInfo,
-    members: list[shards.Member],
-    found: list[sources.Source],
-    read_options: scan.ReadOptions,
-    num_workers: int,
-) -> records.DatasetInfo:
-    with _progress(len(members), "writing", "image") as progress:
-        written = shards.write_all(
-            building,
-            members,
-            [source.path for source in found],
-            options=read_options,
-            stored_size=info.stored_size,
-            channels=info.channels,
-            seed=info.options["seed"],
-            num_workers=num_workers,
-            report_progress=progress.update,
-        )
-    info = dataclasses.replace(info, shards=tuple(written))
-    path = os.path.join(building, records.DATASET_FILE)
-    storage.write_atomically(path, info.to_json())
-    return info
 
 
 def _progress(total: int, name: str, unit: str) -> tqdm.tqdm:
@@ -326,7 +316,6 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     values = flags.FLAGS
-    startup.import_tensorflow()
     try:
         info = build(
             values.input_dir,

@@ -6,13 +6,15 @@ directory itself may be a mount point. `dataset.json` leaves first and comes
 last: whatever interrupts, it never stands beside shards of another build.
 """
 
+import contextlib
 import csv
+import errno
 import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from trainer import storage
 from trainer.data import records, scan, shards, sources
@@ -22,6 +24,7 @@ IMAGES_FILE = "images.csv"
 UNREADABLE_FILE = "unreadable.csv"
 
 _BUILDING = ".building"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Another value of any of these asks for other splits.
 _SPLIT_OPTIONS = (
     "seed",
@@ -55,40 +58,48 @@ def check_output_dir(output_dir: str, input_dir: str) -> None:
         )
 
 
-def start_building(output_dir: str) -> str:
-    """Makes an empty folder to build in, and returns its path."""
-    building = os.path.join(output_dir, _BUILDING)
-    shutil.rmtree(building, ignore_errors=True)
-    os.makedirs(building)
-    return building
+@contextlib.contextmanager
+def building(output_dir: str) -> Iterator[str]:
+    """Gives an empty folder to build in, which goes if the build fails.
+
+    Raises:
+        OSError: with a sentence, if the disk is full.
+    """
+    folder = os.path.join(output_dir, _BUILDING)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    try:
+        yield folder
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.listdir(output_dir):
+            os.rmdir(output_dir)
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise OSError(
+                f"{output_dir} cannot be written ({error.strerror}); free some "
+                "space, or choose another --output_dir."
+            ) from error
+        raise
 
 
-def abandon(building: str) -> None:
-    """Removes what a failed build has written."""
-    shutil.rmtree(building, ignore_errors=True)
-    output_dir = os.path.dirname(building)
-    if os.path.isdir(output_dir) and not os.listdir(output_dir):
-        os.rmdir(output_dir)
-
-
-def publish(building: str) -> None:
+def publish(folder: str) -> None:
     """Moves a complete build into the output directory."""
-    output_dir = os.path.dirname(building)
+    output_dir = os.path.dirname(folder)
     dataset_file = os.path.join(output_dir, records.DATASET_FILE)
     if os.path.exists(dataset_file):
         os.remove(dataset_file)
     for name in os.listdir(output_dir):
         if _SHARD_PATTERN.fullmatch(name):
             os.remove(os.path.join(output_dir, name))
-    names = sorted(os.listdir(building))
+    names = sorted(os.listdir(folder))
     names.remove(records.DATASET_FILE)
     for name in [*names, records.DATASET_FILE]:
-        os.replace(os.path.join(building, name), os.path.join(output_dir, name))
-    os.rmdir(building)
+        os.replace(os.path.join(folder, name), os.path.join(output_dir, name))
+    os.rmdir(folder)
 
 
 def write_reports(
-    building: str,
+    folder: str,
     report: dict,
     members: Sequence[shards.Member],
     unreadable: Sequence[scan.ScannedFile],
@@ -99,7 +110,7 @@ def write_reports(
         (IMAGES_FILE, shards.members_csv(members)),
         (UNREADABLE_FILE, _unreadable_csv(unreadable)),
     ):
-        storage.write_atomically(os.path.join(building, name), text)
+        storage.write_atomically(os.path.join(folder, name), text)
 
 
 def refuse_unreadable(

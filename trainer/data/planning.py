@@ -12,6 +12,7 @@ from trainer.data import (
     shards,
     sources,
     splits,
+    training_images,
 )
 
 
@@ -52,6 +53,8 @@ class Plan:
 def examine(
     found: Sequence[sources.Source],
     read_options: scan.ReadOptions,
+    form: training_images.TrainingFormat,
+    spool: training_images.Spool,
     *,
     num_workers: int,
     directory: str,
@@ -62,6 +65,8 @@ def examine(
     Args:
         found: what to read.
         read_options: how.
+        form: how training images are stored.
+        spool: takes the images as they are stored for training.
         num_workers: processes.
         directory: for a temporary file; the system's own folder for these may
             be held in memory.
@@ -69,7 +74,13 @@ def examine(
     """
     with tempfile.TemporaryFile(dir=directory) as thumbnail_file:
         facts, unreadable = scan.scan_files(
-            found, read_options, num_workers, thumbnail_file, report_progress
+            found,
+            read_options,
+            form,
+            num_workers,
+            thumbnail_file,
+            spool,
+            report_progress,
         )
         sets = groups.join_known(facts)
         near_pairs = []
@@ -129,6 +140,7 @@ def make_plan(
             group=names[i],
             split=split,
             label=class_names.index(facts[i].class_name),
+            scan_index=i,
             facts=facts[i],
         )
         for i, split in zip(kept, decided, strict=True)

@@ -8,12 +8,14 @@ quickly without it.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import os
 
 import numpy as np
 import PIL.Image
+import PIL.ImageChops
 import PIL.ImageOps
 import PIL.JpegImagePlugin
 
@@ -53,9 +55,9 @@ class Image:
     Attributes:
         pixels: uint8 `[height, width]`, or `[height, width, 3]` if the
             channels differ anywhere.
-        encoded: JPEG or PNG bytes of these pixels, without metadata; the
-            file's own bytes wherever TensorFlow decodes them alike.
-        format: "jpeg" or "png", of `encoded`.
+        kept_format: "jpeg" or "png" if TensorFlow decodes the bytes of the
+            file to these pixels, else "".
+        kept_bytes: those bytes, without metadata.
         source_format: of the file, for example "jpeg", "tiff" or "dicom".
         bit_depth: bits per channel in the file.
         num_bytes: size of the file, shared among its images.
@@ -66,11 +68,11 @@ class Image:
     """
 
     pixels: np.ndarray
-    encoded: bytes
-    format: str
     source_format: str
     bit_depth: int
     num_bytes: int
+    kept_format: str = ""
+    kept_bytes: bytes = dataclasses.field(default=b"", repr=False)
     suffix: str = ""
     quality: int = 0
     patient_id: str = dataclasses.field(default="", repr=False)
@@ -83,6 +85,16 @@ class Image:
     @property
     def width(self) -> int:
         return self.pixels.shape[1]
+
+    @property
+    def format(self) -> str:
+        """ "jpeg" or "png", of `encoded`."""
+        return self.kept_format or "png"
+
+    @functools.cached_property
+    def encoded(self) -> bytes:
+        """JPEG or PNG bytes of these pixels, without metadata."""
+        return self.kept_bytes or encode_png(self.pixels)
 
 
 def read_images(
@@ -232,12 +244,9 @@ def make_image(
     patient_id: str = "",
     identifiers: tuple[str, ...] = (),
 ) -> Image:
-    """An image whose file cannot be kept as it is: encoded as PNG."""
-    pixels = reduce_channels(pixels)
+    """An image whose file cannot be kept as it is."""
     return Image(
-        pixels=pixels,
-        encoded=encode_png(pixels),
-        format="png",
+        pixels=reduce_channels(pixels),
         source_format=source_format,
         bit_depth=bit_depth,
         num_bytes=num_bytes,
@@ -303,21 +312,17 @@ def _read_pages(
 
 def _read_jpeg(opened: PIL.Image.Image, data: bytes) -> Image:
     quality = _estimate_quality(opened)
-    rotated = opened.getexif().get(_ORIENTATION_TAG, 1) not in (0, 1)
-    keeps_bytes = opened.mode in ("L", "RGB") and not rotated
-    pixels = reduce_channels(_to_uint8(opened, None))
-    image = Image(
-        pixels=pixels,
-        encoded=image_bytes.strip_jpeg(data)
-        if keeps_bytes
-        else encode_png(pixels),
-        format="jpeg" if keeps_bytes else "png",
+    kept = image_bytes.strip_jpeg(data)
+    keeps_bytes = opened.mode in ("L", "RGB") and not _is_rotated(opened)
+    return Image(
+        pixels=_to_uint8(opened, None),
         source_format="jpeg",
         bit_depth=8,
         num_bytes=len(data),
+        kept_format="jpeg" if keeps_bytes else "",
+        kept_bytes=kept if keeps_bytes else b"",
         quality=quality,
     )
-    return image
 
 
 def _read_png(
@@ -326,33 +331,62 @@ def _read_png(
     window: tuple[float, float] | None,
 ) -> Image:
     bit_depth = image_bytes.png_bit_depth(data)
+    kept = image_bytes.strip_png(data)
     # Pillow knows eXIf and text chunks behind the pixels only after `load`.
     opened.load()
-    rotated = opened.getexif().get(_ORIENTATION_TAG, 1) not in (0, 1)
-    pixels = reduce_channels(_to_uint8(opened, window))
-    keeps_bytes = bit_depth == 8 and not rotated
+    keeps_bytes = bit_depth == 8 and not _is_rotated(opened)
     return Image(
-        pixels=pixels,
-        encoded=image_bytes.strip_png(data)
-        if keeps_bytes
-        else encode_png(pixels),
-        format="png",
+        pixels=_to_uint8(opened, window),
         source_format="png",
         bit_depth=bit_depth,
         num_bytes=len(data),
+        kept_format="png" if keeps_bytes else "",
+        kept_bytes=kept if keeps_bytes else b"",
     )
+
+
+def strip_metadata(data: bytes, kept_format: str) -> bytes:
+    """`Image.kept_bytes` of a file that was read before."""
+    if kept_format == "jpeg":
+        return image_bytes.strip_jpeg(data)
+    return image_bytes.strip_png(data)
+
+
+def _is_rotated(opened: PIL.Image.Image) -> bool:
+    return opened.getexif().get(_ORIENTATION_TAG, 1) not in (0, 1)
 
 
 def _to_uint8(
     opened: PIL.Image.Image, window: tuple[float, float] | None
 ) -> np.ndarray:
-    """Upright uint8 pixels; transparency is ignored, as TensorFlow does."""
-    upright = PIL.ImageOps.exif_transpose(opened)
+    """Upright pixels; transparency is ignored, as TensorFlow does.
+
+    Returns:
+        uint8 `[height, width]`, or `[height, width, 3]` if the channels differ
+        anywhere.
+    """
+    upright = opened
+    if _is_rotated(opened):
+        upright = PIL.ImageOps.exif_transpose(opened)
     if upright.mode.startswith("I") or upright.mode == "F":
         return apply_window(np.asarray(upright), window)
     if upright.mode in ("1", "L", "LA", "La"):
-        return np.array(upright.convert("L"))
-    return np.array(upright.convert("RGB"))
+        return np.array(_convert(upright, "L"))
+    colour = _convert(upright, "RGB")
+    # As `reduce_channels`, but Pillow is several times faster at it.
+    first, second, third = colour.split()
+    if _are_equal(first, second) and _are_equal(first, third):
+        return np.array(first)
+    return np.array(colour)
+
+
+def _convert(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    # `convert` would copy an image that has the mode already.
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _are_equal(first: PIL.Image.Image, second: PIL.Image.Image) -> bool:
+    return PIL.ImageChops.difference(first, second).getbbox() is None
 
 
 def _bit_depth(opened: PIL.Image.Image) -> int:

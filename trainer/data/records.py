@@ -1,14 +1,16 @@
 """The tf.Example schema and `dataset.json`, which says what shards hold.
 
 Writers (`build_records`) and readers (`input_pipeline`) meet here and nowhere
-else. Only the functions that touch protos or tensors import TensorFlow, so
-that parallel workers of `build_records` and REST clients start quickly.
+else. Only `parse_example` imports TensorFlow, so that `build_records` and REST
+clients start quickly.
 """
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
+
+from trainer.data import tfrecord
 
 SCHEMA_VERSION = 1
 DATASET_FILE = "dataset.json"
@@ -180,35 +182,20 @@ def make_example(
         label: index of the class.
         class_name: its name.
     """
-    from tensorflow.core.example import example_pb2, feature_pb2
-
-    def text(value: str | bytes) -> feature_pb2.Feature:
-        value = value.encode("utf-8") if isinstance(value, str) else value
-        return feature_pb2.Feature(
-            bytes_list=feature_pb2.BytesList(value=[value])
-        )
-
-    def integer(value: int) -> feature_pb2.Feature:
-        return feature_pb2.Feature(
-            int64_list=feature_pb2.Int64List(value=[value])
-        )
-
-    features = {
-        "image/encoded": text(encoded),
-        "image/format": text(image_format),
-        "image/height": integer(height),
-        "image/width": integer(width),
-        "image/channels": integer(channels),
-        "image/id": text(image_id),
-        "image/group": text(group),
-        "image/sha256": text(sha256),
-        "image/class/label": integer(label),
-        "image/class/text": text(class_name),
-    }
-    example = example_pb2.Example(
-        features=feature_pb2.Features(feature=features)
+    return tfrecord.serialize_example(
+        {
+            "image/encoded": encoded,
+            "image/format": image_format,
+            "image/height": height,
+            "image/width": width,
+            "image/channels": channels,
+            "image/id": image_id,
+            "image/group": group,
+            "image/sha256": sha256,
+            "image/class/label": label,
+            "image/class/text": class_name,
+        }
     )
-    return example.SerializeToString(deterministic=True)
 
 
 def parse_example(serialized):

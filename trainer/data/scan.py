@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import PIL.Image
 
-from trainer.data import parallel, readers, sources
+from trainer.data import parallel, readers, sources, training_images
 
 # Near-duplicates are confirmed on thumbnails of this side, in pixels.
 THUMBNAIL_SIZE = 64
@@ -54,6 +54,8 @@ class ImageFacts:
         source_index: which of the sources it comes from.
         patient_key: keyed hash of the patient id, "" if unknown.
         sha256: of the decoded pixels.
+        file_sha256: of the whole file. Never to be written.
+        kept_format: see `readers.Image`.
         width: in pixels.
         height: in pixels.
         channels: 1 if grey, else 3.
@@ -61,7 +63,6 @@ class ImageFacts:
         bit_depth: bits per channel in the file.
         quality: estimated JPEG quality, 0 for other formats.
         num_bytes: of the file, shared among its images.
-        encoded_bytes: of the JPEG or PNG that stands for it.
         mean_brightness: in [0, 255].
         border_brightness: mean of the outermost pixels, in [0, 255].
     """
@@ -73,6 +74,8 @@ class ImageFacts:
     source_index: int
     patient_key: str
     sha256: str
+    file_sha256: str
+    kept_format: str
     width: int
     height: int
     channels: int
@@ -80,7 +83,6 @@ class ImageFacts:
     bit_depth: int
     quality: int
     num_bytes: int
-    encoded_bytes: int
     mean_brightness: float
     border_brightness: float
 
@@ -93,20 +95,24 @@ class ScannedFile:
         image_id: of the file, with `sources.PATIENT_MARK` for identifiers.
         images: what it holds.
         thumbnails: of the images, see `make_thumbnail`, as bytes.
+        encoded: of the images, as for training.
         error: why it cannot be read, "" if it can.
     """
 
     image_id: str
     images: tuple[ImageFacts, ...] = ()
     thumbnails: tuple[bytes, ...] = ()
+    encoded: tuple[training_images.Encoded, ...] = ()
     error: str = ""
 
 
 def scan_files(
     found: Sequence[sources.Source],
     options: ReadOptions,
+    form: training_images.TrainingFormat,
     num_workers: int,
     thumbnails: BinaryIO,
+    spool: training_images.Spool,
     report_progress: Callable[[int], None],
 ) -> tuple[list[ImageFacts], list[ScannedFile]]:
     """Reads every file once.
@@ -114,19 +120,22 @@ def scan_files(
     Args:
         found: what to read.
         options: how to read it.
+        form: how training images are stored.
         num_workers: processes.
         thumbnails: file that the thumbnails are written to, one after the
             other: of 100,000 images they take 400 MB, too much for memory.
+        spool: takes the images as they are stored for training.
         report_progress: called with the number of files just read.
 
     Returns:
-        facts: of the images, in the order of the sources.
+        facts: of the images, in the order of the sources, as in `thumbnails`
+            and `spool`.
         unreadable: files that are no image.
     """
     # A new key every time, so that nobody can look an id up by hashing all
     # possible ones; nothing that is written depends on it.
     scan_one = functools.partial(
-        scan_file, options=options, key=secrets.token_bytes(32)
+        scan_file, options=options, form=form, key=secrets.token_bytes(32)
     )
     facts, unreadable = [], []
     for scanned in parallel.map_ordered(
@@ -134,6 +143,7 @@ def scan_files(
     ):
         facts.extend(scanned.images)
         thumbnails.write(b"".join(scanned.thumbnails))
+        spool.extend(scanned.encoded)
         if scanned.error:
             unreadable.append(scanned)
         report_progress(1)
@@ -150,6 +160,7 @@ def load_thumbnails(file: BinaryIO, num_images: int) -> np.ndarray:
 def scan_file(
     indexed_source: tuple[int, sources.Source],
     options: ReadOptions,
+    form: training_images.TrainingFormat,
     key: bytes,
 ) -> ScannedFile:
     """Reads one file.
@@ -157,11 +168,14 @@ def scan_file(
     Args:
         indexed_source: place in the list of sources, and the source.
         options: how to read it.
+        form: how training images are stored.
         key: of the hash of patient ids.
     """
     index, source = indexed_source
     given = (source.patient_id,) if source.patient_id else ()
+    file_sha256 = ""
     try:
+        file_sha256 = hash_file(source.path)
         images = options.read(source.path)
         error = "" if images else "it holds no image"
     except ValueError as raised:
@@ -171,10 +185,22 @@ def scan_file(
         images, error = [], raised.strerror or type(raised).__name__
     return ScannedFile(
         image_id=hide_identifiers(source, given),
-        images=tuple(_describe(i, index, source, key) for i in images),
+        images=tuple(
+            _describe(image, index, source, file_sha256, key)
+            for image in images
+        ),
         thumbnails=tuple(make_thumbnail(i.pixels).tobytes() for i in images),
+        encoded=tuple(
+            training_images.encode_for_training(i.pixels, form) for i in images
+        ),
         error=error,
     )
+
+
+def hash_file(path: str) -> str:
+    """Hex sha256 of the bytes of a file."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def hide_identifiers(
@@ -198,7 +224,11 @@ def hide_identifiers(
 
 
 def _describe(
-    image: readers.Image, index: int, source: sources.Source, key: bytes
+    image: readers.Image,
+    index: int,
+    source: sources.Source,
+    file_sha256: str,
+    key: bytes,
 ) -> ImageFacts:
     patient_id = source.patient_id or image.patient_id
     patient_key = ""
@@ -219,6 +249,8 @@ def _describe(
         source_index=index,
         patient_key=patient_key,
         sha256=readers.pixel_sha256(pixels),
+        file_sha256=file_sha256,
+        kept_format=image.kept_format,
         width=image.width,
         height=image.height,
         channels=1 if readers.is_grey(pixels) else 3,
@@ -226,7 +258,6 @@ def _describe(
         bit_depth=image.bit_depth,
         quality=image.quality,
         num_bytes=image.num_bytes,
-        encoded_bytes=len(image.encoded),
         mean_brightness=round(float(pixels.mean()), 3),
         border_brightness=round(float(border.mean()), 3),
     )

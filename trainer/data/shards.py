@@ -1,7 +1,8 @@
 """The second pass: images -> TFRecord shards.
 
-Workers read and encode; this process alone imports TensorFlow, makes the
-records and writes them, one shard after the other.
+Training images were encoded when they were first read. Workers read the files
+of validation and test images again; this process makes the records and writes
+them, one shard after the other.
 """
 
 import collections
@@ -10,37 +11,44 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import numpy as np
-import PIL.Image
-
-from trainer.data import parallel, readers, records, scan
+from trainer.data import (
+    parallel,
+    readers,
+    records,
+    scan,
+    tfrecord,
+    training_images,
+)
 
 SHARD_BYTES = 100_000_000
 # Enough for a handful of replicas or readers to share.
 MIN_TRAIN_SHARDS = 4
-TRAINING_JPEG_QUALITY = 95
-# Of JPEG at that quality, per pixel and channel; measured on MRI slices.
-TRAINING_BYTES_PER_VALUE = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One image with all that was decided about it."""
+    """One image with all that was decided about it.
+
+    Attributes:
+        scan_index: its place among all images that were read.
+    """
 
     image_id: str
     group: str
     split: str
     label: int
+    scan_index: int
     facts: scan.ImageFacts
 
 
 @dataclasses.dataclass(frozen=True)
 class FileTask:
-    """One file to read again; all images of a file share a split."""
+    """One file to read again, and those of its images that are kept."""
 
     path: str
     members: tuple[Member, ...]
@@ -48,7 +56,7 @@ class FileTask:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImage:
-    """What a worker sends back, without the protos that need TensorFlow."""
+    """The bytes that stand for an image in a record, and what they are."""
 
     member: Member
     encoded: bytes
@@ -57,91 +65,75 @@ class EncodedImage:
     width: int
 
 
-def encode_file(
-    task: FileTask,
-    options: scan.ReadOptions,
-    stored_size: int,
-    channels: int,
+def encode_held_out(
+    task: FileTask, options: scan.ReadOptions
 ) -> list[EncodedImage]:
-    """Reads one file again and encodes its images for their split.
+    """Reads a file again: evaluation scores what a client will send.
 
     Raises:
-        ValueError: if the file changed since the first pass.
+        ValueError: if the file changed since it was first read.
     """
-    by_suffix = {image.suffix: image for image in options.read(task.path)}
-    encoded = []
-    for member in task.members:
-        image = by_suffix.get(member.facts.suffix)
-        if image is None or (
-            readers.pixel_sha256(image.pixels) != member.facts.sha256
-        ):
-            raise ValueError(
-                f"{member.image_id} changed while the records were built; "
-                "build them again."
-            )
-        encoded.append(_encode(image, member, stored_size, channels))
-    return encoded
-
-
-def _encode(
-    image: readers.Image, member: Member, stored_size: int, channels: int
-) -> EncodedImage:
-    if member.split != "train":
-        # Evaluation scores exactly the bytes that a client will send.
-        return EncodedImage(
-            member, image.encoded, image.format, image.height, image.width
+    file_sha256 = task.members[0].facts.file_sha256
+    if scan.hash_file(task.path) != file_sha256:
+        raise ValueError(
+            f"{task.members[0].image_id} changed while the records were "
+            "built; build them again."
         )
-    pixels = resize_for_training(image.pixels, stored_size, channels)
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(
-        buffer, "JPEG", quality=TRAINING_JPEG_QUALITY, subsampling=0
+    kept_format = task.members[0].facts.kept_format
+    if kept_format:
+        with open(task.path, "rb") as file:
+            data = readers.strip_metadata(file.read(), kept_format)
+        encoded = {task.members[0].facts.suffix: data}
+    else:
+        encoded = {i.suffix: i.encoded for i in options.read(task.path)}
+    return [
+        EncodedImage(
+            member,
+            encoded[member.facts.suffix],
+            kept_format or "png",
+            member.facts.height,
+            member.facts.width,
+        )
+        for member in task.members
+    ]
+
+
+def encode_training(
+    member: Member,
+    spool: training_images.Spool,
+    form: training_images.TrainingFormat,
+) -> EncodedImage:
+    """Takes an image that was encoded when its file was first read."""
+    facts = member.facts
+    height, width = training_images.training_shape(
+        facts.height, facts.width, form.stored_size
     )
-    height, width = pixels.shape[:2]
-    return EncodedImage(member, buffer.getvalue(), "jpeg", height, width)
+    encoded = spool.read(member.scan_index, form.channels)
+    return EncodedImage(member, encoded, "jpeg", height, width)
 
 
-def resize_for_training(
-    pixels: np.ndarray, stored_size: int, channels: int
-) -> np.ndarray:
-    """Scales the short side down to `stored_size`; never enlarges.
+def count_shards(members: Sequence[Member], num_bytes: int) -> int:
+    """Shards of about `SHARD_BYTES`, of whole files.
 
     Args:
-        pixels: uint8 `[height, width]` or `[height, width, 3]`.
-        stored_size: in pixels.
-        channels: 1 or 3.
-
-    Returns:
-        uint8 `[height, width]` or `[height, width, 3]`, as `channels` says.
+        members: of one split.
+        num_bytes: of their images in the records, about.
     """
-    image = PIL.Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
-    short_side = min(image.size)
-    if short_side > stored_size:
-        width, height = (
-            max(1, round(side * stored_size / short_side))
-            for side in image.size
-        )
-        # Pillow widens the filter when it scales down: no aliasing.
-        image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
-    return np.asarray(image)
-
-
-def count_shards(
-    split: str,
-    members: Sequence[Member],
-    num_files: int,
-    stored_size: int,
-    channels: int,
-) -> int:
-    """Shards of about `SHARD_BYTES`, known before anything is encoded."""
-    if split != "train":
-        num_bytes = sum(member.facts.encoded_bytes for member in members)
-        return max(1, math.ceil(num_bytes / SHARD_BYTES))
-    largest = stored_size * stored_size * 4 / 3
-    values = sum(
-        min(m.facts.width * m.facts.height, largest) * channels for m in members
-    )
-    wanted = math.ceil(values * TRAINING_BYTES_PER_VALUE / SHARD_BYTES)
+    wanted = max(1, math.ceil(num_bytes / SHARD_BYTES))
+    if members[0].split != "train":
+        return wanted
+    num_files = len({member.facts.source_index for member in members})
     return min(max(MIN_TRAIN_SHARDS, wanted), num_files)
+
+
+def _estimate_held_out_bytes(members: Sequence[Member]) -> int:
+    """Files that are kept have their size, pixels half of it as PNG."""
+    return sum(
+        m.facts.num_bytes
+        if m.facts.kept_format
+        else m.facts.width * m.facts.height * m.facts.channels // 2
+        for m in members
+    )
 
 
 def members_csv(members: Sequence[Member]) -> str:
@@ -190,10 +182,10 @@ def write_all(
     directory: str,
     members: Sequence[Member],
     paths: Sequence[str],
+    spool: training_images.Spool,
     *,
     options: scan.ReadOptions,
-    stored_size: int,
-    channels: int,
+    form: training_images.TrainingFormat,
     seed: int,
     num_workers: int,
     report_progress: Callable[[int], None],
@@ -204,9 +196,9 @@ def write_all(
         directory: an existing directory.
         members: all images.
         paths: of the sources that `facts.source_index` counts.
-        options: how the files are read.
-        stored_size: short side of stored training images, in pixels.
-        channels: of the data set, 1 or 3.
+        spool: the images as they are stored for training, by `scan_index`.
+        options: how files are read again.
+        form: how training images are stored, with the channels of the set.
         seed: of the order of training images.
         num_workers: processes.
         report_progress: called with the number of images just written.
@@ -217,86 +209,95 @@ def write_all(
     """
     written = []
     for split in records.SPLITS:
-        by_file = collections.defaultdict(list)
-        for member in members:
-            if member.split == split:
-                by_file[member.facts.source_index].append(member)
-        tasks = [
-            FileTask(paths[index], tuple(of_file))
-            for index, of_file in sorted(by_file.items())
-        ]
+        of_split = [member for member in members if member.split == split]
+        if not of_split:
+            continue
+        tasks = _group_by_file(of_split, paths)
         if split == "train":
             tasks = order_files(tasks, seed)
-        if tasks:
-            written += _write_split(
-                directory,
-                split,
-                tasks,
-                options=options,
-                stored_size=stored_size,
-                channels=channels,
-                num_workers=num_workers,
-                report_progress=report_progress,
+            num_bytes = sum(
+                spool.num_bytes(m.scan_index, form.channels) for m in of_split
             )
+            encoded_files = (
+                [encode_training(m, spool, form) for m in task.members]
+                for task in tasks
+            )
+        else:
+            num_bytes = _estimate_held_out_bytes(of_split)
+            encoded_files = parallel.map_ordered(
+                functools.partial(encode_held_out, options=options),
+                tasks,
+                num_workers,
+            )
+        written += _write_split(
+            directory,
+            split,
+            encoded_files,
+            len(tasks),
+            count_shards(of_split, num_bytes),
+            form.channels,
+            report_progress,
+        )
     return written
+
+
+def _group_by_file(
+    members: Sequence[Member], paths: Sequence[str]
+) -> list[FileTask]:
+    by_file = collections.defaultdict(list)
+    for member in members:
+        by_file[member.facts.source_index].append(member)
+    return [
+        FileTask(paths[index], tuple(of_file))
+        for index, of_file in sorted(by_file.items())
+    ]
 
 
 def _write_split(
     directory: str,
     split: str,
-    tasks: Sequence[FileTask],
-    *,
-    options: scan.ReadOptions,
-    stored_size: int,
+    encoded_files: Iterator[list[EncodedImage]],
+    num_files: int,
+    num_shards: int,
     channels: int,
-    num_workers: int,
     report_progress: Callable[[int], None],
 ) -> list[records.Shard]:
-    members = [member for task in tasks for member in task.members]
-    num_shards = count_shards(split, members, len(tasks), stored_size, channels)
-    encode = functools.partial(
-        encode_file, options=options, stored_size=stored_size, channels=channels
-    )
-    encoded_files = parallel.map_ordered(encode, tasks, num_workers)
     shards = []
     for index in range(num_shards):
-        first = index * len(tasks) // num_shards
-        last = (index + 1) * len(tasks) // num_shards
-        path = os.path.join(
-            directory, records.shard_name(split, index, num_shards)
+        first = index * num_files // num_shards
+        last = (index + 1) * num_files // num_shards
+        name = records.shard_name(split, index, num_shards)
+        shards.append(
+            _write_shard(
+                os.path.join(directory, name),
+                split,
+                itertools.islice(encoded_files, last - first),
+                channels,
+                report_progress,
+            )
         )
-        num_records = _write_shard(
-            path, encoded_files, last - first, channels, report_progress
-        )
-        shards.append(_describe_shard(path, split, num_records))
     return shards
 
 
 def _write_shard(
     path: str,
-    encoded_files: Iterator[list[EncodedImage]],
-    num_files: int,
+    split: str,
+    encoded_files: Iterable[list[EncodedImage]],
     channels: int,
     report_progress: Callable[[int], None],
-) -> int:
-    # Imported here: workers import this module, and TensorFlow takes seconds.
-    import tensorflow as tf
-
-    num_records = 0
-    try:
-        with tf.io.TFRecordWriter(path) as writer:
-            for _ in range(num_files):
-                images = next(encoded_files)
-                for image in images:
-                    writer.write(_make_example(image, channels))
-                num_records += len(images)
-                report_progress(len(images))
-    except tf.errors.OpError as error:
-        raise OSError(
-            f"{path} cannot be written ({error.message}); free some space, or "
-            "choose another --output_dir."
-        ) from error
-    return num_records
+) -> records.Shard:
+    with tfrecord.RecordWriter(path) as writer:
+        for images in encoded_files:
+            for image in images:
+                writer.write(_make_example(image, channels))
+            report_progress(len(images))
+    return records.Shard(
+        name=os.path.basename(path),
+        split=split,
+        num_records=writer.num_records,
+        num_bytes=writer.num_bytes,
+        sha256=writer.sha256(),
+    )
 
 
 def _make_example(image: EncodedImage, channels: int) -> bytes:
@@ -312,19 +313,4 @@ def _make_example(image: EncodedImage, channels: int) -> bytes:
         sha256=member.facts.sha256,
         label=member.label,
         class_name=member.facts.class_name,
-    )
-
-
-def _describe_shard(path: str, split: str, num_records: int) -> records.Shard:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-        os.fsync(file.fileno())
-    return records.Shard(
-        name=os.path.basename(path),
-        split=split,
-        num_records=num_records,
-        num_bytes=os.path.getsize(path),
-        sha256=digest.hexdigest(),
     )
