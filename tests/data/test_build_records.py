@@ -3,10 +3,14 @@
 import collections
 import csv
 import filecmp
+import io
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import PIL.Image
@@ -363,3 +367,101 @@ def test_command_fails_in_one_line(tmp_path):
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("build_records: --input_dir=nowhere")
+
+
+def test_build_does_not_import_tensorflow(folders, tmp_path):
+    code = (
+        "import sys; from trainer.data import build_records\n"
+        f"build_records.build({str(folders)!r}, {str(tmp_path / 'r')!r})\n"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tinted_images_are_stored_as_the_whole_set_is(tmp_path):
+    for index in range(24):
+        name = ("no_tumor", "tumor")[index % 2]
+        write_head(tmp_path / "scans" / name / f"{index:02d}.png", index)
+        path = tmp_path / "scans" / name / f"tinted_{index:02d}.png"
+        grey = make_head(100 + index, size=48)
+        PIL.Image.fromarray(np.stack([grey, grey, grey // 8 * 8], -1)).save(
+            path
+        )
+    info = build(tmp_path / "scans", tmp_path / "r")
+    assert info.channels == 1
+    for example in read_examples(tmp_path / "r", info, "train"):
+        encoded = value(example, "image/encoded")
+        assert PIL.Image.open(io.BytesIO(encoded)).mode == "L"
+    info = build(tmp_path / "scans", tmp_path / "c", channels=3)
+    modes = collections.Counter(
+        PIL.Image.open(io.BytesIO(value(example, "image/encoded"))).mode
+        for example in read_examples(tmp_path / "c", info, "train")
+    )
+    # Decoders make three channels of one.
+    assert modes["RGB"] > 10 and modes["L"] > 10
+
+
+def test_file_that_changes_during_the_build_is_refused(
+    folders, tmp_path, monkeypatch
+):
+    def change(building, *_):
+        for path in folders.rglob("*.png"):
+            with open(path, "ab") as file:
+                file.write(b"\0")
+
+    monkeypatch.setattr(output, "write_reports", change)
+    with pytest.raises(ValueError, match="changed while the records were"):
+        build(folders, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def command_line(folders, output_dir):
+    return [
+        sys.executable,
+        "-m",
+        "trainer.data.build_records",
+        f"--input_dir={folders}",
+        f"--output_dir={output_dir}",
+    ]
+
+
+def test_killed_build_leaves_nothing_that_counts_and_can_be_repeated(
+    folders, tmp_path
+):
+    output_dir = tmp_path / "r"
+    for path in sorted(folders.rglob("*.png")):
+        # Large enough that the build can be met at work.
+        PIL.Image.open(path).resize((1500, 1500), 3).save(path)
+    process = subprocess.Popen(command_line(folders, output_dir))
+    while not (output_dir / ".building").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    assert os.listdir(output_dir) == [".building"]
+    subprocess.run(command_line(folders, output_dir), check=True)
+    build(folders, tmp_path / "undisturbed")
+    names = sorted(os.listdir(tmp_path / "undisturbed"))
+    assert sorted(os.listdir(output_dir)) == names
+    _, different, errors = filecmp.cmpfiles(
+        output_dir, tmp_path / "undisturbed", names, shallow=False
+    )
+    assert (different, errors) == ([], [])
+
+
+def test_full_disk_is_one_sentence_and_no_data_set(folders, tmp_path):
+    def limit_file_size():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = subprocess.run(
+        [*command_line(folders, tmp_path / "r"), "--num_workers=1"],
+        preexec_fn=limit_file_size,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "free some space" in done.stderr
+    assert not (tmp_path / "r").exists()
