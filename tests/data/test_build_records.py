@@ -432,13 +432,17 @@ def test_killed_build_leaves_nothing_that_counts_and_can_be_repeated(
     for path in sorted(folders.rglob("*.png")):
         # Large enough that the build can be met at work.
         PIL.Image.open(path).resize((1500, 1500), 3).save(path)
-    process = subprocess.Popen(command_line(folders, output_dir))
+    process = subprocess.Popen(
+        [*command_line(folders, output_dir), "--num_workers=2"],
+        stderr=subprocess.PIPE,
+    )
     while not (output_dir / ".building").exists():
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.3)
     process.kill()
-    process.wait()
+    # The workers share the pipe: it ends when the last of them is gone.
+    process.communicate(timeout=30)
     assert os.listdir(output_dir) == [".building"]
     subprocess.run(command_line(folders, output_dir), check=True)
     build(folders, tmp_path / "undisturbed")

@@ -5,6 +5,7 @@ import concurrent.futures
 import itertools
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -46,7 +47,7 @@ def map_ordered(
     context = multiprocessing.get_context("spawn")
     items = iter(items)
     with concurrent.futures.ProcessPoolExecutor(
-        num_workers, mp_context=context
+        num_workers, mp_context=context, initializer=_end_with_parent
     ) as executor:
         futures = collections.deque()
         try:
@@ -67,6 +68,16 @@ def map_ordered(
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _end_with_parent() -> None:
+    """Lets no worker outlive a parent that is killed."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _apply(function: Callable[[Item], Result], chunk: list[Item]):
