@@ -54,9 +54,11 @@ def run_pillow_loop(input_dir: str, output_dir: str) -> None:
     os.makedirs(output_dir)
     hashes, thumbnails = {}, []
     with (
-        tfrecord.RecordWriter(os.path.join(output_dir, "train")) as train,
-        tfrecord.RecordWriter(os.path.join(output_dir, "rest")) as rest,
+        open(os.path.join(output_dir, "train"), "wb") as train_file,
+        open(os.path.join(output_dir, "rest"), "wb") as rest_file,
     ):
+        train = tfrecord.RecordWriter(train_file)
+        rest = tfrecord.RecordWriter(rest_file)
         for label, name in enumerate(CLASS_NAMES):
             folder = os.path.join(input_dir, name)
             for file_name in sorted(os.listdir(folder)):

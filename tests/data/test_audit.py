@@ -118,6 +118,7 @@ def make_facts(index, class_name, **changes):
         "num_bytes": 5000,
         "file_sha256": "",
         "kept_format": "png",
+        "training_bytes": (5000, 5000),
         "mean_brightness": 50.0,
         "border_brightness": 0.0,
     }

@@ -192,7 +192,7 @@ def test_failed_build_leaves_the_old_data_set(folders, tmp_path, monkeypatch):
     def fail(path, *_):
         raise OSError(f"{path} cannot be written (no space left on device)")
 
-    monkeypatch.setattr(shards, "_write_shard", fail)
+    monkeypatch.setattr(shards, "write_shard", fail)
     with pytest.raises(OSError, match="no space left"):
         build(folders, tmp_path / "r", seed=1)
     after = {p.name: p.read_bytes() for p in (tmp_path / "r").iterdir()}

@@ -37,7 +37,8 @@ def test_example_has_the_bytes_that_tensorflow_writes():
 
 def test_file_has_the_bytes_that_tensorflow_writes(tmp_path):
     payloads = [b"", b"x", tfrecord.serialize_example(FEATURES), b"\0" * 70_000]
-    with tfrecord.RecordWriter(str(tmp_path / "ours")) as writer:
+    with open(tmp_path / "ours", "wb") as file:
+        writer = tfrecord.RecordWriter(file)
         for payload in payloads:
             writer.write(payload)
     with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as theirs:

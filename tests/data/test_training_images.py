@@ -91,4 +91,3 @@ def test_spool_gives_back_each_version_in_any_order():
             (3, encoded[index].colour),
         ):
             assert spool.read(index, channels) == version
-            assert spool.num_bytes(index, channels) == len(version)

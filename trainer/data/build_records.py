@@ -143,14 +143,14 @@ def build(
         output.write_reports(building, report, members, findings.unreadable)
         channels = channels or max(m.facts.channels for m in members)
         with _progress(len(members), "writing", "image") as progress:
-            written = shards.write_all(
+            written = shards.write_shards(
                 building,
-                members,
-                [source.path for source in found],
+                shards.plan_shards(
+                    members, [source.path for source in found], channels, seed
+                ),
                 spool,
                 options=read_options,
                 form=dataclasses.replace(form, channels=channels),
-                seed=seed,
                 num_workers=num_workers,
                 report_progress=progress.update,
             )

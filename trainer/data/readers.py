@@ -121,6 +121,18 @@ def read_images(
         ValueError: if it cannot be read as an image. The message says why,
             and leaves it to the caller to name the file.
     """
+    with open(path, "rb") as file:
+        data = file.read()
+    return decode_images(data, window_center, window_width, slice_axis)
+
+
+def decode_images(
+    data: bytes,
+    window_center: float | None = None,
+    window_width: float | None = None,
+    slice_axis: int = 2,
+) -> list[Image]:
+    """The images of a file that is in memory; see `read_images`."""
     if (window_center is None) != (window_width is None):
         raise ValueError(
             "window_center and window_width go together. Received: "
@@ -133,8 +145,6 @@ def read_images(
     window = None
     if window_center is not None:
         window = (window_center, window_width)
-    with open(path, "rb") as file:
-        data = file.read()
     if not data:
         raise ValueError("the file is empty")
     if is_medical(data):

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import PIL.Image
 
+from trainer import storage
 from trainer.data import parallel, readers, sources, training_images
 
 # Near-duplicates are confirmed on thumbnails of this side, in pixels.
@@ -33,12 +34,9 @@ class ReadOptions:
     window_width: float | None = None
     slice_axis: int = 2
 
-    def read(self, path: str) -> list[readers.Image]:
-        return readers.read_images(
-            path,
-            window_center=self.window_center,
-            window_width=self.window_width,
-            slice_axis=self.slice_axis,
+    def decode(self, data: bytes) -> list[readers.Image]:
+        return readers.decode_images(
+            data, self.window_center, self.window_width, self.slice_axis
         )
 
 
@@ -65,6 +63,7 @@ class ImageFacts:
         num_bytes: of the file, shared among its images.
         mean_brightness: in [0, 255].
         border_brightness: mean of the outermost pixels, in [0, 255].
+        training_bytes: of `training_images.Encoded`, grey and colour.
     """
 
     image_id: str
@@ -85,6 +84,7 @@ class ImageFacts:
     num_bytes: int
     mean_brightness: float
     border_brightness: float
+    training_bytes: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +162,7 @@ def scan_file(
     options: ReadOptions,
     form: training_images.TrainingFormat,
     key: bytes,
+    read_bytes: Callable[[str], bytes] = storage.read_bytes,
 ) -> ScannedFile:
     """Reads one file.
 
@@ -170,37 +171,33 @@ def scan_file(
         options: how to read it.
         form: how training images are stored.
         key: of the hash of patient ids.
+        read_bytes: gives the bytes of a path.
     """
     index, source = indexed_source
     given = (source.patient_id,) if source.patient_id else ()
-    file_sha256 = ""
+    images, error = [], ""
     try:
-        file_sha256 = hash_file(source.path)
-        images = options.read(source.path)
+        data = read_bytes(source.path)
+        images = options.decode(data)
         error = "" if images else "it holds no image"
     except ValueError as raised:
-        images, error = [], str(raised)
+        error = str(raised)
     except OSError as raised:
         # Its text would repeat the path.
-        images, error = [], raised.strerror or type(raised).__name__
+        error = raised.strerror or type(raised).__name__
+    encoded = tuple(
+        training_images.encode_for_training(i.pixels, form) for i in images
+    )
     return ScannedFile(
         image_id=hide_identifiers(source, given),
         images=tuple(
-            _describe(image, index, source, file_sha256, key)
-            for image in images
+            _describe(image, index, source, data, versions, key)
+            for image, versions in zip(images, encoded, strict=True)
         ),
         thumbnails=tuple(make_thumbnail(i.pixels).tobytes() for i in images),
-        encoded=tuple(
-            training_images.encode_for_training(i.pixels, form) for i in images
-        ),
+        encoded=encoded,
         error=error,
     )
-
-
-def hash_file(path: str) -> str:
-    """Hex sha256 of the bytes of a file."""
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 def hide_identifiers(
@@ -227,7 +224,8 @@ def _describe(
     image: readers.Image,
     index: int,
     source: sources.Source,
-    file_sha256: str,
+    data: bytes,
+    versions: training_images.Encoded,
     key: bytes,
 ) -> ImageFacts:
     patient_id = source.patient_id or image.patient_id
@@ -249,7 +247,7 @@ def _describe(
         source_index=index,
         patient_key=patient_key,
         sha256=readers.pixel_sha256(pixels),
-        file_sha256=file_sha256,
+        file_sha256=hashlib.sha256(data).hexdigest(),
         kept_format=image.kept_format,
         width=image.width,
         height=image.height,
@@ -260,6 +258,7 @@ def _describe(
         num_bytes=image.num_bytes,
         mean_brightness=round(float(pixels.mean()), 3),
         border_brightness=round(float(border.mean()), 3),
+        training_bytes=(len(versions.grey), len(versions.colour)),
     )
 
 

@@ -14,8 +14,10 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO
 
+from trainer import storage
 from trainer.data import (
     parallel,
     readers,
@@ -55,6 +57,21 @@ class FileTask:
 
 
 @dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """One shard to write.
+
+    Attributes:
+        name: of the file.
+        split: one of `records.SPLITS`.
+        files: in the order of the records.
+    """
+
+    name: str
+    split: str
+    files: tuple[FileTask, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class EncodedImage:
     """The bytes that stand for an image in a record, and what they are."""
 
@@ -65,75 +82,84 @@ class EncodedImage:
     width: int
 
 
-def encode_held_out(
-    task: FileTask, options: scan.ReadOptions
-) -> list[EncodedImage]:
-    """Reads a file again: evaluation scores what a client will send.
+def plan_shards(
+    members: Sequence[Member], paths: Sequence[str], channels: int, seed: int
+) -> list[ShardTask]:
+    """Decides which images lie in which shard, and in which order.
 
-    Raises:
-        ValueError: if the file changed since it was first read.
+    Args:
+        members: all images.
+        paths: of the sources that `facts.source_index` counts.
+        channels: of the data set, 1 or 3.
+        seed: of the order of training images.
     """
-    file_sha256 = task.members[0].facts.file_sha256
-    if scan.hash_file(task.path) != file_sha256:
-        raise ValueError(
-            f"{task.members[0].image_id} changed while the records were "
-            "built; build them again."
-        )
-    kept_format = task.members[0].facts.kept_format
-    if kept_format:
-        with open(task.path, "rb") as file:
-            data = readers.strip_metadata(file.read(), kept_format)
-        encoded = {task.members[0].facts.suffix: data}
-    else:
-        encoded = {i.suffix: i.encoded for i in options.read(task.path)}
+    tasks = []
+    for split in records.SPLITS:
+        of_split = [member for member in members if member.split == split]
+        if not of_split:
+            continue
+        files = _group_by_file(of_split, paths)
+        if split == "train":
+            files = order_files(files, seed)
+        num_shards = _count_shards(of_split, len(files), channels)
+        for index in range(num_shards):
+            first = index * len(files) // num_shards
+            last = (index + 1) * len(files) // num_shards
+            name = records.shard_name(split, index, num_shards)
+            tasks.append(ShardTask(name, split, tuple(files[first:last])))
+    return tasks
+
+
+def _group_by_file(
+    members: Sequence[Member], paths: Sequence[str]
+) -> list[FileTask]:
+    by_file = collections.defaultdict(list)
+    for member in members:
+        by_file[member.facts.source_index].append(member)
     return [
-        EncodedImage(
-            member,
-            encoded[member.facts.suffix],
-            kept_format or "png",
-            member.facts.height,
-            member.facts.width,
-        )
-        for member in task.members
+        FileTask(paths[index], tuple(of_file))
+        for index, of_file in sorted(by_file.items())
     ]
 
 
-def encode_training(
-    member: Member,
-    spool: training_images.Spool,
-    form: training_images.TrainingFormat,
-) -> EncodedImage:
-    """Takes an image that was encoded when its file was first read."""
-    facts = member.facts
-    height, width = training_images.training_shape(
-        facts.height, facts.width, form.stored_size
-    )
-    encoded = spool.read(member.scan_index, form.channels)
-    return EncodedImage(member, encoded, "jpeg", height, width)
+def order_files(tasks: Sequence[FileTask], seed: int) -> list[FileTask]:
+    """Training files in an order that mixes classes and folders.
 
-
-def count_shards(members: Sequence[Member], num_bytes: int) -> int:
-    """Shards of about `SHARD_BYTES`, of whole files.
-
-    Args:
-        members: of one split.
-        num_bytes: of their images in the records, about.
+    The order follows from the seed and the ids alone, so that two builds of
+    the same images give the same bytes.
     """
-    wanted = max(1, math.ceil(num_bytes / SHARD_BYTES))
-    if members[0].split != "train":
-        return wanted
-    num_files = len({member.facts.source_index for member in members})
-    return min(max(MIN_TRAIN_SHARDS, wanted), num_files)
+
+    def place(task: FileTask) -> tuple[bytes, str]:
+        first = task.members[0]
+        # By id, not by pixels: copies must not lie side by side.
+        text = f"{seed}:{first.image_id}".encode()
+        return hashlib.sha256(text).digest(), first.image_id
+
+    return sorted(tasks, key=place)
 
 
-def _estimate_held_out_bytes(members: Sequence[Member]) -> int:
-    """Files that are kept have their size, pixels half of it as PNG."""
-    return sum(
-        m.facts.num_bytes
-        if m.facts.kept_format
-        else m.facts.width * m.facts.height * m.facts.channels // 2
+def _count_shards(
+    members: Sequence[Member], num_files: int, channels: int
+) -> int:
+    """Shards of about `SHARD_BYTES`, of whole files, for one split."""
+    is_train = members[0].split == "train"
+    num_bytes = sum(
+        m.facts.training_bytes[channels != 1]
+        if is_train
+        else _estimate_held_out_bytes(m.facts)
         for m in members
     )
+    wanted = max(1, math.ceil(num_bytes / SHARD_BYTES))
+    if is_train:
+        wanted = max(MIN_TRAIN_SHARDS, wanted)
+    return min(wanted, num_files)
+
+
+def _estimate_held_out_bytes(facts: scan.ImageFacts) -> int:
+    if facts.kept_format:
+        return facts.num_bytes
+    # What PNG makes of pixels, about.
+    return facts.width * facts.height * facts.channels // 2
 
 
 def members_csv(members: Sequence[Member]) -> str:
@@ -162,31 +188,13 @@ def members_csv(members: Sequence[Member]) -> str:
     return buffer.getvalue()
 
 
-def order_files(tasks: Sequence[FileTask], seed: int) -> list[FileTask]:
-    """Training files in an order that mixes classes and folders.
-
-    The order follows from the seed and the ids alone, so that two builds of
-    the same images give the same bytes.
-    """
-
-    def place(task: FileTask) -> tuple[bytes, str]:
-        first = task.members[0]
-        # By id, not by pixels: copies must not lie side by side.
-        text = f"{seed}:{first.image_id}".encode()
-        return hashlib.sha256(text).digest(), first.image_id
-
-    return sorted(tasks, key=place)
-
-
-def write_all(
+def write_shards(
     directory: str,
-    members: Sequence[Member],
-    paths: Sequence[str],
+    tasks: Sequence[ShardTask],
     spool: training_images.Spool,
     *,
     options: scan.ReadOptions,
     form: training_images.TrainingFormat,
-    seed: int,
     num_workers: int,
     report_progress: Callable[[int], None],
 ) -> list[records.Shard]:
@@ -194,106 +202,146 @@ def write_all(
 
     Args:
         directory: an existing directory.
-        members: all images.
-        paths: of the sources that `facts.source_index` counts.
+        tasks: of `plan_shards`.
         spool: the images as they are stored for training, by `scan_index`.
         options: how files are read again.
         form: how training images are stored, with the channels of the set.
-        seed: of the order of training images.
         num_workers: processes.
         report_progress: called with the number of images just written.
 
     Raises:
-        ValueError: if a file changed since the first pass.
+        ValueError: if a file changed since it was scanned.
         OSError: if the disk is full, or a worker died.
     """
+    held_out = itertools.chain.from_iterable(
+        task.files for task in tasks if task.split != "train"
+    )
+    encoded_files = parallel.map_ordered(
+        functools.partial(encode_held_out, options=options),
+        held_out,
+        num_workers,
+    )
     written = []
-    for split in records.SPLITS:
-        of_split = [member for member in members if member.split == split]
-        if not of_split:
-            continue
-        tasks = _group_by_file(of_split, paths)
-        if split == "train":
-            tasks = order_files(tasks, seed)
-            num_bytes = sum(
-                spool.num_bytes(m.scan_index, form.channels) for m in of_split
-            )
-            encoded_files = (
-                [encode_training(m, spool, form) for m in task.members]
-                for task in tasks
+    for task in tasks:
+        if task.split == "train":
+            images = (
+                take_training_image(member, spool, form)
+                for file in task.files
+                for member in file.members
             )
         else:
-            num_bytes = _estimate_held_out_bytes(of_split)
-            encoded_files = parallel.map_ordered(
-                functools.partial(encode_held_out, options=options),
-                tasks,
-                num_workers,
+            images = itertools.chain.from_iterable(
+                itertools.islice(encoded_files, len(task.files))
             )
-        written += _write_split(
-            directory,
-            split,
-            encoded_files,
-            len(tasks),
-            count_shards(of_split, num_bytes),
-            form.channels,
-            report_progress,
-        )
+        with open(os.path.join(directory, task.name), "wb") as file:
+            shard = write_shard(
+                file, task, images, form.channels, report_progress
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        written.append(shard)
     return written
 
 
-def _group_by_file(
-    members: Sequence[Member], paths: Sequence[str]
-) -> list[FileTask]:
-    by_file = collections.defaultdict(list)
-    for member in members:
-        by_file[member.facts.source_index].append(member)
+def encode_held_out(
+    task: FileTask,
+    options: scan.ReadOptions,
+    read_bytes: Callable[[str], bytes] = storage.read_bytes,
+) -> list[EncodedImage]:
+    """Reads a file again: evaluation scores what a client will send.
+
+    Raises:
+        ValueError: if the file changed since it was scanned.
+    """
+    data = _read_unchanged(task, read_bytes)
+    kept_format = task.members[0].facts.kept_format
+    if kept_format:
+        kept = readers.strip_metadata(data, kept_format)
+        encoded = {task.members[0].facts.suffix: kept}
+    else:
+        encoded = {i.suffix: i.encoded for i in options.decode(data)}
     return [
-        FileTask(paths[index], tuple(of_file))
-        for index, of_file in sorted(by_file.items())
+        EncodedImage(
+            member,
+            encoded[member.facts.suffix],
+            kept_format or "png",
+            member.facts.height,
+            member.facts.width,
+        )
+        for member in task.members
     ]
 
 
-def _write_split(
-    directory: str,
-    split: str,
-    encoded_files: Iterator[list[EncodedImage]],
-    num_files: int,
-    num_shards: int,
-    channels: int,
-    report_progress: Callable[[int], None],
-) -> list[records.Shard]:
-    shards = []
-    for index in range(num_shards):
-        first = index * num_files // num_shards
-        last = (index + 1) * num_files // num_shards
-        name = records.shard_name(split, index, num_shards)
-        shards.append(
-            _write_shard(
-                os.path.join(directory, name),
-                split,
-                itertools.islice(encoded_files, last - first),
-                channels,
-                report_progress,
-            )
+def encode_training(
+    task: FileTask,
+    options: scan.ReadOptions,
+    form: training_images.TrainingFormat,
+    read_bytes: Callable[[str], bytes] = storage.read_bytes,
+) -> list[EncodedImage]:
+    """Reads a file again and encodes it as when it was scanned.
+
+    Raises:
+        ValueError: if the file changed since it was scanned.
+    """
+    data = _read_unchanged(task, read_bytes)
+    pixels = {i.suffix: i.pixels for i in options.decode(data)}
+    encoded = [
+        training_images.encode_for_training(pixels[m.facts.suffix], form)
+        for m in task.members
+    ]
+    return [
+        _make_training_image(m, e.for_channels(form.channels), form)
+        for m, e in zip(task.members, encoded, strict=True)
+    ]
+
+
+def take_training_image(
+    member: Member,
+    spool: training_images.Spool,
+    form: training_images.TrainingFormat,
+) -> EncodedImage:
+    """Takes an image that was encoded when its file was scanned."""
+    encoded = spool.read(member.scan_index, form.channels)
+    return _make_training_image(member, encoded, form)
+
+
+def _make_training_image(
+    member: Member, encoded: bytes, form: training_images.TrainingFormat
+) -> EncodedImage:
+    height, width = training_images.training_shape(
+        member.facts.height, member.facts.width, form.stored_size
+    )
+    return EncodedImage(member, encoded, "jpeg", height, width)
+
+
+def _read_unchanged(
+    task: FileTask, read_bytes: Callable[[str], bytes]
+) -> bytes:
+    data = read_bytes(task.path)
+    first = task.members[0]
+    if hashlib.sha256(data).hexdigest() != first.facts.file_sha256:
+        raise ValueError(
+            f"{first.image_id} changed while the records were built; build "
+            "them again."
         )
-    return shards
+    return data
 
 
-def _write_shard(
-    path: str,
-    split: str,
-    encoded_files: Iterable[list[EncodedImage]],
+def write_shard(
+    file: BinaryIO,
+    task: ShardTask,
+    images: Iterable[EncodedImage],
     channels: int,
     report_progress: Callable[[int], None],
 ) -> records.Shard:
-    with tfrecord.RecordWriter(path) as writer:
-        for images in encoded_files:
-            for image in images:
-                writer.write(_make_example(image, channels))
-            report_progress(len(images))
+    """Writes one shard into an open file and describes it."""
+    writer = tfrecord.RecordWriter(file)
+    for image in images:
+        writer.write(_make_example(image, channels))
+        report_progress(1)
     return records.Shard(
-        name=os.path.basename(path),
-        split=split,
+        name=task.name,
+        split=task.split,
         num_records=writer.num_records,
         num_bytes=writer.num_bytes,
         sha256=writer.sha256(),

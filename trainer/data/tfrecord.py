@@ -6,9 +6,9 @@ import and cannot be installed beside every version of Apache Beam. The formats:
 """
 
 import hashlib
-import os
 import struct
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import google_crc32c
 from google.protobuf import (
@@ -107,24 +107,18 @@ def frame_record(data: bytes) -> bytes:
 
 
 class RecordWriter:
-    """Writes one TFRecord file and keeps count.
+    """Writes records into an open file and keeps count.
 
     Attributes:
         num_records: written so far.
-        num_bytes: of the file so far.
+        num_bytes: written so far.
     """
 
-    def __init__(self, path: str):
-        self._file = open(path, "wb")  # noqa: SIM115
+    def __init__(self, file: BinaryIO):
+        self._file = file
         self._digest = hashlib.sha256()
         self.num_records = 0
         self.num_bytes = 0
-
-    def __enter__(self) -> "RecordWriter":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
 
     def write(self, data: bytes) -> None:
         framed = frame_record(data)
@@ -132,13 +126,6 @@ class RecordWriter:
         self._digest.update(framed)
         self.num_records += 1
         self.num_bytes += len(framed)
-
-    def close(self) -> None:
-        """Makes the file last: it is on the disk when this returns."""
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
 
     def sha256(self) -> str:
         """Hex digest of what was written."""

@@ -108,14 +108,11 @@ class Spool:
             )
             self._end += len(data)
 
-    def num_bytes(self, index: int, channels: int) -> int:
-        _, grey_size, colour_size = self._places[index]
-        return grey_size if channels == 1 or colour_size < 0 else colour_size
-
     def read(self, index: int, channels: int) -> bytes:
         """JPEG bytes of an image for a set of so many channels."""
         start, grey_size, colour_size = self._places[index]
+        size = grey_size
         if channels != 1 and colour_size >= 0:
-            start += grey_size
+            start, size = start + grey_size, colour_size
         self._file.seek(start)
-        return self._file.read(self.num_bytes(index, channels))
+        return self._file.read(size)
