@@ -31,6 +31,8 @@ setuptools.setup(
         "tensorflow-serving-api>=2.19",
         "keras-tuner>=1.4.7",
         "google-cloud-storage>=3.0",
+        "google-crc32c>=1.5",
+        "protobuf>=6.31",
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "matplotlib>=3.8",
@@ -45,6 +47,7 @@ setuptools.setup(
     extras_require={
         "medical": MEDICAL,
         "server": SERVER,
+        "beam": ["apache-beam[gcp]>=2.70"],
         "cloud": ["google-cloud-aiplatform>=1.110"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         # Cloud TPU images carry TensorFlow up to 2.20 (tensorflow-tpu on PyPI).
@@ -52,6 +55,7 @@ setuptools.setup(
         "dev": [
             *MEDICAL,
             *SERVER,
+            "apache-beam>=2.70",
             "pytest>=8.0",
             "ruff>=0.6",
             "import-linter>=2.0",

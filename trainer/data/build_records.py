@@ -7,18 +7,22 @@ is not imported at all.
 """
 
 import dataclasses
+import functools
 import json
 import os
+import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 
-import tqdm
 from absl import app, flags
 
 from trainer import storage
 from trainer.data import (
     audit,
+    beam_runner,
     leaks,
+    local_runner,
     manifest,
     output,
     parallel,
@@ -32,6 +36,7 @@ from trainer.data import (
 )
 
 STORED_SIZE = 256
+LOCAL = "local"
 VALIDATION_FRACTION = 0.15
 TEST_FRACTION = 0.15
 
@@ -57,6 +62,8 @@ def build(
     window_width: float | None = None,
     slice_axis: int = 2,
     num_workers: int = 0,
+    runner: str = LOCAL,
+    beam_options: Sequence[str] = (),
 ) -> records.DatasetInfo:
     """Builds a data set.
 
@@ -86,6 +93,8 @@ def build(
         window_width: see `readers.read_images`.
         slice_axis: see `readers.read_images`.
         num_workers: processes; one per core if 0.
+        runner: `LOCAL`, or the name of an Apache Beam runner.
+        beam_options: of that runner, for example `--region=europe-west4`.
 
     Returns:
         What `dataset.json` holds.
@@ -108,7 +117,9 @@ def build(
         "window_width": window_width,
         "slice_axis": slice_axis,
     }
-    found = _list_sources(input_dir, output_dir, manifest_path, patient_regex)
+    found = _list_sources(
+        input_dir, output_dir, manifest_path, patient_regex, runner
+    )
     class_names = sources.check_classes(found)
     positive_class = _check_positive_class(positive_class, class_names)
     previous = output.read_previous_splits(
@@ -116,25 +127,37 @@ def build(
     )
     num_workers = num_workers or parallel.default_num_workers()
     read_options = scan.ReadOptions(window_center, window_width, slice_axis)
-
     form = training_images.TrainingFormat(stored_size, channels)
+    local_dir = output_dir
+    if storage.is_remote(output_dir):
+        local_dir = tempfile.mkdtemp()
+        beam_runner.delete_folder(storage.join(output_dir, output.BUILDING))
+        beam_runner.fetch(output_dir, output.EARLIER_FILES, local_dir)
+    previous = output.read_previous_splits(
+        previous_dir or local_dir, None if previous_dir else options
+    )
     with (
-        output.building(output_dir) as building,
+        output.building(local_dir) as building,
         tempfile.TemporaryFile(dir=building) as spool_file,
     ):
-        spool = training_images.Spool(spool_file)
-        with _progress(len(found), "reading", "file") as progress:
-            findings = planning.examine(
-                found,
-                read_options,
-                form,
-                spool,
-                num_workers=num_workers,
-                directory=building,
-                report_progress=progress.update,
+        shard_dir = building
+        if local_dir != output_dir:
+            shard_dir = storage.join(output_dir, output.BUILDING)
+        if runner == LOCAL:
+            passes = local_runner.LocalRunner(
+                read_options, num_workers, spool_file
             )
+        else:
+            passes = beam_runner.BeamRunner(
+                read_options, runner, beam_options, shard_dir
+            )
+        findings = planning.examine(
+            functools.partial(passes.scan, found, form),
+            num_workers=num_workers,
+            directory=building,
+        )
         if findings.unreadable and not skip_unreadable:
-            output.refuse_unreadable(output_dir, findings.unreadable)
+            output.refuse_unreadable(local_dir, findings.unreadable)
         plan = planning.make_plan(
             findings, class_names, previous, split_options, on_leak
         )
@@ -142,18 +165,13 @@ def build(
         report = audit.make_audit(findings, plan, class_names, on_leak)
         output.write_reports(building, report, members, findings.unreadable)
         channels = channels or max(m.facts.channels for m in members)
-        with _progress(len(members), "writing", "image") as progress:
-            written = shards.write_shards(
-                building,
-                shards.plan_shards(
-                    members, [source.path for source in found], channels, seed
-                ),
-                spool,
-                options=read_options,
-                form=dataclasses.replace(form, channels=channels),
-                num_workers=num_workers,
-                report_progress=progress.update,
-            )
+        written = passes.write(
+            shard_dir,
+            shards.plan_shards(
+                members, [source.path for source in found], channels, seed
+            ),
+            dataclasses.replace(form, channels=channels),
+        )
         info = records.DatasetInfo(
             class_names=class_names,
             positive_class=positive_class,
@@ -170,12 +188,27 @@ def build(
         dataset_path = os.path.join(building, records.DATASET_FILE)
         storage.write_atomically(dataset_path, info.to_json())
         output.publish(building)
+    if local_dir != output_dir:
+        beam_runner.publish(
+            local_dir, shard_dir, output_dir, [shard.name for shard in written]
+        )
+        shutil.rmtree(local_dir)
     return info
 
 
 def _list_sources(
-    input_dir: str, output_dir: str, manifest_path: str, patient_regex: str
+    input_dir: str,
+    output_dir: str,
+    manifest_path: str,
+    patient_regex: str,
+    runner: str,
 ) -> list[sources.Source]:
+    for path in (input_dir, output_dir):
+        if storage.is_remote(path) and runner == LOCAL:
+            raise ValueError(
+                f"{path} is not on this machine: copy it, for example with "
+                "`gcloud storage cp -r`, or choose a --runner of Apache Beam."
+            )
     if bool(input_dir) == bool(manifest_path):
         raise ValueError(
             "Either --input_dir or --manifest says where the images are. "
@@ -184,6 +217,11 @@ def _list_sources(
     if manifest_path:
         output.check_output_dir(output_dir, "")
         found = manifest.read_manifest(manifest_path)
+    elif storage.is_remote(input_dir):
+        output.check_output_dir(output_dir, "")
+        found = sources.arrange_files(
+            input_dir, beam_runner.list_files(input_dir)
+        )
     else:
         output.check_output_dir(output_dir, input_dir)
         found = sources.list_folders(input_dir)
@@ -203,11 +241,6 @@ def _check_positive_class(
             f"{positive_class}; the classes are {list(class_names)}."
         )
     return positive_class
-
-
-def _progress(total: int, name: str, unit: str) -> tqdm.tqdm:
-    # `disable=None` shows the bar only on a terminal.
-    return tqdm.tqdm(total=total, desc=name, unit=unit, disable=None)
 
 
 def _summarize(info: records.DatasetInfo) -> str:
@@ -310,6 +343,18 @@ def _define_flags() -> None:
     flags.DEFINE_integer(
         "num_workers", 0, "Processes; 0: one per core.", lower_bound=0
     )
+    flags.DEFINE_string(
+        "runner",
+        LOCAL,
+        "local: the cores of this machine; else a runner of Apache Beam, for "
+        "example direct or dataflow, which also reads and writes gs://.",
+    )
+    flags.DEFINE_multi_string(
+        "beam_options",
+        [],
+        "An option of that runner, for example --beam_options=--region=X; may "
+        "be given several times.",
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -337,12 +382,17 @@ def main(argv: list[str]) -> None:
             window_width=values.window_width,
             slice_axis=values.slice_axis,
             num_workers=values.num_workers,
+            runner=values.runner,
+            beam_options=values.beam_options,
         )
     except (ValueError, OSError) as error:
         sys.exit(f"build_records: {error}")
-    audit_path = os.path.join(values.output_dir, output.AUDIT_FILE)
+    audit_path = storage.join(values.output_dir, output.AUDIT_FILE)
     print(_summarize(info))
-    for line in audit.summarize(json.loads(storage.read_bytes(audit_path))):
+    read_bytes = storage.read_bytes
+    if values.runner != LOCAL:
+        read_bytes = beam_runner.read_bytes
+    for line in audit.summarize(json.loads(read_bytes(audit_path))):
         print(f"- {line}")
     print(f"Written to {values.output_dir}; {audit_path} has the details.")
 

@@ -23,7 +23,10 @@ AUDIT_FILE = "audit.json"
 IMAGES_FILE = "images.csv"
 UNREADABLE_FILE = "unreadable.csv"
 
-_BUILDING = ".building"
+# What `read_previous_splits` needs.
+EARLIER_FILES = (records.DATASET_FILE, IMAGES_FILE)
+
+BUILDING = ".building"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Another value of any of these asks for other splits.
 _SPLIT_OPTIONS = (
@@ -41,11 +44,7 @@ def check_output_dir(output_dir: str, input_dir: str) -> None:
     if not output_dir:
         raise ValueError("--output_dir must name a folder for the records.")
     if storage.is_remote(output_dir):
-        raise ValueError(
-            "Records are built on a local disk and then copied. Received: "
-            f"--output_dir={output_dir}; build into a local folder and copy "
-            "it with `gcloud storage cp -r`."
-        )
+        return
     if os.path.exists(output_dir) and not os.path.isdir(output_dir):
         raise ValueError(f"--output_dir={output_dir} is a file, not a folder.")
     if not input_dir:
@@ -65,7 +64,7 @@ def building(output_dir: str) -> Iterator[str]:
     Raises:
         OSError: with a sentence, if the disk is full.
     """
-    folder = os.path.join(output_dir, _BUILDING)
+    folder = os.path.join(output_dir, BUILDING)
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     try:

@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO
 
 from trainer.data import (
     duplicates,
@@ -10,9 +11,7 @@ from trainer.data import (
     leaks,
     scan,
     shards,
-    sources,
     splits,
-    training_images,
 )
 
 
@@ -51,37 +50,21 @@ class Plan:
 
 
 def examine(
-    found: Sequence[sources.Source],
-    read_options: scan.ReadOptions,
-    form: training_images.TrainingFormat,
-    spool: training_images.Spool,
+    scan_files: Callable[[BinaryIO], tuple[list, list]],
     *,
     num_workers: int,
     directory: str,
-    report_progress: Callable[[int], None],
 ) -> Findings:
     """Reads every file once and joins images that belong together.
 
     Args:
-        found: what to read.
-        read_options: how.
-        form: how training images are stored.
-        spool: takes the images as they are stored for training.
-        num_workers: processes.
+        scan_files: see `scan.scan_files`; of a file for the thumbnails.
+        num_workers: processes that confirm near-duplicates.
         directory: for a temporary file; the system's own folder for these may
             be held in memory.
-        report_progress: called with the number of files just read.
     """
     with tempfile.TemporaryFile(dir=directory) as thumbnail_file:
-        facts, unreadable = scan.scan_files(
-            found,
-            read_options,
-            form,
-            num_workers,
-            thumbnail_file,
-            spool,
-            report_progress,
-        )
+        facts, unreadable = scan_files(thumbnail_file)
         sets = groups.join_known(facts)
         near_pairs = []
         if facts:

@@ -10,14 +10,14 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
 
 from trainer import storage
-from trainer.data import parallel, readers, sources, training_images
+from trainer.data import readers, sources, training_images
 
 # Near-duplicates are confirmed on thumbnails of this side, in pixels.
 THUMBNAIL_SIZE = 64
@@ -110,10 +110,11 @@ def scan_files(
     found: Sequence[sources.Source],
     options: ReadOptions,
     form: training_images.TrainingFormat,
-    num_workers: int,
+    map_ordered: Callable[[Callable, Iterable], Iterator],
     thumbnails: BinaryIO,
-    spool: training_images.Spool,
+    spool: training_images.Spool | None,
     report_progress: Callable[[int], None],
+    read_bytes: Callable[[str], bytes] = storage.read_bytes,
 ) -> tuple[list[ImageFacts], list[ScannedFile]]:
     """Reads every file once.
 
@@ -121,11 +122,13 @@ def scan_files(
         found: what to read.
         options: how to read it.
         form: how training images are stored.
-        num_workers: processes.
+        map_ordered: calls a function on many items, see `parallel`.
         thumbnails: file that the thumbnails are written to, one after the
             other: of 100,000 images they take 400 MB, too much for memory.
-        spool: takes the images as they are stored for training.
+        spool: takes the images as they are stored for training; None if they
+            are encoded later.
         report_progress: called with the number of files just read.
+        read_bytes: gives the bytes of a path.
 
     Returns:
         facts: of the images, in the order of the sources, as in `thumbnails`
@@ -135,15 +138,19 @@ def scan_files(
     # A new key every time, so that nobody can look an id up by hashing all
     # possible ones; nothing that is written depends on it.
     scan_one = functools.partial(
-        scan_file, options=options, form=form, key=secrets.token_bytes(32)
+        scan_file,
+        options=options,
+        form=form,
+        key=secrets.token_bytes(32),
+        returns_encoded=spool is not None,
+        read_bytes=read_bytes,
     )
     facts, unreadable = [], []
-    for scanned in parallel.map_ordered(
-        scan_one, enumerate(found), num_workers
-    ):
+    for scanned in map_ordered(scan_one, enumerate(found)):
         facts.extend(scanned.images)
         thumbnails.write(b"".join(scanned.thumbnails))
-        spool.extend(scanned.encoded)
+        if spool is not None:
+            spool.extend(scanned.encoded)
         if scanned.error:
             unreadable.append(scanned)
         report_progress(1)
@@ -162,6 +169,7 @@ def scan_file(
     options: ReadOptions,
     form: training_images.TrainingFormat,
     key: bytes,
+    returns_encoded: bool = True,
     read_bytes: Callable[[str], bytes] = storage.read_bytes,
 ) -> ScannedFile:
     """Reads one file.
@@ -171,6 +179,7 @@ def scan_file(
         options: how to read it.
         form: how training images are stored.
         key: of the hash of patient ids.
+        returns_encoded: whether the images as for training are returned.
         read_bytes: gives the bytes of a path.
     """
     index, source = indexed_source
@@ -195,7 +204,7 @@ def scan_file(
             for image, versions in zip(images, encoded, strict=True)
         ),
         thumbnails=tuple(make_thumbnail(i.pixels).tobytes() for i in images),
-        encoded=encoded,
+        encoded=encoded if returns_encoded else (),
         error=error,
     )
 

@@ -1,25 +1,16 @@
-"""The second pass: images -> TFRecord shards.
-
-Training images were encoded when they were first read. Workers read the files
-of validation and test images again; this process makes the records and writes
-them, one shard after the other.
-"""
+"""The second pass: which images go into which shard, and their records."""
 
 import collections
 import csv
 import dataclasses
-import functools
 import hashlib
 import io
-import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO
 
 from trainer import storage
 from trainer.data import (
-    parallel,
     readers,
     records,
     scan,
@@ -188,61 +179,6 @@ def members_csv(members: Sequence[Member]) -> str:
     return buffer.getvalue()
 
 
-def write_shards(
-    directory: str,
-    tasks: Sequence[ShardTask],
-    spool: training_images.Spool,
-    *,
-    options: scan.ReadOptions,
-    form: training_images.TrainingFormat,
-    num_workers: int,
-    report_progress: Callable[[int], None],
-) -> list[records.Shard]:
-    """Writes the shards of all splits.
-
-    Args:
-        directory: an existing directory.
-        tasks: of `plan_shards`.
-        spool: the images as they are stored for training, by `scan_index`.
-        options: how files are read again.
-        form: how training images are stored, with the channels of the set.
-        num_workers: processes.
-        report_progress: called with the number of images just written.
-
-    Raises:
-        ValueError: if a file changed since it was scanned.
-        OSError: if the disk is full, or a worker died.
-    """
-    held_out = itertools.chain.from_iterable(
-        task.files for task in tasks if task.split != "train"
-    )
-    encoded_files = parallel.map_ordered(
-        functools.partial(encode_held_out, options=options),
-        held_out,
-        num_workers,
-    )
-    written = []
-    for task in tasks:
-        if task.split == "train":
-            images = (
-                take_training_image(member, spool, form)
-                for file in task.files
-                for member in file.members
-            )
-        else:
-            images = itertools.chain.from_iterable(
-                itertools.islice(encoded_files, len(task.files))
-            )
-        with open(os.path.join(directory, task.name), "wb") as file:
-            shard = write_shard(
-                file, task, images, form.channels, report_progress
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        written.append(shard)
-    return written
-
-
 def encode_held_out(
     task: FileTask,
     options: scan.ReadOptions,
@@ -290,24 +226,15 @@ def encode_training(
         for m in task.members
     ]
     return [
-        _make_training_image(m, e.for_channels(form.channels), form)
+        make_training_image(m, e.for_channels(form.channels), form)
         for m, e in zip(task.members, encoded, strict=True)
     ]
 
 
-def take_training_image(
-    member: Member,
-    spool: training_images.Spool,
-    form: training_images.TrainingFormat,
-) -> EncodedImage:
-    """Takes an image that was encoded when its file was scanned."""
-    encoded = spool.read(member.scan_index, form.channels)
-    return _make_training_image(member, encoded, form)
-
-
-def _make_training_image(
+def make_training_image(
     member: Member, encoded: bytes, form: training_images.TrainingFormat
 ) -> EncodedImage:
+    """An image of `training_images` as it stands in a record."""
     height, width = training_images.training_shape(
         member.facts.height, member.facts.width, form.stored_size
     )

@@ -55,22 +55,65 @@ def list_folders(input_dir: str) -> list[Source]:
             f"--input_dir={input_dir} is not a folder; it must hold a folder "
             "of images per class, or train, validation and test folders."
         )
-    names = _subfolders(input_dir)
+    root = os.path.realpath(input_dir)
+    relative_paths = []
+    for name in _subfolders(input_dir):
+        folder = os.path.join(input_dir, name)
+        classes = [folder]
+        if _is_split(_subfolders(input_dir)):
+            classes = [os.path.join(folder, n) for n in _subfolders(folder)]
+        for class_folder in classes:
+            paths = _list_files(class_folder)
+            if not paths:
+                raise ValueError(
+                    f"{class_folder} holds no files; remove it, or put the "
+                    "images of the class into it."
+                )
+            for path in paths:
+                check_inside(path, root)
+                relative = os.path.relpath(path, input_dir)
+                relative_paths.append(relative.replace(os.sep, "/"))
+    return arrange_files(input_dir, relative_paths)
+
+
+def arrange_files(input_dir: str, relative_paths: list[str]) -> list[Source]:
+    """Reads classes and splits from paths with slashes, relative to a folder.
+
+    Raises:
+        ValueError: if they are not laid out so.
+    """
+    parts = [path.split("/") for path in relative_paths]
+    parts = [p for p in parts if not any(map(_is_ignored, p))]
+    names = sorted({p[0] for p in parts if len(p) > 1})
     if not names:
         raise ValueError(
             f"--input_dir={input_dir} has no folders; put the images of each "
             "class into a folder with the name of the class."
         )
-    splits = {n: SPLIT_SYNONYMS.get(n.lower()) for n in names}
-    if not any(splits.values()):
-        sources = _list_classes(input_dir, input_dir, "")
-    else:
+    splits = {}
+    if _is_split(names):
+        splits = {name: SPLIT_SYNONYMS.get(name.lower()) for name in names}
         _check_split_folders(input_dir, splits)
-        sources = []
         for name in names:
-            folder = os.path.join(input_dir, name)
-            sources += _list_classes(input_dir, folder, splits[name])
-    return sorted(sources, key=lambda source: source.image_id)
+            if not any(p[0] == name and len(p) > 2 for p in parts):
+                raise ValueError(
+                    f"{os.path.join(input_dir, name)} has no class folders."
+                )
+    depth = 1 if splits else 0
+    return [
+        Source(
+            path=os.path.join(input_dir, *p),
+            image_id="/".join(p),
+            class_name=p[depth],
+            split=splits.get(p[0], ""),
+        )
+        for p in sorted(parts, key="/".join)
+        if len(p) > depth + 1
+    ]
+
+
+def _is_split(names: list[str]) -> bool:
+    return any(name.lower() in SPLIT_SYNONYMS for name in names)
 
 
 def _check_split_folders(input_dir: str, splits: dict[str, str | None]):
@@ -104,26 +147,6 @@ def _subfolders(folder: str) -> list[str]:
 
 def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
-
-
-def _list_classes(input_dir: str, folder: str, split: str) -> list[Source]:
-    class_names = _subfolders(folder)
-    if not class_names:
-        raise ValueError(f"{folder} has no class folders.")
-    root = os.path.realpath(input_dir)
-    sources = []
-    for class_name in class_names:
-        paths = _list_files(os.path.join(folder, class_name))
-        if not paths:
-            raise ValueError(
-                f"{os.path.join(folder, class_name)} holds no files; remove "
-                "it, or put the images of the class into it."
-            )
-        for path in paths:
-            check_inside(path, root)
-            image_id = os.path.relpath(path, input_dir).replace(os.sep, "/")
-            sources.append(Source(path, image_id, class_name, split))
-    return sources
 
 
 def _list_files(folder: str) -> list[str]:
