@@ -115,7 +115,7 @@ def _check_header(dataset) -> None:
         raise ValueError(
             "it is a DICOMDIR, the index of a medium, and holds no image"
         )
-    if not any(dataset.get(name) for name in _PIXEL_NAMES):
+    if not any(_get(dataset, name) for name in _PIXEL_NAMES):
         raise ValueError(
             "it is a DICOM file without pixel data: a report, a plan, or cut "
             "off before its pixels"
@@ -127,7 +127,7 @@ def _check_header(dataset) -> None:
     readers.check_size(columns, rows)
     item_bytes = -(-bits // 8) * samples
     volumes.check_volume((rows, columns, num_frames), item_bytes)
-    photometric = dataset.get("PhotometricInterpretation")
+    photometric = _get(dataset, "PhotometricInterpretation")
     one_sample = (*_GREY, "PALETTE COLOR")
     expected = 1 if photometric in one_sample else 3
     if photometric not in (*one_sample, *_COLOR) or samples != expected:
@@ -138,12 +138,19 @@ def _check_header(dataset) -> None:
         )
 
 
-def _whole(dataset, name: str, default: int | None = None) -> int:
+def _get(dataset, name: str):
     try:
-        value = dataset.get(name)
-        number = default if value in (None, "", 0) else int(value)
+        return dataset.get(name)
     # See `_parse`.
     except Exception as error:
+        raise ValueError(f"its DICOM header has a wrong {name}") from error
+
+
+def _whole(dataset, name: str, default: int | None = None) -> int:
+    value = _get(dataset, name)
+    try:
+        number = default if value in (None, "", 0) else int(value)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"its DICOM header has a wrong {name}") from error
     if number is None:
         raise ValueError(f"it is a DICOM file without {name}")
@@ -173,15 +180,16 @@ def _check_syntax(dataset) -> None:
         _check_length(dataset)
         return
     try:
-        for frame in _compressed_frames(dataset):
-            size = _compressed_size(frame)
-            if size is not None:
-                readers.check_size(*size)
-    except (EOFError, IndexError, TypeError) as error:
+        sizes = [_compressed_size(f) for f in _compressed_frames(dataset)]
+    # See `_parse`.
+    except Exception as error:
         raise ValueError(
             f"its DICOM pixel data ({name}) cannot be decoded; it is damaged "
             "or cut off"
         ) from error
+    for size in sizes:
+        if size is not None:
+            readers.check_size(*size)
 
 
 def _check_length(dataset) -> None:
@@ -251,18 +259,21 @@ def _compressed_size(frame: bytes) -> tuple[int, int] | None:
 
 def _decode(dataset) -> np.ndarray:
     """Stored values `[frame, row, column]`, or uint `[..., 3]` of colours."""
-    from pydicom import pixels
+    from pydicom import pixels, uid
 
     try:
+        # pylibjpeg's decoder, in Rust, panics on damaged runs.
+        is_rle = dataset.file_meta.TransferSyntaxUID == uid.RLELossless
+        plugin = "pydicom" if is_rle else ""
         # Old files may hold their bits above others; pydicom would take the
         # lowest ones.
         shift = dicom_values.unused_low_bits(dataset)
         if shift:
             dataset.BitsStored += shift
-            values = pixels.pixel_array(dataset) >> shift
+        values = pixels.pixel_array(dataset, decoding_plugin=plugin)
+        if shift:
             dataset.BitsStored -= shift
-        else:
-            values = pixels.pixel_array(dataset)
+            values = values >> shift
         # A single frame may come with or without its axis.
         rank = 2 if _whole(dataset, "SamplesPerPixel", 1) == 1 else 3
         return values.reshape(-1, *values.shape[values.ndim - rank :])
