@@ -6,6 +6,7 @@ relative to the folder of the manifest.
 
 import csv
 import os
+import re
 
 from trainer.data import sources
 
@@ -33,16 +34,23 @@ def read_manifest(path: str, input_dir: str = "") -> list[sources.Source]:
     try:
         # utf-8-sig: spreadsheet programs put a byte order mark in front.
         with open(path, encoding="utf-8-sig", newline="") as file:
-            return _read_lines(path, folder, csv.reader(file, strict=True))
+            reader = csv.reader(file, strict=True)
+            try:
+                return _read_lines(path, folder, reader)
+            except csv.Error as error:
+                raise ValueError(
+                    f"{path} is not a CSV (line {reader.line_num}: {error}); "
+                    "save it with commas between columns and double quotes "
+                    "around commas."
+                ) from error
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text ({error.reason} at byte "
             f"{error.start}); save it as CSV in UTF-8."
         ) from error
-    except csv.Error as error:
-        raise ValueError(
-            f"{path} is not a CSV ({error}); save it with commas between "
-            "columns and double quotes around commas."
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be read ({error.strerror}); get the right to."
         ) from error
 
 
@@ -64,7 +72,8 @@ def _read_lines(path: str, folder: str, reader) -> list[sources.Source]:
                 raise ValueError(f"the path of line {first} again")
             found.append(source)
         except ValueError as error:
-            problems.append(f"line {reader.line_num}: {error}")
+            reason = _hide_patient(str(error), header, row)
+            problems.append(f"line {reader.line_num}: {reason}")
     if problems:
         shown = "; ".join(problems[:_MAX_PROBLEMS])
         more = len(problems) - _MAX_PROBLEMS
@@ -81,15 +90,37 @@ def _read_lines(path: str, folder: str, reader) -> list[sources.Source]:
     return sorted(found, key=lambda source: source.image_id)
 
 
+def _hide_patient(text: str, header: list[str], row: list[str]) -> str:
+    """Takes the patient id of a line, often a part of the path, out."""
+    cells = dict(zip(header, row, strict=False))
+    patient_id = cells.get("patient_id", "").strip()
+    if not patient_id:
+        return text
+    alone = f"(?<![A-Za-z0-9]){re.escape(patient_id)}(?![A-Za-z0-9])"
+    return re.sub(alone, "(patient)", text)
+
+
 def _check_header(path: str, header: list[str]) -> None:
     expected = "path,label[,patient_id][,split]"
     missing = [name for name in _REQUIRED if name not in header]
     unknown = [n for n in header if n not in (*_REQUIRED, *_OPTIONAL)]
-    if missing or unknown or len(set(header)) < len(header):
-        raise ValueError(
-            f"The first line of {path} must be {expected}, with commas. "
-            f"Received: {','.join(header)[:200]}"
-        )
+    if not (missing or unknown or len(set(header)) < len(header)):
+        return
+    text = ",".join(header)
+    found = f"It has the columns {text[:200]}."
+    if "\0" in text:
+        found = "It is in UTF-16; save it as CSV in UTF-8."
+    elif missing:
+        # Without a header this is an image, and may name its patient.
+        found = f"It has no {' and no '.join(missing)}."
+        for name, mark in (("semicolons", ";"), ("tabs", "\t")):
+            if mark in text:
+                found = f"It has {name} instead of commas."
+    elif unknown:
+        found += f" Remove {', '.join(unknown)[:200]}."
+    raise ValueError(
+        f"The first line of {path} must be {expected}, with commas. {found}"
+    )
 
 
 def _make_source(
@@ -98,6 +129,8 @@ def _make_source(
     for name in _REQUIRED:
         if not cells[name]:
             raise ValueError(f"no {name}")
+    sources.check_text(cells["path"], "path")
+    sources.check_text(cells["label"], "label")
     split = ""
     if cells.get("split"):
         split = sources.SPLIT_SYNONYMS.get(cells["split"].lower(), "")
@@ -107,8 +140,9 @@ def _make_source(
             )
     path = os.path.normpath(os.path.join(folder, cells["path"]))
     sources.check_inside(path, root)
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise ValueError(f"{cells['path']} does not exist")
+    sources.check_file(path)
     return sources.Source(
         path=path,
         image_id=os.path.relpath(path, folder).replace(os.sep, "/"),

@@ -6,6 +6,7 @@ Class folders and manifests end here; the rest of the room sees `Source`.
 import dataclasses
 import os
 import re
+import stat
 
 from trainer.data import records
 
@@ -138,28 +139,85 @@ def _check_split_folders(input_dir: str, splits: dict[str, str | None]):
 
 
 def _subfolders(folder: str) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not _is_ignored(entry.name)
-    )
+    names = []
+    for entry in os.scandir(folder):
+        if _is_ignored(entry.name):
+            continue
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise ValueError(
+                f"{show(entry.path)} is a link to nothing; remove it."
+            )
+        if entry.is_dir():
+            names.append(entry.name)
+    return sorted(names)
 
 
 def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
+    return name.startswith(".") or name in (
+        "__MACOSX",
+        "Thumbs.db",
+        "desktop.ini",
+    )
 
 
 def _list_files(folder: str) -> list[str]:
     paths = []
-    # Links to folders are not followed: they could lead round in a circle.
-    for parent, folders, files in os.walk(folder):
+    # `walk` would leave out in silence what it cannot list.
+    for parent, folders, files in os.walk(folder, onerror=_refuse_folder):
         folders[:] = [name for name in folders if not _is_ignored(name)]
-        paths += [
-            os.path.join(parent, name)
-            for name in files
-            if not _is_ignored(name)
-        ]
+        for path in (os.path.join(parent, name) for name in folders):
+            # It could lead round in a circle.
+            if os.path.islink(path):
+                raise ValueError(
+                    f"{show(path)} is a link to a folder, which is not "
+                    "followed; copy the folder there, or remove the link."
+                )
+        for name in files:
+            if not _is_ignored(name):
+                paths.append(os.path.join(parent, name))
+                check_file(paths[-1])
     return sorted(paths)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise ValueError(
+        f"{show(str(error.filename))} cannot be listed ({error.strerror}); "
+        "get the right to read it, shorten its path, or move it elsewhere."
+    ) from error
+
+
+def check_file(path: str) -> None:
+    """Raises ValueError unless a path names a file that can be listed.
+
+    Pipes are not opened: that would wait for ever.
+    """
+    check_text(path, "name")
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be found ({error.strerror}); remove it."
+        ) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise ValueError(f"{path} is {kind}, not a file; remove it.")
+
+
+def check_text(text: str, what: str) -> None:
+    """Raises ValueError unless text can stand in records and tables."""
+    # Not `isprintable`: names of files have wide spaces and joiners, too.
+    is_plain = not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text)
+    is_unicode = not any(0xD800 <= ord(c) < 0xE000 for c in text)
+    if not is_plain or not is_unicode:
+        raise ValueError(
+            f"{show(text)} has line breaks, control characters or bytes that "
+            f"are not UTF-8 in its {what}; change it."
+        )
+
+
+def show(text: str) -> str:
+    """Text as messages show it: on one line, whatever is in it."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def check_inside(path: str, real_root: str) -> None:
@@ -167,8 +225,8 @@ def check_inside(path: str, real_root: str) -> None:
     real_path = os.path.realpath(path)
     if os.path.commonpath([real_path, real_root]) != real_root:
         raise ValueError(
-            f"{path} leads out of the input folder, to {real_path}; copy the "
-            "file into the folder."
+            f"{show(path)} leads out of the input folder, to "
+            f"{show(real_path)}; copy the file into the folder."
         )
 
 
