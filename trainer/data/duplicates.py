@@ -42,6 +42,9 @@ MAX_EXHAUSTIVE = 4096
 MIN_COARSE_AGREEMENT = 0.6
 # Copies differ by no more than this share of the side, in shift and stretch.
 MAX_DEFORMATION = 0.12
+# Of an alignment, which ends when no parameter changes by more.
+MAX_STEPS = 12
+MIN_STEP = 2e-4
 # In thumbnail pixels: coarser than the noise, finer than the outline.
 DETAIL_SIGMA = 1.5
 # Contrast is evened out over this distance, or the skull would outweigh the
@@ -145,12 +148,13 @@ def measure_agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
     # Outlines first, which attract from afar, then details.
     blurred = [ndimage.gaussian_filter(image, 3) for image in (first, second)]
     parameters = _align(*blurred, parameters)
-    coarsely = _compare(details[0], _details(_deform(second, parameters)))
+    splines = _splines(second)
+    coarsely = _compare(details[0], _details(_deform(splines, parameters)))
     # Saves most of the time: the details of strangers do not meet.
     if coarsely.overall < MIN_COARSE_AGREEMENT:
         return max(plain, coarsely, key=lambda one: one.overall)
     parameters = _align(*details, parameters)
-    aligned = _compare(details[0], _details(_deform(second, parameters)))
+    aligned = _compare(details[0], _details(_deform(splines, parameters)))
     return aligned if aligned.overall > plain.overall else plain
 
 
@@ -190,39 +194,78 @@ def _compare(first: np.ndarray, second: np.ndarray) -> Agreement:
     )
 
 
-def _deform(thumbnail: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-    """Stretches by `1 + parameters[:2]`, then shifts by shares of the side."""
+def _deform(coefficients: np.ndarray, parameters: np.ndarray) -> np.ndarray:
+    """Stretches by `1 + parameters[:2]`, then shifts by shares of the side.
+
+    Args:
+        coefficients: of the splines through a thumbnail.
+        parameters: stretch and shift, of rows and columns each.
+    """
     from scipy import ndimage
 
-    center = (len(thumbnail) - 1) / 2
-    stretch, shift = 1 + parameters[:2], parameters[2:] * len(thumbnail)
+    center = (len(coefficients) - 1) / 2
+    stretch, shift = 1 + parameters[:2], parameters[2:] * len(coefficients)
     offset = center - stretch * center + shift
     return ndimage.affine_transform(
-        thumbnail, stretch, offset, order=3, mode="nearest"
+        coefficients,
+        stretch,
+        offset,
+        order=3,
+        mode="nearest",
+        prefilter=False,
     )
+
+
+def _splines(thumbnail: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
+    return ndimage.spline_filter(thumbnail, order=3, mode="nearest")
 
 
 def _align(
     fixed: np.ndarray, moving: np.ndarray, start: np.ndarray
 ) -> np.ndarray:
-    """Parameters of `_deform` that make `moving` fit best, near `start`."""
-    from scipy import optimize
+    """Parameters of `_deform` that make `moving` fit best, near `start`.
 
-    target = _unit(_inner(fixed))
-
-    def residuals(parameters: np.ndarray) -> np.ndarray:
-        return (target - _unit(_inner(_deform(moving, parameters)))).ravel()
-
-    limit = MAX_DEFORMATION
-    best = optimize.least_squares(
-        residuals,
-        np.clip(start, -0.99 * limit, 0.99 * limit),
-        bounds=(-limit, limit),
-        x_scale=0.02,
-        diff_step=1e-3,
-        max_nfev=12,
-    )
-    return best.x
+    Gauss-Newton on the correlation (Evangelidis and Psarakis, 2008), which
+    keeps the best step that it has seen.
+    """
+    coefficients = _splines(moving)
+    target = _unit(_inner(fixed)).ravel()
+    distance = np.arange(len(moving)) - (len(moving) - 1) / 2
+    parameters = best = start
+    best_correlation = -np.inf
+    for _ in range(MAX_STEPS):
+        warped = _deform(coefficients, parameters)
+        values = _inner(warped) - _inner(warped).mean()
+        norm = math.sqrt((values * values).sum())
+        if norm < 1e-6:
+            break
+        unit = (values / norm).ravel()
+        correlation = float(unit @ target)
+        if correlation > best_correlation:
+            best, best_correlation = parameters, correlation
+        rows, columns = np.gradient(warped)
+        rows /= 1 + parameters[0]
+        columns /= 1 + parameters[1]
+        slopes = np.stack(
+            [
+                _inner(rows * distance[:, None]).ravel(),
+                _inner(columns * distance).ravel(),
+                _inner(rows * len(moving)).ravel(),
+                _inner(columns * len(moving)).ravel(),
+            ]
+        )
+        slopes = (slopes - slopes.mean(axis=1, keepdims=True)) / norm
+        slopes -= (slopes @ unit)[:, None] * unit
+        squares = slopes @ slopes.T
+        damping = 1e-3 * np.diag(np.diag(squares)) + 1e-12 * np.eye(4)
+        step = np.linalg.solve(squares + damping, slopes @ (target - unit))
+        moved = np.clip(parameters + step, -MAX_DEFORMATION, MAX_DEFORMATION)
+        if np.abs(moved - parameters).max() < MIN_STEP:
+            break
+        parameters = moved
+    return best
 
 
 def _coarse_features(thumbnails: np.ndarray) -> np.ndarray:
