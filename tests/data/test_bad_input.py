@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import encode
 from tests.data.test_audit import make_head
 from tests.data.test_readers import gradient, write_dicom
-from trainer.data import manifest, readers, records, sources
+from trainer.data import manifest, output, readers, records, sources
 
 BOMB_SIDE = 30_000
 
@@ -389,3 +389,23 @@ def test_unreadable_rights_of_a_file_are_named(folders, tmp_path):
         path.chmod(stat.S_IRUSR)
         pytest.skip("this user may read everything")
     refuse(folders, tmp_path, "a/00.png", "Permission denied")
+
+
+def test_output_below_a_file_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with (
+        pytest.raises(OSError, match=r"cannot be made .*choose another"),
+        output.building(str(tmp_path / "file" / "records")),
+    ):
+        pass
+
+
+def test_eps_is_not_handed_to_ghostscript(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.check_call", refuse)
+    path = tmp_path / "x.jpg"
+    PIL.Image.new("L", (8, 8)).save(path, "EPS")
+    with pytest.raises(ValueError, match="not an image that can be read"):
+        readers.read_images(str(path))

@@ -66,7 +66,13 @@ def building(output_dir: str) -> Iterator[str]:
     """
     folder = os.path.join(output_dir, BUILDING)
     shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
+    try:
+        os.makedirs(folder)
+    except OSError as error:
+        raise OSError(
+            f"--output_dir={output_dir} cannot be made ({error.strerror}); "
+            "choose another."
+        ) from error
     try:
         yield folder
     except BaseException as error:

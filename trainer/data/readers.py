@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import os
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -24,6 +25,22 @@ from trainer.data import image_bytes
 # Refused by their header, before decoding: 64 million pixels are a film of
 # 8,000 x 8,000; a PNG of 140 KB can unfold into far more.
 MAX_PIXELS = 64_000_000
+
+# Not all that Pillow knows: it would hand EPS files to Ghostscript.
+PILLOW_FORMATS = (
+    "BMP",
+    "DIB",
+    "GIF",
+    "JPEG",
+    "JPEG2000",
+    "PCX",
+    "PNG",
+    "PPM",
+    "SGI",
+    "TGA",
+    "TIFF",
+    "WEBP",
+)
 
 # An image is grey if at most 5 % of its pixels differ by more than 32 levels
 # between channels. Measured on 253 MRI slices from the web: photographed
@@ -107,8 +124,8 @@ def read_images(
     """Reads every image of a file: one, or the slices of a volume.
 
     Args:
-        path: JPEG, PNG, BMP, GIF (first frame), TIFF (every page), whatever
-            else Pillow reads, DICOM (every frame) or NIfTI (every slice that
+        path: JPEG, PNG, BMP, GIF (first frame), TIFF (every page), another of
+            `PILLOW_FORMATS`, DICOM (every frame) or NIfTI (every slice that
             is not empty).
         window_center: middle of the window for values of more than 8 bits,
             in the units of the file.
@@ -270,8 +287,13 @@ def _read_with_pillow(
     data: bytes, window: tuple[float, float] | None
 ) -> list[Image]:
     try:
-        with PIL.Image.open(io.BytesIO(data)) as opened:
-            return _read_pages(opened, data, window)
+        # Pillow warns of odd headers on standard error; what counts, raises.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with PIL.Image.open(
+                io.BytesIO(data), formats=PILLOW_FORMATS
+            ) as opened:
+                return _read_pages(opened, data, window)
     except PIL.UnidentifiedImageError as error:
         raise ValueError("it is not an image that can be read") from error
     except PIL.Image.DecompressionBombError as error:
