@@ -469,3 +469,9 @@ def test_full_disk_is_one_sentence_and_no_data_set(folders, tmp_path):
     assert done.stderr.count("\n") == 1
     assert "free some space" in done.stderr
     assert not (tmp_path / "r").exists()
+
+
+def test_half_a_window_is_refused_before_any_file_is_read(folders, tmp_path):
+    with pytest.raises(ValueError, match="go together"):
+        build(folders, tmp_path / "r", window_center=40.0)
+    assert not (tmp_path / "r").exists()

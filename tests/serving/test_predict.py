@@ -98,8 +98,8 @@ def test_image_that_the_server_cannot_decode_is_an_error(
     (tmp_path / "a.png").write_bytes(conftest.encode_image(51))
     image = predict.readers.Image(
         pixels=None,
-        encoded=b"garbage",
-        format="png",
+        kept_format="png",
+        kept_bytes=b"garbage",
         source_format="png",
         bit_depth=8,
         num_bytes=7,

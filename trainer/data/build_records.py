@@ -27,6 +27,7 @@ from trainer.data import (
     output,
     parallel,
     planning,
+    readers,
     records,
     scan,
     shards,
@@ -117,6 +118,7 @@ def build(
         "window_width": window_width,
         "slice_axis": slice_axis,
     }
+    readers.check_window(window_center, window_width)
     found = _list_sources(
         input_dir, output_dir, manifest_path, patient_regex, runner
     )

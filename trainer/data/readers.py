@@ -150,15 +150,7 @@ def decode_images(
     slice_axis: int = 2,
 ) -> list[Image]:
     """The images of a file that is in memory; see `read_images`."""
-    if (window_center is None) != (window_width is None):
-        raise ValueError(
-            "window_center and window_width go together. Received: "
-            f"window_center={window_center}, window_width={window_width}."
-        )
-    if window_width is not None and window_width <= 0:
-        raise ValueError(
-            f"window_width must be positive. Received: {window_width}."
-        )
+    check_window(window_center, window_width)
     window = None
     if window_center is not None:
         window = (window_center, window_width)
@@ -170,6 +162,21 @@ def decode_images(
 
         return medical_readers.read_images(data, window, slice_axis)
     return _read_with_pillow(data, window)
+
+
+def check_window(
+    window_center: float | None, window_width: float | None
+) -> None:
+    """Raises ValueError unless both are given, or neither."""
+    if (window_center is None) != (window_width is None):
+        raise ValueError(
+            "window_center and window_width go together. Received: "
+            f"window_center={window_center}, window_width={window_width}."
+        )
+    if window_width is not None and window_width <= 0:
+        raise ValueError(
+            f"window_width must be positive. Received: {window_width}."
+        )
 
 
 def is_medical(data: bytes) -> bool:
