@@ -15,7 +15,14 @@ pytest.importorskip("apache_beam")
 from apache_beam.io import localfilesystem
 
 from tests.data.test_audit import make_head
-from trainer.data import beam_runner, build_records, output, records, scan
+from trainer.data import (
+    beam_runner,
+    build_records,
+    output,
+    records,
+    scan,
+    shards,
+)
 
 
 class BucketFileSystem(localfilesystem.LocalFileSystem):
@@ -144,11 +151,14 @@ def test_failing_build_keeps_the_old_data_set(
     remote = tmp_path / "store" / "records"
     before = (remote / records.DATASET_FILE).read_bytes()
 
-    def change(*_):
+    plan_shards = shards.plan_shards
+
+    def change(*arguments):
         with open(folders / "tumor" / "3.png", "ab") as file:
             file.write(b"\0")
+        return plan_shards(*arguments)
 
-    monkeypatch.setattr(output, "write_reports", change)
+    monkeypatch.setattr(shards, "plan_shards", change)
     with pytest.raises(OSError, match=r"tumor/3\.png changed while"):
         build(seed=1)
     assert (remote / records.DATASET_FILE).read_bytes() == before

@@ -31,6 +31,7 @@ from trainer.data import (
     records,
     scan,
     shards,
+    shortcuts,
     sources,
     splits,
     training_images,
@@ -124,9 +125,6 @@ def build(
     )
     class_names = sources.check_classes(found)
     positive_class = _check_positive_class(positive_class, class_names)
-    previous = output.read_previous_splits(
-        previous_dir or output_dir, None if previous_dir else options
-    )
     num_workers = num_workers or parallel.default_num_workers()
     read_options = scan.ReadOptions(window_center, window_width, slice_axis)
     form = training_images.TrainingFormat(stored_size, channels)
@@ -164,8 +162,12 @@ def build(
             findings, class_names, previous, split_options, on_leak
         )
         members = plan.members
-        report = audit.make_audit(findings, plan, class_names, on_leak)
-        output.write_reports(building, report, members, findings.unreadable)
+        shortcut_rows = parallel.run_beside(
+            shortcuts.measure_shortcuts,
+            *shortcuts.sample_images(findings.facts, findings.group_names),
+            class_names,
+            num_workers=num_workers,
+        )
         channels = channels or max(m.facts.channels for m in members)
         written = passes.write(
             shard_dir,
@@ -174,6 +176,8 @@ def build(
             ),
             dataclasses.replace(form, channels=channels),
         )
+        report = audit.make_audit(findings, plan, shortcut_rows(), on_leak)
+        output.write_reports(building, report, members, findings.unreadable)
         info = records.DatasetInfo(
             class_names=class_names,
             positive_class=positive_class,

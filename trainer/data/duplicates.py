@@ -17,6 +17,7 @@ agree to 0.94 to 1.0. Neighbouring slices agree to 0.92 (phantom) or 0.85
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -38,6 +39,10 @@ CANDIDATES_PER_IMAGE = 8
 NEIGHBOUR_CELLS = 16
 # Below that, comparing all coarse thumbnails is faster than a partition.
 MAX_EXHAUSTIVE = 4096
+# Images compared with others at a time: bounds the memory.
+BLOCK_SIZE = 512
+# Sampled to find the centers of the cells.
+IMAGES_PER_CELL = 100
 # After a first alignment of the outlines.
 MIN_COARSE_AGREEMENT = 0.6
 # Copies differ by no more than this share of the side, in shift and stretch.
@@ -305,18 +310,15 @@ def _find_candidates(features: np.ndarray) -> list[tuple[int, int]]:
     if num_images > MAX_EXHAUSTIVE:
         num_cells = math.isqrt(num_images) // 2
     centers = _cell_centers(features, num_cells)
-    probes = min(NEIGHBOUR_CELLS, num_cells)
-    cosines = features @ centers.T
-    nearest = np.argpartition(-cosines, probes - 1, axis=1)[:, :probes]
-    home = np.argmax(cosines, axis=1)
+    nearest = _nearest_cells(features, centers)
     best = {}
     for cell in range(num_cells):
-        members = np.flatnonzero(home == cell)
+        members = np.flatnonzero(nearest[:, 0] == cell)
         if not len(members):
             continue
         queries = np.flatnonzero((nearest == cell).any(axis=1))
-        for start in range(0, len(queries), 8192):
-            block = queries[start : start + 8192]
+        for start in range(0, len(queries), BLOCK_SIZE):
+            block = queries[start : start + BLOCK_SIZE]
             _add_pairs(best, features, block, members)
     pairs = sorted(
         (-cosine, first, second) for (first, second), cosine in best.items()
@@ -327,12 +329,36 @@ def _find_candidates(features: np.ndarray) -> list[tuple[int, int]]:
 def _cell_centers(features: np.ndarray, num_cells: int) -> np.ndarray:
     if num_cells == 1:
         return features[:1]
-    from sklearn import cluster
+    # Of scikit-learn, the import alone would take as much memory as 100,000
+    # images.
+    from scipy.cluster import vq
 
-    means = cluster.MiniBatchKMeans(
-        num_cells, random_state=0, n_init=1, batch_size=4096
-    )
-    return means.fit(features).cluster_centers_.astype(np.float32)
+    rng = np.random.default_rng(0)
+    num_sampled = min(len(features), IMAGES_PER_CELL * num_cells)
+    sample = features[rng.choice(len(features), num_sampled, replace=False)]
+    with warnings.catch_warnings():
+        # Cells stay empty where many images are alike.
+        warnings.simplefilter("ignore")
+        centers, _ = vq.kmeans2(sample, sample[:num_cells], minit="matrix")
+    return centers
+
+
+def _nearest_cells(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Indices of the closest centers, the first of all in front.
+
+    Returns:
+        int16 `[num_images, min(NEIGHBOUR_CELLS, num_cells)]`.
+    """
+    probes = min(NEIGHBOUR_CELLS, len(centers))
+    nearest = np.empty((len(features), probes), np.int16)
+    for start in range(0, len(features), BLOCK_SIZE):
+        cosines = features[start : start + BLOCK_SIZE] @ centers.T
+        cells = np.argpartition(-cosines, probes - 1, axis=1)[:, :probes]
+        order = np.argsort(-np.take_along_axis(cosines, cells, 1), axis=1)
+        nearest[start : start + BLOCK_SIZE] = np.take_along_axis(
+            cells, order, axis=1
+        )
+    return nearest
 
 
 def _add_pairs(

@@ -71,6 +71,7 @@ class LocalRunner:
             for task in tasks
             if task.split != "train"
             for file in task.files
+            if not shards.keeps_file(file)
         ]
         encoded = self._map_ordered(
             functools.partial(shards.encode_held_out, options=self._options),
@@ -94,12 +95,15 @@ class LocalRunner:
     ) -> records.Shard:
         def images() -> Iterator[shards.EncodedImage]:
             for file in task.files:
-                if task.split != "train":
+                if task.split == "train":
+                    for m in file.members:
+                        encoded = self._spool.read(m.scan_index, form.channels)
+                        yield shards.make_training_image(m, encoded, form)
+                elif shards.keeps_file(file):
+                    # Sending it to a worker and back would take longer.
+                    yield from shards.encode_held_out(file, self._options)
+                else:
                     yield from next(encoded_held_out)
-                    continue
-                for member in file.members:
-                    encoded = self._spool.read(member.scan_index, form.channels)
-                    yield shards.make_training_image(member, encoded, form)
 
         with open(os.path.join(directory, task.name), "wb") as file:
             shard = shards.write_shard(

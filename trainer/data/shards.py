@@ -179,6 +179,11 @@ def members_csv(members: Sequence[Member]) -> str:
     return buffer.getvalue()
 
 
+def keeps_file(task: FileTask) -> bool:
+    """Whether a held-out image keeps the compressed pixels of its file."""
+    return bool(task.members[0].facts.kept_format)
+
+
 def encode_held_out(
     task: FileTask,
     options: scan.ReadOptions,

@@ -30,6 +30,18 @@ _NUMBERS = {
 }
 
 
+def sample_images(
+    facts: Sequence[scan.ImageFacts], group_names: Sequence[str]
+) -> tuple[Sequence[scan.ImageFacts], Sequence[str]]:
+    """The images to measure on: at most `MAX_IMAGES`, drawn at random."""
+    if len(facts) <= MAX_IMAGES:
+        return facts, group_names
+    chosen = np.random.default_rng(0).choice(
+        len(facts), MAX_IMAGES, replace=False
+    )
+    return [facts[i] for i in chosen], [group_names[i] for i in chosen]
+
+
 def measure_shortcuts(
     facts: Sequence[scan.ImageFacts],
     group_names: Sequence[str],
@@ -42,12 +54,6 @@ def measure_shortcuts(
         from the others), `auc`, `low` and `high` (95 % interval) and
         `suspicious`; none if the set is too small to cross-validate.
     """
-    if len(facts) > MAX_IMAGES:
-        chosen = np.random.default_rng(0).choice(
-            len(facts), MAX_IMAGES, replace=False
-        )
-        facts = [facts[i] for i in chosen]
-        group_names = [group_names[i] for i in chosen]
     labels = np.array([class_names.index(fact.class_name) for fact in facts])
     groups = np.unique(np.array(group_names), return_inverse=True)[1]
     smallest = min(
