@@ -16,13 +16,15 @@ agree to 0.94 to 1.0. Neighbouring slices agree to 0.92 (phantom) or 0.85
 """
 
 import dataclasses
+import functools
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trainer.data import groups, parallel, scan
+from trainer.data import alignment, groups, parallel, scan
 
 # Correlation of the details of two thumbnails, over all and in the worst tile.
 DETAIL_AGREEMENT = 0.935
@@ -43,39 +45,18 @@ MAX_EXHAUSTIVE = 4096
 BLOCK_SIZE = 512
 # Sampled to find the centers of the cells.
 IMAGES_PER_CELL = 100
+# Pairs compared at a time, and how many are worth the start of the workers.
+PAIRS_PER_BLOCK = 32
+MIN_PAIRS_FOR_WORKERS = 2000
 # After a first alignment of the outlines.
 MIN_COARSE_AGREEMENT = 0.6
-# Copies differ by no more than this share of the side, in shift and stretch.
-MAX_DEFORMATION = 0.12
-# Of an alignment, which ends when no parameter changes by more.
-MAX_STEPS = 12
-MIN_STEP = 2e-4
-# In thumbnail pixels: coarser than the noise, finer than the outline.
+# In thumbnail pixels: details are coarser than the noise, finer than outlines.
 DETAIL_SIGMA = 1.5
+OUTLINE_SIGMA = 3
 # Contrast is evened out over this distance, or the skull would outweigh the
 # brain; what is weaker than so many levels may be noise, and is not raised.
 CONTRAST_SIGMA = 3
 NOISE_LEVEL = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-    """How well the details of two thumbnails agree, at most 1.
-
-    Attributes:
-        overall: correlation.
-        worst_tile: the lowest correlation of a tile that has details.
-    """
-
-    overall: float
-    worst_tile: float
-
-    @property
-    def is_confirmed(self) -> bool:
-        return (
-            self.overall >= DETAIL_AGREEMENT
-            and self.worst_tile >= TILE_AGREEMENT
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,175 +86,151 @@ def find_near_duplicates(
     if len(thumbnails) < 2:
         return []
     candidates = _find_candidates(_coarse_features(thumbnails))
+    open_pairs = (
+        (first, second)
+        for first, second in candidates
+        if joined.find(first) != joined.find(second)
+    )
 
-    pending: list[tuple[int, int]] = []
-
-    def open_pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for first, second in candidates:
-            if joined.find(first) != joined.find(second):
-                pending.append((first, second))
-                yield np.array(thumbnails[first]), np.array(thumbnails[second])
+    def cut_blocks() -> Iterator[_Block]:
+        while pairs := list(itertools.islice(open_pairs, PAIRS_PER_BLOCK)):
+            firsts, seconds = zip(*pairs, strict=True)
+            yield _Block(
+                pairs, thumbnails[list(firsts)], thumbnails[list(seconds)]
+            )
 
     # Few pairs are not worth the start of the workers.
-    if len(candidates) < 500:
+    if len(candidates) < MIN_PAIRS_FOR_WORKERS:
         num_workers = 1
     found = []
-    agreements = parallel.map_ordered(_measure_pair, open_pairs(), num_workers)
-    for place, agreement in enumerate(agreements):
-        first, second = pending[place]
-        if not agreement.is_confirmed:
-            continue
-        # Asked again: pairs in flight may have joined the two meanwhile, and
-        # how many are in flight must not show in the result.
-        if joined.find(first) != joined.find(second):
-            joined.join(first, second)
-            found.append(NearPair(first, second, round(agreement.overall, 3)))
+    for block in parallel.map_ordered(_confirm, cut_blocks(), num_workers):
+        for first, second, agreement in block:
+            # Asked again: pairs in flight may have joined the two meanwhile,
+            # and how many are in flight must not show in the result.
+            if joined.find(first) != joined.find(second):
+                joined.join(first, second)
+                found.append(NearPair(first, second, round(agreement, 3)))
     return found
 
 
-def _measure_pair(pair: tuple[np.ndarray, np.ndarray]) -> Agreement:
-    return measure_agreement(*pair)
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    """Pairs of indices and their thumbnails."""
+
+    pairs: list[tuple[int, int]]
+    firsts: np.ndarray
+    seconds: np.ndarray
 
 
-def measure_agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
-    """Compares two thumbnails, as they are and aligned.
+def _confirm(block: _Block) -> list[tuple[int, int, float]]:
+    """The near-duplicates of a block, and how well they agree."""
+    overall, worst_tile = measure_agreement(block.firsts, block.seconds)
+    confirmed = _is_confirmed(overall, worst_tile)
+    return [
+        (*block.pairs[i], float(overall[i])) for i in np.flatnonzero(confirmed)
+    ]
+
+
+def measure_agreement(
+    firsts: np.ndarray, seconds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compares pairs of thumbnails, as they are and aligned.
 
     Args:
-        first: uint8 `[size, size]`.
-        second: uint8 `[size, size]`.
+        firsts: uint8 `[num_pairs, size, size]`.
+        seconds: of the same shape.
+
+    Returns:
+        overall: correlation of the details, `[num_pairs]`, at most 1.
+        worst_tile: the lowest correlation of a tile that has details.
     """
-    from scipy import ndimage
+    firsts, seconds = firsts.astype(np.float32), seconds.astype(np.float32)
+    details = _details(firsts)
+    best = np.stack(_compare(details, _details(seconds)))
 
-    first, second = first.astype(np.float64), second.astype(np.float64)
-    details = _details(first), _details(second)
-    plain = _compare(*details)
-    if plain.is_confirmed:
-        return plain
-    parameters = np.zeros(4)
-    # Outlines first, which attract from afar, then details. What is left of a
-    # blur fits into half the pixels.
-    blurred = [
-        ndimage.gaussian_filter(image, 3)[::2, ::2] for image in (first, second)
-    ]
-    parameters = _align(*blurred, parameters)
-    splines = _splines(second)
-    coarsely = _compare(details[0], _details(_deform(splines, parameters)))
+    def improve(places: np.ndarray, parameters: np.ndarray) -> np.ndarray:
+        warped = alignment.warp(seconds[places], parameters)
+        measured = np.stack(_compare(details[places], _details(warped)))
+        is_better = measured[0] > best[0, places]
+        best[:, places[is_better]] = measured[:, is_better]
+        return measured[0]
+
+    # Outlines first, which attract from afar. What is left of a blur fits
+    # into half the pixels.
+    places = np.flatnonzero(~_is_confirmed(*best))
+    parameters = alignment.align(
+        _outlines(firsts[places]),
+        _outlines(seconds[places]),
+        np.zeros((len(places), 4)),
+    )
+    coarsely = improve(places, parameters)
     # Saves most of the time: the details of strangers do not meet.
-    if coarsely.overall < MIN_COARSE_AGREEMENT:
-        return max(plain, coarsely, key=lambda one: one.overall)
-    parameters = _align(*details, parameters)
-    aligned = _compare(details[0], _details(_deform(splines, parameters)))
-    return aligned if aligned.overall > plain.overall else plain
+    is_close = coarsely >= MIN_COARSE_AGREEMENT
+    places, parameters = places[is_close], parameters[is_close]
+    parameters = alignment.align(
+        details[places], _details(seconds[places]), parameters
+    )
+    improve(places, parameters)
+    return best[0], best[1]
 
 
-def _details(image: np.ndarray) -> np.ndarray:
-    """What a blur takes away, with the same contrast everywhere."""
+def _is_confirmed(overall: np.ndarray, worst_tile: np.ndarray) -> np.ndarray:
+    return (overall >= DETAIL_AGREEMENT) & (worst_tile >= TILE_AGREEMENT)
+
+
+@functools.cache
+def _blur_matrix(size: int, sigma: float) -> np.ndarray:
+    """Blurs along one axis; a product is faster than a filter for so few."""
     from scipy import ndimage
 
-    details = image - ndimage.gaussian_filter(image, DETAIL_SIGMA)
-    energy = ndimage.gaussian_filter(np.square(details), CONTRAST_SIGMA)
+    matrix = ndimage.gaussian_filter1d(np.eye(size), sigma, axis=0)
+    return matrix.astype(np.float32)
+
+
+def _blur(images: np.ndarray, sigma: float) -> np.ndarray:
+    matrix = _blur_matrix(images.shape[1], sigma)
+    return matrix @ images @ matrix.T
+
+
+def _outlines(images: np.ndarray) -> np.ndarray:
+    return _blur(images, OUTLINE_SIGMA)[:, ::2, ::2]
+
+
+def _details(images: np.ndarray) -> np.ndarray:
+    """What a blur takes away, with the same contrast everywhere."""
+    details = images - _blur(images, DETAIL_SIGMA)
+    energy = _blur(np.square(details), CONTRAST_SIGMA)
     return details / (np.sqrt(energy) + NOISE_LEVEL)
 
 
-def _inner(thumbnail: np.ndarray) -> np.ndarray:
-    """Without the margin that an alignment fills from outside."""
-    margin = max(2, len(thumbnail) // 10)
-    return thumbnail[margin:-margin, margin:-margin]
+def _compare(
+    firsts: np.ndarray, seconds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Correlations of details: over all, and in the worst tile."""
+    firsts, seconds = alignment.inner(firsts), alignment.inner(seconds)
+    overall = _correlate(alignment.flatten(firsts), alignment.flatten(seconds))
+    first_tiles, second_tiles = _cut_tiles(firsts), _cut_tiles(seconds)
+    energies = np.square(first_tiles).mean(axis=2)
+    enough = MIN_TILE_ENERGY * energies.mean(axis=1, keepdims=True)
+    correlations = _correlate(first_tiles, second_tiles)
+    worst_tile = np.where(energies >= enough, correlations, 1).min(axis=1)
+    return overall, worst_tile
 
 
-def _unit(values: np.ndarray) -> np.ndarray:
-    values = values - values.mean()
-    norm = math.sqrt((values * values).sum())
-    return values / norm if norm > 1e-6 else np.zeros_like(values)
+def _correlate(firsts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    products = alignment.to_unit(firsts) * alignment.to_unit(seconds)
+    return products.sum(axis=-1)
 
 
-def _compare(first: np.ndarray, second: np.ndarray) -> Agreement:
-    first, second = _inner(first), _inner(second)
-    overall = float((_unit(first) * _unit(second)).sum())
-    side = len(first) // NUM_TILES
-    energies, correlations = [], []
-    for i, j in np.ndindex(NUM_TILES, NUM_TILES):
-        tile = np.s_[i * side : (i + 1) * side, j * side : (j + 1) * side]
-        energies.append(np.square(first[tile]).mean())
-        correlations.append((_unit(first[tile]) * _unit(second[tile])).sum())
-    has_details = np.array(energies) >= MIN_TILE_ENERGY * np.mean(energies)
-    return Agreement(
-        overall, float(np.min(np.array(correlations)[has_details]))
+def _cut_tiles(images: np.ndarray) -> np.ndarray:
+    """From `[num_images, size, size]` to `[num_images, num_tiles, pixels]`."""
+    side = images.shape[1] // NUM_TILES
+    used = images[:, : side * NUM_TILES, : side * NUM_TILES]
+    tiles = used.reshape(len(images), NUM_TILES, side, NUM_TILES, side)
+    return tiles.transpose(0, 1, 3, 2, 4).reshape(
+        len(images), NUM_TILES**2, side**2
     )
-
-
-def _deform(coefficients: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-    """Stretches by `1 + parameters[:2]`, then shifts by shares of the side.
-
-    Args:
-        coefficients: of the splines through a thumbnail.
-        parameters: stretch and shift, of rows and columns each.
-    """
-    from scipy import ndimage
-
-    center = (len(coefficients) - 1) / 2
-    stretch, shift = 1 + parameters[:2], parameters[2:] * len(coefficients)
-    offset = center - stretch * center + shift
-    return ndimage.affine_transform(
-        coefficients,
-        stretch,
-        offset,
-        order=3,
-        mode="nearest",
-        prefilter=False,
-    )
-
-
-def _splines(thumbnail: np.ndarray) -> np.ndarray:
-    from scipy import ndimage
-
-    return ndimage.spline_filter(thumbnail, order=3, mode="nearest")
-
-
-def _align(
-    fixed: np.ndarray, moving: np.ndarray, start: np.ndarray
-) -> np.ndarray:
-    """Parameters of `_deform` that make `moving` fit best, near `start`.
-
-    Gauss-Newton on the correlation (Evangelidis and Psarakis, 2008), which
-    keeps the best step that it has seen.
-    """
-    coefficients = _splines(moving)
-    target = _unit(_inner(fixed)).ravel()
-    distance = np.arange(len(moving)) - (len(moving) - 1) / 2
-    parameters = best = start
-    best_correlation = -np.inf
-    for _ in range(MAX_STEPS):
-        warped = _deform(coefficients, parameters)
-        values = _inner(warped) - _inner(warped).mean()
-        norm = math.sqrt((values * values).sum())
-        if norm < 1e-6:
-            break
-        unit = (values / norm).ravel()
-        correlation = float(unit @ target)
-        if correlation > best_correlation:
-            best, best_correlation = parameters, correlation
-        rows, columns = np.gradient(warped)
-        rows /= 1 + parameters[0]
-        columns /= 1 + parameters[1]
-        slopes = np.stack(
-            [
-                _inner(rows * distance[:, None]).ravel(),
-                _inner(columns * distance).ravel(),
-                _inner(rows * len(moving)).ravel(),
-                _inner(columns * len(moving)).ravel(),
-            ]
-        )
-        slopes = (slopes - slopes.mean(axis=1, keepdims=True)) / norm
-        slopes -= (slopes @ unit)[:, None] * unit
-        squares = slopes @ slopes.T
-        damping = 1e-3 * np.diag(np.diag(squares)) + 1e-12 * np.eye(4)
-        step = np.linalg.solve(squares + damping, slopes @ (target - unit))
-        moved = np.clip(parameters + step, -MAX_DEFORMATION, MAX_DEFORMATION)
-        if np.abs(moved - parameters).max() < MIN_STEP:
-            break
-        parameters = moved
-    return best
 
 
 def _coarse_features(thumbnails: np.ndarray) -> np.ndarray:
