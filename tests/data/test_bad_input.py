@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from tests.conftest import encode
-from tests.data.test_audit import make_head
+from tests.data.test_duplicates import make_head
 from tests.data.test_readers import gradient, write_dicom
 from trainer.data import manifest, output, readers, records, sources
 

@@ -14,7 +14,7 @@ pytest.importorskip("apache_beam")
 
 from apache_beam.io import localfilesystem
 
-from tests.data.test_audit import make_head
+from tests.data.test_duplicates import make_head
 from trainer.data import (
     beam_runner,
     build_records,

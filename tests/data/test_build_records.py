@@ -17,7 +17,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from tests.data.test_audit import make_head
+from tests.data.test_duplicates import make_head
 from tests.data.test_readers import write_dicom
 from trainer.data import (
     build_records,
@@ -404,12 +404,15 @@ def test_tinted_images_are_stored_as_the_whole_set_is(tmp_path):
 def test_file_that_changes_during_the_build_is_refused(
     folders, tmp_path, monkeypatch
 ):
-    def change(building, *_):
+    plan_shards = shards.plan_shards
+
+    def change(*arguments):
         for path in folders.rglob("*.png"):
             with open(path, "ab") as file:
                 file.write(b"\0")
+        return plan_shards(*arguments)
 
-    monkeypatch.setattr(output, "write_reports", change)
+    monkeypatch.setattr(shards, "plan_shards", change)
     with pytest.raises(ValueError, match="changed while the records were"):
         build(folders, tmp_path / "r")
     assert not (tmp_path / "r").exists()

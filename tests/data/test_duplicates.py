@@ -1,4 +1,4 @@
-"""Planted copies are found, look-alikes are not, shortcuts are measured."""
+"""Planted copies are found, look-alikes are not."""
 
 import io
 
@@ -8,7 +8,8 @@ import pytest
 from scipy import ndimage
 
 from tests.conftest import SHARED
-from trainer.data import duplicates, groups, readers, scan, shortcuts, splits
+from tests.data.test_groups import make_facts
+from trainer.data import duplicates, groups, readers, scan, splits
 
 BRAIN = SHARED / "data" / "brain_mri_253"
 
@@ -100,76 +101,38 @@ def test_candidates_of_many_images_include_all_copies(monkeypatch):
     assert len(candidates) < 10_000
 
 
-def make_facts(index, class_name, **changes):
-    values = {
-        "image_id": f"{class_name}/{index}.png",
-        "suffix": "",
-        "class_name": class_name,
-        "split": "",
-        "source_index": index,
-        "patient_key": "",
-        "sha256": f"{index:x}".ljust(64, "0"),
-        "width": 100,
-        "height": 100,
-        "channels": 1,
-        "source_format": "png",
-        "bit_depth": 8,
-        "quality": 0,
-        "num_bytes": 5000,
-        "file_sha256": "",
-        "kept_format": "png",
-        "training_bytes": (5000, 5000),
-        "mean_brightness": 50.0,
-        "border_brightness": 0.0,
-    }
-    return scan.ImageFacts(**{**values, **changes})
-
-
-def test_size_that_gives_the_class_away_is_a_suspicious_shortcut():
+def test_candidates_grow_no_faster_than_the_images():
+    # All alike but for noise, as the slices of many heads at one height.
     generator = np.random.default_rng(0)
-    facts = []
-    for index in range(200):
-        class_name = "ab"[index % 2]
-        side = 100 if class_name == "a" else int(generator.choice([90, 110]))
-        facts.append(
-            make_facts(
-                index,
-                class_name,
-                width=side,
-                height=side,
-                mean_brightness=float(generator.normal(50, 9)),
-            )
+    features = generator.normal(0, 0.3, (900, 256)).astype(np.float32) + 1
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    for num_images in (300, 900):
+        candidates = duplicates._find_candidates(features[:num_images])
+        assert len(candidates) <= 8 * num_images
+
+
+def test_agreement_of_a_pair_does_not_depend_on_its_block():
+    heads = [make_head(seed) for seed in range(6)]
+    copies = [*COPIES.values()]
+    firsts = np.stack([scan.make_thumbnail(i) for i in [HEAD] * 6 + heads])
+    seconds = np.stack(
+        [scan.make_thumbnail(i) for i in [*copies, *reversed(heads)]]
+    )
+    overall, worst = duplicates.measure_agreement(firsts, seconds)
+    for i in range(12):
+        alone = duplicates.measure_agreement(
+            firsts[i : i + 1], seconds[i : i + 1]
         )
-    names = [f"g{i}" for i in range(200)]
-    rows = shortcuts.measure_shortcuts(facts, names, ["a", "b"])
-    by_cue = {row["cue"]: row for row in rows}
-    # Not monotonous: neither a threshold nor a line would find it.
-    assert by_cue["image size"]["auc"] == 1.0
-    assert by_cue["image size"]["suspicious"]
-    brightness = by_cue["mean brightness"]
-    assert brightness["low"] < 0.5 < brightness["high"]
-    assert not brightness["suspicious"]
-    assert not by_cue["file format"]["suspicious"]
+        np.testing.assert_allclose(alone[0], overall[i], atol=1e-5)
+        np.testing.assert_allclose(alone[1], worst[i], atol=1e-5)
 
 
-def test_too_few_groups_give_no_shortcuts():
-    facts = [make_facts(i, "ab"[i % 2]) for i in range(8)]
-    names = [f"g{i}" for i in range(8)]
-    assert shortcuts.measure_shortcuts(facts, names, ["a", "b"]) == []
-
-
-def test_groups_join_patients_and_copies_transitively():
-    facts = [
-        make_facts(0, "a", patient_key="p"),
-        make_facts(1, "a", patient_key="p", sha256="c" * 64),
-        make_facts(2, "a", patient_key="q", sha256="c" * 64),
-        make_facts(3, "a", patient_key="q"),
-        make_facts(4, "a", patient_key="r"),
-    ]
-    names = groups.name_groups(facts, groups.join_known(facts))
-    assert len(set(names[:4])) == 1
-    assert names[4] != names[0]
-    assert names[0] == facts[0].sha256[:16] == "0" * 16
+def test_workers_find_the_same_pairs(monkeypatch):
+    monkeypatch.setattr(duplicates, "MIN_PAIRS_FOR_WORKERS", 2)
+    monkeypatch.setattr(duplicates, "PAIRS_PER_BLOCK", 2)
+    images = [*COPIES.values(), *(make_head(seed) for seed in range(1, 20))]
+    assert find_pairs(images, 2)[0] == find_pairs(images, 1)[0]
+    assert len(find_pairs(images, 2)[0]) == 5
 
 
 @pytest.mark.skipif(not BRAIN.exists(), reason="brain_mri_253 is not here")

@@ -1,0 +1,54 @@
+"""Warps are those of scipy, and planted ones are found again."""
+
+import numpy as np
+from scipy import ndimage
+
+from trainer.data import alignment
+
+PARAMETERS = np.array(
+    [[0.0, 0.0, 0.0, 0.0], [0.05, -0.04, 0.03, -0.06], [-0.08, 0.07, 0.0, 0.05]]
+)
+
+
+def make_images(num_images=3, size=64):
+    noise = np.random.default_rng(0).normal(size=(num_images, size, size))
+    smooth = ndimage.gaussian_filter(noise, (0, 2, 2))
+    return (100 * smooth).astype(np.float32)
+
+
+def test_warp_is_that_of_scipy():
+    images = make_images()
+    warped = alignment.warp(images, PARAMETERS)
+    for image, parameters, result in zip(
+        images, PARAMETERS, warped, strict=True
+    ):
+        stretch, shift = 1 + parameters[:2], 64 * parameters[2:]
+        offset = 31.5 - stretch * 31.5 + shift
+        expected = ndimage.affine_transform(
+            image.astype(np.float64), stretch, offset, mode="nearest"
+        )
+        # Beyond the margin, the two continue the image in different ways.
+        inside = np.s_[12:-12, 12:-12]
+        np.testing.assert_allclose(
+            result[inside], expected[inside], atol=1e-3 * np.ptp(image)
+        )
+
+
+def test_planted_deformation_is_found():
+    images = make_images()
+    warped = alignment.warp(images, PARAMETERS)
+    found = alignment.align(warped, images, np.zeros((3, 4)))
+    np.testing.assert_allclose(found, PARAMETERS, atol=1e-3)
+
+
+def test_deformation_stays_within_the_limit():
+    images = make_images()
+    found = alignment.align(images, images[::-1].copy(), np.zeros((3, 4)))
+    assert np.abs(found).max() <= alignment.MAX_DEFORMATION
+
+
+def test_constant_images_and_no_images_stay_where_they_are():
+    blank = np.full((2, 32, 32), 7, np.float32)
+    start = np.zeros((2, 4))
+    np.testing.assert_array_equal(alignment.align(blank, blank, start), start)
+    assert alignment.align(blank[:0], blank[:0], start[:0]).shape == (0, 4)
