@@ -191,7 +191,7 @@ def test_bomb_is_refused_by_its_header(tmp_path):
 
     png[29:33] = zlib.crc32(bytes(png[12:29])).to_bytes(4, "big")
     (tmp_path / "x.png").write_bytes(bytes(png))
-    with pytest.raises(ValueError, match=r"30000 x 30000|900000000"):
+    with pytest.raises(ValueError, match=r"30000|pixels are more than"):
         readers.read_images(str(tmp_path / "x.png"))
 
 

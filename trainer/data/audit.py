@@ -19,6 +19,7 @@ def make_audit(
     plan: planning.Plan,
     shortcut_rows: Sequence[dict],
     on_leak: str,
+    num_left_out: int = 0,
 ) -> dict:
     """Everything that `audit.json` holds.
 
@@ -27,6 +28,7 @@ def make_audit(
         plan: what is written.
         shortcut_rows: of `shortcuts.measure_shortcuts`.
         on_leak: what was done about leaks.
+        num_left_out: files beside the folders of the classes.
     """
     facts, image_ids = findings.facts, findings.image_ids
     group_names, near_pairs = findings.group_names, findings.near_pairs
@@ -42,6 +44,7 @@ def make_audit(
                 for file in unreadable[:MAX_LISTED]
             ],
         },
+        "left_out": num_left_out,
         "exact_duplicates": _exact_duplicates(facts, image_ids),
         "near_duplicates": {
             "count": len(near_pairs),
@@ -151,24 +154,27 @@ def _patients(facts: Sequence[scan.ImageFacts]) -> dict:
 def summarize(report: dict) -> list[str]:
     """The audit in a few lines for the terminal."""
     exact, near = report["exact_duplicates"], report["near_duplicates"]
+    leaking, conflicts = report["leaks"], report["conflicting_labels"]
     lines = [
-        f"{report['images']:,} images in {report['groups']:,} groups that "
-        "share patients or copies",
-        f"{exact['surplus']:,} surplus copies, {near['count']:,} "
-        "near-duplicates",
+        f"{_count(report['images'], 'image')} in "
+        f"{_count(report['groups'], 'group')} that share patients or copies",
+        f"{_count(exact['surplus'], 'surplus copy', 'surplus copies')}, "
+        f"{_count(near['count'], 'near-duplicate')}",
     ]
     if report["unreadable"]["count"]:
-        lines.append(f"{report['unreadable']['count']:,} unreadable files")
-    if report["leaks"]["groups"]:
+        number = _count(report["unreadable"]["count"], "unreadable file")
+        lines.append(f"left out: {number}")
+    if report["left_out"]:
+        number = _count(report["left_out"], "file")
+        lines.append(f"left out: {number} outside of the class folders")
+    if leaking["groups"]:
         lines.append(
-            f"{report['leaks']['groups']:,} groups spanned the given splits "
-            f"(--on_leak={report['leaks']['remedy']})"
+            f"across the given splits: {_count(leaking['groups'], 'group')} "
+            f"(--on_leak={leaking['remedy']})"
         )
-    if report["conflicting_labels"]["count"]:
-        lines.append(
-            f"{report['conflicting_labels']['count']:,} groups have "
-            "conflicting labels"
-        )
+    if conflicts["count"]:
+        number = _count(conflicts["count"], "group")
+        lines.append(f"with conflicting labels: {number}")
     for row in report["shortcuts"]:
         if row["suspicious"]:
             lines.append(
@@ -177,3 +183,7 @@ def summarize(report: dict) -> list[str]:
                 f"({row['low']:.2f} to {row['high']:.2f})"
             )
     return lines
+
+
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

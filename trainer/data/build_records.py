@@ -120,7 +120,7 @@ def build(
         "slice_axis": slice_axis,
     }
     readers.check_window(window_center, window_width)
-    found = _list_sources(
+    found, num_left_out = _list_sources(
         input_dir, output_dir, manifest_path, patient_regex, runner
     )
     class_names = sources.check_classes(found)
@@ -156,8 +156,10 @@ def build(
             num_workers=num_workers,
             directory=building,
         )
-        if findings.unreadable and not skip_unreadable:
-            output.refuse_unreadable(local_dir, findings.unreadable)
+        if findings.unreadable and not (skip_unreadable and findings.facts):
+            output.refuse_unreadable(
+                local_dir, findings.unreadable, len(findings.facts)
+            )
         plan = planning.make_plan(
             findings, class_names, previous, split_options, on_leak
         )
@@ -176,7 +178,9 @@ def build(
             ),
             dataclasses.replace(form, channels=channels),
         )
-        report = audit.make_audit(findings, plan, shortcut_rows(), on_leak)
+        report = audit.make_audit(
+            findings, plan, shortcut_rows(), on_leak, num_left_out
+        )
         output.write_reports(building, report, members, findings.unreadable)
         info = records.DatasetInfo(
             class_names=class_names,
@@ -208,7 +212,8 @@ def _list_sources(
     manifest_path: str,
     patient_regex: str,
     runner: str,
-) -> list[sources.Source]:
+) -> tuple[list[sources.Source], int]:
+    """What to read, and how many files lie where no class is named."""
     for path in (input_dir, output_dir):
         if storage.is_remote(path) and runner == LOCAL:
             raise ValueError(
@@ -220,20 +225,22 @@ def _list_sources(
             "Either --input_dir or --manifest says where the images are. "
             f"Received: input_dir={input_dir!r}, manifest={manifest_path!r}."
         )
+    num_left_out = 0
     if manifest_path:
         output.check_output_dir(output_dir, "")
         found = manifest.read_manifest(manifest_path)
     elif storage.is_remote(input_dir):
         output.check_output_dir(output_dir, "")
-        found = sources.arrange_files(
-            input_dir, beam_runner.list_files(input_dir)
-        )
+        paths = beam_runner.list_files(input_dir)
+        found = sources.arrange_files(input_dir, paths)
+        num_left_out = len(paths) - len(found)
     else:
         output.check_output_dir(output_dir, input_dir)
         found = sources.list_folders(input_dir)
+        num_left_out = sources.count_left_out(input_dir)
     if patient_regex:
         found = sources.find_patients(found, patient_regex)
-    return found
+    return found, num_left_out
 
 
 def _check_positive_class(

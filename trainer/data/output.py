@@ -119,18 +119,29 @@ def write_reports(
 
 
 def refuse_unreadable(
-    output_dir: str, unreadable: Sequence[scan.ScannedFile]
+    output_dir: str, unreadable: Sequence[scan.ScannedFile], num_images: int
 ) -> None:
-    """Lists unreadable files in `unreadable.csv` and raises ValueError."""
+    """Lists unreadable files in `unreadable.csv` and raises ValueError.
+
+    Args:
+        output_dir: where the list goes.
+        unreadable: files that are no image.
+        num_images: how many images were read beside them.
+    """
     path = os.path.join(output_dir, UNREADABLE_FILE)
     storage.write_atomically(path, _unreadable_csv(unreadable))
     shown = "; ".join(
         f"{visible_id(file)}: {file.error}" for file in unreadable[:3]
     )
     more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
+    listed = f"({shown}{more}). {path} lists all of them"
+    if not num_images:
+        raise ValueError(
+            f"None of the {len(unreadable)} files can be read {listed}."
+        )
     number = "One file" if len(unreadable) == 1 else f"{len(unreadable)} files"
     raise ValueError(
-        f"{number} cannot be read ({shown}{more}). {path} lists all of them: "
+        f"{number} cannot be read {listed}: "
         "repair or remove them, or leave them out with --skip_unreadable."
     )
 

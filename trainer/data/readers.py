@@ -42,6 +42,20 @@ PILLOW_FORMATS = (
     "WEBP",
 )
 
+# What people have and this does not read, by the first bytes of the file.
+_OTHER_FORMATS = (
+    (b"NRRD", "an NRRD volume"),
+    (b"ObjectType", "a MetaImage volume"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"MATLAB", "a MATLAB file"),
+    (b"PK\x03\x04", "a ZIP archive or an office document"),
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "a PostScript file"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "an XML file"),
+)
+_HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"hevc", b"avif")
+
 # An image is grey if at most 5 % of its pixels differ by more than 32 levels
 # between channels. Measured on 253 MRI slices from the web: photographed
 # films, tinted scans and coloured banners reach 4.0 %; fundus, skin and
@@ -193,10 +207,14 @@ def is_medical(data: bytes) -> bool:
 def check_size(width: int, height: int) -> None:
     """Raises ValueError if an image is too large to be decoded."""
     if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{width} x {height} pixels are more than the {MAX_PIXELS:,} that "
-            "are accepted; scale the image down or cut it into tiles"
-        )
+        raise ValueError(f"{width} x {height} pixels are {_too_many()}")
+
+
+def _too_many() -> str:
+    return (
+        f"more than the {MAX_PIXELS:,} that are accepted; scale the image down "
+        "or cut it into tiles"
+    )
 
 
 def find_window(values: np.ndarray) -> tuple[float, float]:
@@ -301,10 +319,10 @@ def _read_with_pillow(
                 io.BytesIO(data), formats=PILLOW_FORMATS
             ) as opened:
                 return _read_pages(opened, data, window)
-    except PIL.UnidentifiedImageError as error:
-        raise ValueError("it is not an image that can be read") from error
     except PIL.Image.DecompressionBombError as error:
-        raise ValueError(f"{error}; scale the image down") from error
+        raise ValueError(f"its pixels are {_too_many()}") from error
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(_describe_unknown(data)) from error
     # What Pillow's decoders raise on damaged files, beside its own errors.
     except (
         OSError,
@@ -318,6 +336,18 @@ def _read_with_pillow(
         MemoryError,
     ) as error:
         raise ValueError(f"it is damaged ({error})") from error
+
+
+def _describe_unknown(data: bytes) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return "it is a HEIF photo, which is not read; convert it to PNG"
+    for start, name in _OTHER_FORMATS:
+        if data.startswith(start):
+            return (
+                f"it is {name}, which is not read; convert it to PNG, DICOM or "
+                "NIfTI"
+            )
+    return "it is not an image that can be read"
 
 
 def _read_pages(

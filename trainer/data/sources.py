@@ -113,6 +113,19 @@ def arrange_files(input_dir: str, relative_paths: list[str]) -> list[Source]:
     ]
 
 
+def count_left_out(input_dir: str) -> int:
+    """Files beside the folders of the classes: nothing says what they show."""
+    folders = [input_dir]
+    names = _subfolders(input_dir)
+    if _is_split(names):
+        folders += [os.path.join(input_dir, name) for name in names]
+    return sum(
+        not entry.is_dir() and not _is_ignored(entry.name)
+        for folder in folders
+        for entry in os.scandir(folder)
+    )
+
+
 def _is_split(names: list[str]) -> bool:
     return any(name.lower() in SPLIT_SYNONYMS for name in names)
 

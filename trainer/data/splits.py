@@ -333,9 +333,9 @@ def _fill_empty(
             if not candidates:
                 raise ValueError(
                     f"Each of the splits {list(splits)} needs images of every "
-                    f"class, and class {class_name} has only {len(members)} "
-                    "groups (patients, or images without copies) to share "
-                    "out. Add images, or set --test_fraction=0."
+                    f"class, but the groups of class {class_name} (patients, "
+                    f"or images without copies) are only {len(members)}. Add "
+                    "images, or set --test_fraction=0."
                 )
             smallest = min(
                 candidates,
