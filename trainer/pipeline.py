@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -11,7 +12,13 @@ from absl import logging
 
 from trainer import config, storage
 from trainer.data import augmentation, input_pipeline, records
-from trainer.evaluation import baselines, calibration, predict, report
+from trainer.evaluation import (
+    baselines,
+    calibration,
+    data_audit,
+    predict,
+    report,
+)
 from trainer.evaluation import predictions as predictions_lib
 from trainer.export import saved_model, signature, warmup
 from trainer.model import classifier, dropout, losses
@@ -352,7 +359,20 @@ class _Job:
             read_images=lambda split, indices: input_pipeline.read_encoded(
                 self._files(split), indices
             ),
+            audit=data_audit.read_audit(self.cfg.data_dir, self._read_by_id),
         )
+
+    def _read_by_id(self, image_ids: Sequence[str]) -> dict[str, bytes]:
+        """The encoded images of those ids that are in the records."""
+        wanted, found = set(image_ids), {}
+        for split in self.info.splits:
+            ids = self.labels[split][0]
+            places = [i for i, name in enumerate(ids) if name in wanted]
+            encoded = input_pipeline.read_encoded(self._files(split), places)
+            found |= {
+                ids[i]: data for i, data in zip(places, encoded, strict=True)
+            }
+        return found
 
     def export(self, evaluation: report.Evaluation) -> str:
         """Writes the Keras file and the next SavedModel version."""

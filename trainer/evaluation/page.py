@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from trainer.data import records
+from trainer.evaluation import data_audit, subgroups
 from trainer.evaluation import predictions as predictions_lib
-from trainer.evaluation import subgroups
 
 # Name and meaning of every metric, in the order of the report.
 GLOSSARY = {
@@ -115,6 +115,7 @@ def _environment() -> jinja2.Environment:
         "label": _label,
         "figure": format_metric,
         "cell": _markdown_cell,
+        "thumbnail": _thumbnail,
     }
     return environment
 
@@ -152,6 +153,7 @@ def report(
     predictions: predictions_lib.Predictions,
     files: dict[str, bytes],
     read_images: Callable[[str, list[int]], list[bytes]] | None,
+    audit: data_audit.Audit | None = None,
 ) -> str:
     """The text of `report.html`.
 
@@ -162,6 +164,7 @@ def report(
         predictions: of the split that is shown.
         files: among them the figures, by name.
         read_images: see `report.evaluate`; None leaves pictures out.
+        audit: of the data; None leaves it out.
     """
     split = found["splits"][found["shown"]]
     cards = _CARDS_OF_MANY if info.positive_index is None else _CARDS_OF_TWO
@@ -186,6 +189,7 @@ def report(
             },
             slider=slider_data(found, info, predictions),
             mistakes=_mistakes(found, info, predictions, read_images),
+            audit=audit,
         )
     )
 

@@ -60,6 +60,7 @@ from trainer.data import records
 from trainer.evaluation import baselines as baselines_lib
 from trainer.evaluation import (
     calibration,
+    data_audit,
     findings,
     metrics,
     page,
@@ -104,6 +105,7 @@ class Context:
             figures are also given without the images of these groups.
         read_images: returns the encoded images of a split at indices in the
             order of its predictions; for the gallery of mistakes.
+        audit: of the data.
     """
 
     prevalences: tuple[float, ...] = PREVALENCES
@@ -111,6 +113,7 @@ class Context:
     columns: dict[str, dict[str, list[str]]] | None = None
     train_groups: frozenset[str] = frozenset()
     read_images: Callable[[str, list[int]], list[bytes]] | None = None
+    audit: data_audit.Audit | None = None
 
 
 def evaluate(
@@ -181,7 +184,13 @@ def evaluate(
     }
     files = _figures(judged, info, history, found)
     texts["report.html"] = page.report(
-        found, info, config, predictions[shown], files, context.read_images
+        found,
+        info,
+        config,
+        predictions[shown],
+        files,
+        context.read_images,
+        context.audit,
     )
     files |= {name: text.encode("utf-8") for name, text in texts.items()}
     return Evaluation(temperature, operating_point, found, files)
