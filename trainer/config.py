@@ -57,6 +57,11 @@ class TrainConfig:
         0.1, "Share of a phase's steps in which the rate rises to its peak."
     )
     weight_decay: float = _field(1e-4, "Decoupled weight decay of AdamW.")
+    gradient_clip_norm: float = _field(
+        0.0,
+        "Largest global norm of the gradient, summed over all replicas, of a "
+        "step; 0 does not clip.",
+    )
     label_smoothing: float = _field(
         0.0, "Share of the target spread over all classes."
     )
@@ -101,15 +106,21 @@ class TrainConfig:
     steps_per_execution: int = _field(
         8, "Training steps in one call of the compiled loop."
     )
+    accumulation_steps: int = _field(
+        1,
+        "Micro-batches that the global batch is cut into: one step adds their "
+        "gradients up, for batches larger than the memory.",
+    )
     seed: int = _field(0, "Of weights, order, augmentation and dropout.")
 
+    # What may differ between the workers of a run: no field.
+    _LOCAL: typing.ClassVar = ("data_dir", "job_dir", "export_dir")
     # What may differ between a run and its continuation: no field.
     _FREE: typing.ClassVar = (
-        "data_dir",
-        "job_dir",
-        "export_dir",
+        *_LOCAL,
         "strategy",
         "steps_per_execution",
+        "accumulation_steps",
         "operating_point",
     )
 
@@ -129,6 +140,8 @@ class TrainConfig:
             ("feature_views", 1, 1000),
             ("patience", 1, 100_000),
             ("steps_per_execution", 1, 100_000),
+            ("accumulation_steps", 1, 4096),
+            ("gradient_clip_norm", 0.0, 1e6),
             ("weight_decay", 0.0, 1.0),
             ("rotation_degrees", 0.0, 180.0),
             ("shift_fraction", 0.0, 0.5),
@@ -202,10 +215,10 @@ class TrainConfig:
             ) from error
 
     def shared_json(self) -> str:
-        """The fields that all workers, and a continuation, must share."""
+        """The fields that all workers must share."""
         fields = dataclasses.asdict(self)
         return json.dumps(
-            {n: v for n, v in fields.items() if n not in self._FREE}
+            {n: v for n, v in fields.items() if n not in self._LOCAL}
         )
 
     def differences(self, other: "TrainConfig") -> dict[str, tuple]:

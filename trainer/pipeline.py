@@ -30,6 +30,7 @@ from trainer.training import (
     loop,
     preemption,
     schedules,
+    train_step,
 )
 
 CONFIG_FILE = "config.json"
@@ -58,7 +59,9 @@ def run(cfg: config.TrainConfig) -> str:
             "needs train and validation: build the records again."
         )
     strategy = distribution.create_strategy(cfg.strategy)
-    distribution.per_replica_batch_size(strategy, cfg.global_batch_size)
+    distribution.per_replica_batch_size(
+        strategy, cfg.global_batch_size, cfg.accumulation_steps
+    )
     keras.config.set_dtype_policy(distribution.choose_precision(cfg.precision))
     keras.utils.set_random_seed(cfg.seed)
     with strategy.scope():
@@ -123,8 +126,9 @@ class _Job:
         self.cfg = cfg
         self.info = info
         self.strategy = strategy
+        # Images that a replica holds at a time.
         self.per_replica = distribution.per_replica_batch_size(
-            strategy, cfg.global_batch_size
+            strategy, cfg.global_batch_size, cfg.accumulation_steps
         )
         self.is_chief = distribution.is_chief(strategy)
         self.scratch_dir = storage.join(
@@ -170,6 +174,7 @@ class _Job:
     def _outputs(self, predict_step, split, view=None):
         """Outputs of a compiled step for every image of a split."""
         num_images = self.info.num_images(split)
+        batch_size = self.cfg.global_batch_size // self.cfg.accumulation_steps
 
         def make_dataset(num_workers, worker_index):
             return input_pipeline.make_evaluation_dataset(
@@ -177,7 +182,7 @@ class _Job:
                 num_images=num_images,
                 image_size=self.cfg.image_size,
                 channels=self.info.channels,
-                global_batch_size=self.cfg.global_batch_size,
+                global_batch_size=batch_size,
                 per_replica_batch_size=self.per_replica,
                 num_workers=num_workers,
                 worker_index=worker_index,
@@ -190,7 +195,7 @@ class _Job:
             predict_step,
             distribution.distribute(self.strategy, make_dataset),
             num_images,
-            self.cfg.global_batch_size,
+            batch_size,
         )
 
     def train(self) -> list[dict]:
@@ -464,18 +469,21 @@ class _Job:
             class_weights = losses.balanced_class_weights(class_counts.tolist())
         else:
             class_weights = np.ones(self.info.num_classes, np.float32)
+        replica_step = train_step.ReplicaStep(
+            setup.model,
+            setup.optimizer,
+            class_weights=class_weights,
+            label_smoothing=cfg.label_smoothing,
+            global_batch_size=cfg.global_batch_size,
+            seed=cfg.seed,
+            gradient_clip_norm=cfg.gradient_clip_norm,
+        )
         phase = loop.Phase(
             name=setup.name,
             model=setup.model,
             optimizer=setup.optimizer,
-            train_steps=loop.make_train_function(
-                self.strategy,
-                setup.model,
-                setup.optimizer,
-                class_weights=class_weights,
-                label_smoothing=cfg.label_smoothing,
-                global_batch_size=cfg.global_batch_size,
-                seed=cfg.seed,
+            train_steps=train_step.make_train_function(
+                self.strategy, replica_step, cfg.accumulation_steps
             ),
             make_dataset=make_dataset,
             validate=validate,

@@ -48,6 +48,12 @@ def test_batch_that_replicas_cannot_share_names_both_and_neighbours():
         distribution.per_replica_batch_size(strategy, 7)
     with pytest.raises(ValueError, match=r"Try 2\."):
         distribution.per_replica_batch_size(strategy, 1)
+    assert distribution.per_replica_batch_size(strategy, 12, 3) == 2
+    with pytest.raises(
+        ValueError,
+        match=r"=8, num_replicas=2, accumulation_steps=3\. Try 6 or 12\.",
+    ):
+        distribution.per_replica_batch_size(strategy, 8, 3)
 
 
 def test_precision_auto_is_float32_on_cpu():

@@ -12,12 +12,13 @@ from trainer.training import (
     features,
     loop,
     preemption,
+    train_step,
 )
 
 BATCH = 8
 
 
-def train_dataset(strategy, directory, image_size):
+def train_dataset(strategy, directory, image_size, accumulation_steps):
     info = input_pipeline.read_dataset_info(str(directory))
     return distribution.distribute(
         strategy,
@@ -28,7 +29,9 @@ def train_dataset(strategy, directory, image_size):
             channels=1,
             augmentation=augmentation.Augmentation(),
             global_batch_size=BATCH,
-            per_replica_batch_size=BATCH // strategy.num_replicas_in_sync,
+            per_replica_batch_size=distribution.per_replica_batch_size(
+                strategy, BATCH, accumulation_steps
+            ),
             seed=0,
             num_workers=num_workers,
             worker_index=worker_index,
@@ -36,7 +39,14 @@ def train_dataset(strategy, directory, image_size):
     )
 
 
-def run_steps(strategy_name, directory, num_steps, train_batch_norm):
+def run_steps(
+    strategy_name,
+    directory,
+    num_steps,
+    train_batch_norm,
+    accumulation_steps=1,
+    gradient_clip_norm=0.0,
+):
     """Trains the whole classifier with all its random layers on."""
     strategy = make_strategy(strategy_name)
     # Batch norm over few values divides by tiny variances, which turns rounding
@@ -53,31 +63,49 @@ def run_steps(strategy_name, directory, num_steps, train_batch_norm):
         # rounding of a zero gradient into a step.
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
         optimizer.build(model.trainable_variables)
-        train_steps = loop.make_train_function(
+        train_steps = train_step.make_train_function(
             strategy,
-            model,
-            optimizer,
-            class_weights=np.array([0.5, 2.0], np.float32),
-            label_smoothing=0.1,
-            global_batch_size=BATCH,
-            seed=0,
+            train_step.ReplicaStep(
+                model,
+                optimizer,
+                class_weights=np.array([0.5, 2.0], np.float32),
+                label_smoothing=0.1,
+                global_batch_size=BATCH,
+                seed=0,
+                gradient_clip_norm=gradient_clip_norm,
+            ),
+            accumulation_steps,
         )
-        iterator = iter(train_dataset(strategy, directory, image_size))
+        iterator = iter(
+            train_dataset(strategy, directory, image_size, accumulation_steps)
+        )
         sums = train_steps(
             iterator,
             tf.constant(0, tf.int64),
             tf.constant(num_steps, tf.int64),
             tf.constant(0.0),
         )
-    return sums.numpy(), model.get_weights()
+    return sums.numpy()[:3], model.get_weights()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("train_batch_norm", [False, True])
-def test_two_replicas_train_as_one_device(tiny_records, train_batch_norm):
-    sums, weights = run_steps("one_device", tiny_records, 1, train_batch_norm)
+@pytest.mark.parametrize(
+    ("train_batch_norm", "accumulation_steps", "gradient_clip_norm"),
+    [(False, 2, 0.1), (True, 1, 0.0)],
+)
+def test_two_replicas_train_as_one_device(
+    tiny_records, train_batch_norm, accumulation_steps, gradient_clip_norm
+):
+    sums, weights = run_steps(
+        "one_device", tiny_records, 1, train_batch_norm, 1, gradient_clip_norm
+    )
     mirrored_sums, mirrored_weights = run_steps(
-        "mirrored", tiny_records, 1, train_batch_norm
+        "mirrored",
+        tiny_records,
+        1,
+        train_batch_norm,
+        accumulation_steps,
+        gradient_clip_norm,
     )
     np.testing.assert_allclose(mirrored_sums, sums, rtol=1e-5)
     assert sums[2] == BATCH
@@ -92,7 +120,14 @@ def linear_model(num_features=6, num_logits=1):
     return keras.Model(inputs, layer(inputs))
 
 
-def feature_phase(strategy, directory, num_epochs, patience=99, **overrides):
+def feature_phase(
+    strategy,
+    directory,
+    num_epochs,
+    patience=99,
+    accumulation_steps=1,
+    **overrides,
+):
     """A phase of a linear model on random features."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(2, 11, 6)).astype(np.float32)
@@ -100,7 +135,9 @@ def feature_phase(strategy, directory, num_epochs, patience=99, **overrides):
     model = linear_model()
     optimizer = keras.optimizers.AdamW(0.05)
     optimizer.build(model.trainable_variables)
-    per_replica = 4 // strategy.num_replicas_in_sync
+    per_replica = distribution.per_replica_batch_size(
+        strategy, 4, accumulation_steps
+    )
 
     def make_dataset(start_step):
         return distribution.distribute(
@@ -122,14 +159,17 @@ def feature_phase(strategy, directory, num_epochs, patience=99, **overrides):
         "name": "head",
         "model": model,
         "optimizer": optimizer,
-        "train_steps": loop.make_train_function(
+        "train_steps": train_step.make_train_function(
             strategy,
-            model,
-            optimizer,
-            class_weights=np.ones(2, np.float32),
-            label_smoothing=0.0,
-            global_batch_size=4,
-            seed=0,
+            train_step.ReplicaStep(
+                model,
+                optimizer,
+                class_weights=np.ones(2, np.float32),
+                label_smoothing=0.0,
+                global_batch_size=4,
+                seed=0,
+            ),
+            accumulation_steps,
         ),
         "make_dataset": make_dataset,
         "validate": lambda: loop.validation_metrics(y, model(x[0]).numpy()),
@@ -153,19 +193,21 @@ def test_one_step_equals_hand_computed_gradient(strategy_name, tmp_path):
         optimizer = keras.optimizers.SGD(1.0)
         optimizer.build(model.trainable_variables)
         weights = np.array([0.5, 3.0], np.float32)
-        step = loop.make_train_function(
+        step = train_step.make_train_function(
             strategy,
-            model,
-            optimizer,
-            class_weights=weights,
-            label_smoothing=0.0,
-            global_batch_size=4,
-            seed=0,
+            train_step.ReplicaStep(
+                model,
+                optimizer,
+                class_weights=weights,
+                label_smoothing=0.0,
+                global_batch_size=4,
+                seed=0,
+            ),
         )
         one = tf.constant(1, tf.int64)
         sums = step(
             iter(phase.make_dataset(0)), one * 0, one, tf.constant(0.0)
-        ).numpy()
+        ).numpy()[:4]
     rows = features.epoch_order(11, 1, seed=1)[0, :4]
     images, labels = x[0, rows].astype(np.float64), y[rows]
     # Zero weights: p = 1/2, d loss / d z = (1/2 - y) w_y / 4.
@@ -220,9 +262,11 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
-@pytest.mark.parametrize("checkpoint_every_s", [0.0, 300.0])
+@pytest.mark.parametrize(
+    ("checkpoint_every_s", "accumulation_steps"), [(0.0, 2), (300.0, 1)]
+)
 def test_killed_phase_ends_with_the_weights_of_one_never_killed(
-    strategy_name, checkpoint_every_s, tmp_path
+    strategy_name, checkpoint_every_s, accumulation_steps, tmp_path
 ):
     strategy = make_strategy(strategy_name)
 
@@ -232,6 +276,7 @@ def test_killed_phase_ends_with_the_weights_of_one_never_killed(
                 strategy,
                 directory,
                 6,
+                accumulation_steps=accumulation_steps,
                 checkpoint_every_s=checkpoint_every_s,
                 steps_per_execution=1,
             )
@@ -318,7 +363,7 @@ def test_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
             strategy,
             tmp_path,
             1,
-            train_steps=lambda *args: tf.constant([np.nan, 0.0, 4.0, 0.0]),
+            train_steps=lambda *args: tf.constant([np.nan, 0.0, 4.0, 0.0, 0.0]),
         )
         with pytest.raises(ValueError, match="loss is nan at step 2: lower"):
             loop.run_phase(phase, checkpoint, lambda row: None)

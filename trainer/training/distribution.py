@@ -97,24 +97,35 @@ def _create(name: str) -> tf.distribute.Strategy:
 
 
 def per_replica_batch_size(
-    strategy: tf.distribute.Strategy, global_batch_size: int
+    strategy: tf.distribute.Strategy,
+    global_batch_size: int,
+    accumulation_steps: int = 1,
 ) -> int:
-    """A replica's share of the global batch.
+    """Images that a replica takes at a time.
+
+    Args:
+        strategy: says how many replicas there are.
+        global_batch_size: images per step, over all replicas.
+        accumulation_steps: micro-batches of a step, one after the other.
 
     Raises:
-        ValueError: if the replicas cannot share it evenly.
+        ValueError: if the replicas cannot share the batch evenly.
     """
     num_replicas = strategy.num_replicas_in_sync
-    if global_batch_size % num_replicas:
-        lower = global_batch_size // num_replicas * num_replicas
-        choices = [lower, lower + num_replicas] if lower else [num_replicas]
-        raise ValueError(
-            "--global_batch_size must be a multiple of the number of "
-            f"replicas. Received: global_batch_size={global_batch_size}, "
-            f"num_replicas={num_replicas}. Try "
-            f"{' or '.join(str(c) for c in choices)}."
-        )
-    return global_batch_size // num_replicas
+    num_parts = num_replicas * accumulation_steps
+    if global_batch_size % num_parts == 0:
+        return global_batch_size // num_parts
+    lower = global_batch_size // num_parts * num_parts
+    choices = [lower, lower + num_parts] if lower else [num_parts]
+    rule, received = "the number of replicas", ""
+    if accumulation_steps > 1:
+        rule += " times --accumulation_steps"
+        received = f", accumulation_steps={accumulation_steps}"
+    raise ValueError(
+        f"--global_batch_size must be a multiple of {rule}. Received: "
+        f"global_batch_size={global_batch_size}, num_replicas={num_replicas}"
+        f"{received}. Try {' or '.join(str(c) for c in choices)}."
+    )
 
 
 def distribute(

@@ -14,82 +14,8 @@ import tensorflow as tf
 from absl import logging
 from sklearn import metrics as sklearn_metrics
 
-from trainer.model import dropout, losses
+from trainer.model import losses
 from trainer.training import checkpoints, preemption
-
-
-def make_train_function(
-    strategy: tf.distribute.Strategy,
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    *,
-    class_weights: np.ndarray,
-    label_smoothing: float,
-    global_batch_size: int,
-    seed: int,
-) -> Callable:
-    """Makes the compiled inner loop.
-
-    Args:
-        strategy: that `model` and `optimizer` were created under.
-        model: inputs -> float32 logits `[per_replica_batch, K]`.
-        optimizer: built on the trainable variables of `model`.
-        class_weights: float32 `[classes]`, multiply the losses.
-        label_smoothing: see `losses.cross_entropy`.
-        global_batch_size: images per step, over all replicas.
-        seed: of the dropout masks.
-
-    Returns:
-        Function of an iterator over `inputs`, `labels` and `places`, the first
-        step (int64 scalar), the number of steps (int64 scalar) and whether
-        this worker is to stop (float32 scalar, 1 or 0). It returns, summed
-        over all workers, float32 `[4]`: loss, correct predictions, images, and
-        a number that is positive if any worker is to stop.
-    """
-    class_weights = tf.constant(class_weights)
-
-    def step_on_replica(batch, step, stop):
-        labels = batch["labels"]
-        places = dropout.BatchPlaces(
-            seed, step, batch["places"], global_batch_size
-        )
-        with tf.GradientTape() as tape:
-            with dropout.batch_places(places):
-                logits = model(batch["inputs"], training=True)
-            per_example_loss = losses.cross_entropy(
-                labels, logits, label_smoothing
-            )
-            # Gradients are summed over replicas: divide by the global batch.
-            loss = tf.nn.compute_average_loss(
-                per_example_loss * tf.gather(class_weights, labels),
-                global_batch_size=global_batch_size,
-            )
-            loss = optimizer.scale_loss(loss)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(
-            zip(gradients, model.trainable_variables, strict=True)
-        )
-        correct = losses.is_correct(labels, logits)
-        return tf.stack(
-            [
-                tf.reduce_sum(per_example_loss),
-                tf.reduce_sum(correct),
-                tf.cast(tf.size(labels), tf.float32),
-                stop,
-            ]
-        )
-
-    @tf.function
-    def train_steps(iterator, first_step, num_steps, stop):
-        sums = tf.zeros([4])
-        for step in tf.range(first_step, first_step + num_steps):
-            replica_sums = strategy.run(
-                step_on_replica, args=(next(iterator), step, stop)
-            )
-            sums += strategy.reduce("SUM", replica_sums, axis=None)
-        return sums
-
-    return train_steps
 
 
 def make_predict_function(
@@ -182,7 +108,7 @@ class Phase:
         name: "head" or "fine_tune".
         model: that is trained.
         optimizer: built on its trainable variables.
-        train_steps: from `make_train_function`.
+        train_steps: from `train_step.make_train_function`.
         make_dataset: function of the first step that returns a distributed
             data set.
         validate: returns what `validation_metrics` does.
