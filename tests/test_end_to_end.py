@@ -187,7 +187,8 @@ def history_without_timing(job_dir):
     with open(job_dir / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        del row["seconds"], row["images_per_second"]
+        for name in ("seconds", "images_per_second", "input_wait_share"):
+            del row[name]
     return rows
 
 

@@ -73,6 +73,11 @@ def test_bad_hparams_are_named(parse, tmp_path, content, message):
         ("--precision=half", "precision must be one of auto"),
         ("--head_learning_rate=0", "head_learning_rate must be positive"),
         ("--data_dir=", "data_dir must be given"),
+        ("--accumulation_steps=0", "accumulation_steps must be between"),
+        ("--gradient_clip_norm=-1", "gradient_clip_norm must be between"),
+        ("--learning_rate_scaling=cubic", "scaling must be one of sqrt"),
+        ("--profile_steps=20,10", "profile_steps must be the first and"),
+        ("--profile_steps=ten", "profile_steps must be the first and"),
     ],
 )
 def test_wrong_values_name_flag_and_remedy(parse, flag, message):

@@ -7,10 +7,12 @@ values.
 
 import dataclasses
 import json
+import re
 import typing
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 CLASS_WEIGHTS = ("balanced", "none")
+RATE_SCALINGS = ("sqrt", "linear", "none")
 
 
 def _field(default, help_text: str):
@@ -47,11 +49,18 @@ class TrainConfig:
         "Blocks of the backbone to fine-tune, from the top, of 9. All of them "
         "are trained with --weights=none.",
     )
-    head_learning_rate: float = _field(3e-3, "Peak rate of the head phase.")
+    head_learning_rate: float = _field(
+        3e-3, "Peak rate of the head phase at 32 images a step."
+    )
     fine_tune_learning_rate: float = _field(
         0.0,
-        "Peak rate of fine-tuning; 0: 1e-4 for pretrained weights, 2e-3 from "
-        "scratch.",
+        "Peak rate of fine-tuning at 32 images a step; 0: 1e-4 for pretrained "
+        "weights, 2e-3 from scratch.",
+    )
+    learning_rate_scaling: str = _field(
+        "sqrt",
+        "How peak rates grow with --global_batch_size / 32: sqrt (the rule of "
+        "AdamW), linear, or none.",
     )
     warmup_fraction: float = _field(
         0.1, "Share of a phase's steps in which the rate rises to its peak."
@@ -111,6 +120,11 @@ class TrainConfig:
         "Micro-batches that the global batch is cut into: one step adds their "
         "gradients up, for batches larger than the memory.",
     )
+    profile_steps: str = _field(
+        "",
+        "First and last step of each phase to profile for TensorBoard, for "
+        "example 10,20; empty: none.",
+    )
     seed: int = _field(0, "Of weights, order, augmentation and dropout.")
 
     # What may differ between the workers of a run: no field.
@@ -121,6 +135,7 @@ class TrainConfig:
         "strategy",
         "steps_per_execution",
         "accumulation_steps",
+        "profile_steps",
         "operating_point",
     )
 
@@ -165,12 +180,19 @@ class TrainConfig:
         for name, choices in (
             ("precision", PRECISIONS),
             ("class_weights", CLASS_WEIGHTS),
+            ("learning_rate_scaling", RATE_SCALINGS),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"--{name} must be one of {', '.join(choices)}. "
                     f"Received: {name}={getattr(self, name)}."
                 )
+        if self.profile_steps and not self.profile_range:
+            raise ValueError(
+                "--profile_steps must be the first and the last step, for "
+                "example 10,20. Received: "
+                f"profile_steps={self.profile_steps}."
+            )
         if any(units < 1 for units in self.hidden_units):
             raise ValueError(
                 "--hidden_units must be positive numbers. Received: "
@@ -191,6 +213,15 @@ class TrainConfig:
     @property
     def is_pretrained(self) -> bool:
         return self.weights != "none"
+
+    @property
+    def profile_range(self) -> tuple[int, int] | None:
+        """First and last step to profile; None if there are no such two."""
+        match = re.fullmatch(r"(\d{1,9}),(\d{1,9})", self.profile_steps)
+        if not match:
+            return None
+        first, last = (int(number) for number in match.groups())
+        return (first, last) if 1 <= first <= last else None
 
     @property
     def peak_fine_tune_learning_rate(self) -> float:

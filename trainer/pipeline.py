@@ -29,6 +29,7 @@ from trainer.training import (
     history,
     loop,
     preemption,
+    profiling,
     schedules,
     train_step,
 )
@@ -435,12 +436,24 @@ class _Job:
         )
         num_epochs = cfg.head_epochs if name == "head" else cfg.fine_tune_epochs
         total_steps = steps_per_epoch * num_epochs
+        warmup_steps = int(cfg.warmup_fraction * total_steps)
+        peak_rate = schedules.scale_for_batch(
+            peak_learning_rate, cfg.global_batch_size, cfg.learning_rate_scaling
+        )
+        logging.info(
+            "%-9s learning rate %.3g (%.3g at %d images a step, scaled to %d "
+            "by the rule %r), reached after %d of %d steps.",
+            name,
+            peak_rate,
+            peak_learning_rate,
+            schedules.BASE_BATCH_SIZE,
+            cfg.global_batch_size,
+            cfg.learning_rate_scaling,
+            warmup_steps,
+            total_steps,
+        )
         optimizer = keras.optimizers.AdamW(
-            schedules.warmup_cosine(
-                peak_learning_rate,
-                int(cfg.warmup_fraction * total_steps),
-                total_steps,
-            ),
+            schedules.warmup_cosine(peak_rate, warmup_steps, total_steps),
             weight_decay=cfg.weight_decay,
         )
         if keras.config.dtype_policy().name == "mixed_float16":
@@ -492,6 +505,12 @@ class _Job:
             patience=cfg.patience,
             steps_per_execution=cfg.steps_per_execution,
             stop_requested=self.stop_requested,
+            profiler=profiling.StepProfiler(
+                storage.join(cfg.job_dir, "logs", setup.name)
+                if self.is_chief
+                else "",
+                cfg.profile_range,
+            ),
         )
         if not self.is_chief:
             return loop.run_phase(phase, setup.checkpoint, lambda _: None)

@@ -305,7 +305,7 @@ def test_killed_phase_ends_with_the_weights_of_one_never_killed(
     assert calls == (4 if checkpoint_every_s == 0 else 9)
     for mine, theirs in zip(resumed_weights, weights, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    timing = {"seconds", "images_per_second"}
+    timing = {"seconds", "images_per_second", "input_wait_share"}
     for mine, theirs in zip(resumed_history, history, strict=True):
         for name in set(mine) - timing:
             assert mine[name] == theirs[name], name

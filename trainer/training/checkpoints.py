@@ -33,6 +33,7 @@ class Progress:
         step: training steps done.
         sums: loss, correct predictions and images of the running epoch.
         seconds: spent on training steps of the running epoch.
+        input_seconds: of these, waiting for the next batch.
         best_loss: lowest validation loss so far.
         best_epoch: epoch it was reached in, 0 before the first.
         finished: the phase is over.
@@ -43,11 +44,17 @@ class Progress:
     step: int = 0
     sums: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 3)
     seconds: float = 0.0
+    input_seconds: float = 0.0
     best_loss: float = float("inf")
     best_epoch: int = 0
     finished: bool = False
     history: list[dict] = dataclasses.field(default_factory=list)
     best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    @property
+    def input_wait_share(self) -> float:
+        """Share of the running epoch's time spent waiting for input."""
+        return min(1.0, self.input_seconds / max(self.seconds, 1e-9))
 
     def to_bytes(self) -> bytes:
         fields = dict(vars(self))

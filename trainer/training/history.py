@@ -24,6 +24,7 @@ COLUMNS = (
     "learning_rate",
     "images_per_second",
     "seconds",
+    "input_wait_share",
 )
 
 

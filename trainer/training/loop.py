@@ -15,7 +15,7 @@ from absl import logging
 from sklearn import metrics as sklearn_metrics
 
 from trainer.model import losses
-from trainer.training import checkpoints, preemption
+from trainer.training import checkpoints, preemption, profiling
 
 
 def make_predict_function(
@@ -117,6 +117,7 @@ class Phase:
         patience: epochs without a lower validation loss before stopping.
         steps_per_execution: steps in one call of `train_steps`.
         stop_requested: whether this worker has been told to stop.
+        profiler: of some steps.
         checkpoint_every_s: seconds between checkpoints within an epoch.
     """
 
@@ -131,6 +132,9 @@ class Phase:
     patience: int
     steps_per_execution: int
     stop_requested: Callable[[], bool] = lambda: False
+    profiler: profiling.StepProfiler = dataclasses.field(
+        default_factory=profiling.StepProfiler
+    )
     checkpoint_every_s: float = 300.0
 
 
@@ -158,16 +162,19 @@ def run_phase(
         # The weights a phase starts with are its first candidate: a phase
         # that only makes things worse changes nothing.
         _keep_if_best(phase, progress, phase.validate(), epoch=0)
-    iterator = None
-    while not progress.finished:
-        if iterator is None:
-            iterator = iter(phase.make_dataset(progress.step))
-        epoch, stop = _run_epoch(phase, checkpoint, iterator)
-        row = _finish_epoch(phase, progress, epoch)
-        checkpoint.save()
-        on_epoch(row)
-        if stop:
-            _stop(phase, progress)
+    try:
+        iterator = None
+        while not progress.finished:
+            if iterator is None:
+                iterator = iter(phase.make_dataset(progress.step))
+            epoch, stop = _run_epoch(phase, checkpoint, iterator)
+            row = _finish_epoch(phase, progress, epoch)
+            checkpoint.save()
+            on_epoch(row)
+            if stop:
+                _stop(phase, progress)
+    finally:
+        phase.profiler.stop()
     phase.model.set_weights(progress.best_weights)
     return progress.history
 
@@ -185,8 +192,10 @@ def _run_epoch(
     last_step = epoch * phase.steps_per_epoch
     last_save = last_line = time.monotonic()
     while progress.step < last_step:
-        start = time.monotonic()
         num_steps = min(phase.steps_per_execution, last_step - progress.step)
+        num_steps = phase.profiler.limit(progress.step, num_steps)
+        phase.profiler.update(progress.step)
+        start = time.monotonic()
         sums = phase.train_steps(
             iterator,
             tf.constant(progress.step, tf.int64),
@@ -199,6 +208,8 @@ def _run_epoch(
             a + float(b) for a, b in zip(progress.sums, sums[:3], strict=True)
         ]
         progress.seconds += now - start
+        progress.input_seconds += float(sums[4])
+        phase.profiler.update(progress.step)
         if not np.isfinite(sums[0]):
             raise ValueError(
                 f"The {phase.name} loss is {sums[0]} at step {progress.step}: "
@@ -235,7 +246,8 @@ def _stop(phase: Phase, progress: checkpoints.Progress):
 def _log_progress(phase, progress, epoch):
     loss_sum, correct, images = progress.sums
     logging.info(
-        "%-9s epoch %d/%d step %d/%d  loss %.4f  accuracy %.3f  %.0f images/s",
+        "%-9s epoch %d/%d step %d/%d  loss %.4f  accuracy %.3f  %.0f images/s, "
+        "%.0f%% waiting for input",
         phase.name,
         epoch,
         phase.num_epochs,
@@ -244,6 +256,7 @@ def _log_progress(phase, progress, epoch):
         loss_sum / images,
         correct / images,
         images / max(progress.seconds, 1e-9),
+        100 * progress.input_wait_share,
     )
 
 
@@ -265,15 +278,18 @@ def _finish_epoch(
         ),
         "images_per_second": images / max(progress.seconds, 1e-9),
         "seconds": progress.seconds,
+        "input_wait_share": progress.input_wait_share,
     }
     progress.history.append(row)
     progress.sums, progress.seconds = [0.0] * 3, 0.0
+    progress.input_seconds = 0.0
     _keep_if_best(phase, progress, validation, epoch)
     stale = epoch - progress.best_epoch
     progress.finished = epoch >= phase.num_epochs or stale >= phase.patience
     logging.info(
         "%-9s epoch %d/%d  loss %.4f  accuracy %.3f  val_loss %.4f  "
-        "val_accuracy %.3f  val_auc %s  %.0f images/s%s",
+        "val_accuracy %.3f  val_auc %s  %.0f images/s, %.0f%% waiting for "
+        "input%s",
         phase.name,
         epoch,
         phase.num_epochs,
@@ -283,6 +299,7 @@ def _finish_epoch(
         row["val_accuracy"],
         "n/a" if row["val_auc"] is None else f"{row['val_auc']:.3f}",
         row["images_per_second"],
+        100 * row["input_wait_share"],
         "  best so far" if not stale else "",
     )
     if progress.finished and epoch < phase.num_epochs:

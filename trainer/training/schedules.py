@@ -2,6 +2,9 @@
 
 import keras
 
+# The batch that the default learning rates were chosen at.
+BASE_BATCH_SIZE = 32
+
 
 def warmup_cosine(
     peak: float, warmup_steps: int, total_steps: int
@@ -22,3 +25,19 @@ def warmup_cosine(
         warmup_target=peak if warmup_steps else None,
         warmup_steps=warmup_steps,
     )
+
+
+def scale_for_batch(rate: float, global_batch_size: int, rule: str) -> float:
+    """The learning rate for another global batch than `BASE_BATCH_SIZE`.
+
+    Args:
+        rate: at `BASE_BATCH_SIZE` images a step.
+        global_batch_size: images per step, over all replicas.
+        rule: "sqrt" for optimizers that divide by the gradient's size, as
+            AdamW (Malladi et al., 2022, "On the SDEs and Scaling Rules for
+            Adaptive Gradient Algorithms", https://arxiv.org/abs/2205.10287);
+            "linear" (Goyal et al., 2017, "Accurate, Large Minibatch SGD",
+            https://arxiv.org/abs/1706.02677); "none": as it is.
+    """
+    ratio = global_batch_size / BASE_BATCH_SIZE
+    return rate * {"sqrt": ratio**0.5, "linear": ratio, "none": 1.0}[rule]
