@@ -34,6 +34,7 @@ JOB_FILES = {
     "history.csv",
     "medical_image_classifier.keras",
     "checkpoints",
+    "run.json",
     "logs",
     "evaluation",
     "export",

@@ -125,6 +125,11 @@ class TrainConfig:
         "First and last step of each phase to profile for TensorBoard, for "
         "example 10,20; empty: none.",
     )
+    deterministic: bool = _field(
+        False,
+        "Use only ops that give the same bits in every run on one machine; "
+        "slower on GPUs.",
+    )
     seed: int = _field(0, "Of weights, order, augmentation and dropout.")
 
     # What may differ between the workers of a run: no field.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 import time
 from collections.abc import Sequence
 
@@ -30,6 +31,7 @@ from trainer.training import (
     loop,
     preemption,
     profiling,
+    run_record,
     schedules,
     train_step,
 )
@@ -59,12 +61,15 @@ def run(cfg: config.TrainConfig) -> str:
             f"{cfg.data_dir} has the splits {', '.join(info.splits)}; training "
             "needs train and validation: build the records again."
         )
+    # Weights have a seed before anything could draw one.
+    keras.utils.set_random_seed(cfg.seed)
+    if cfg.deterministic:
+        distribution.make_deterministic()
     strategy = distribution.create_strategy(cfg.strategy)
     distribution.per_replica_batch_size(
         strategy, cfg.global_batch_size, cfg.accumulation_steps
     )
     keras.config.set_dtype_policy(distribution.choose_precision(cfg.precision))
-    keras.utils.set_random_seed(cfg.seed)
     with strategy.scope():
         job = _Job(cfg, info, strategy)
         distribution.check_agreement(
@@ -75,6 +80,16 @@ def run(cfg: config.TrainConfig) -> str:
             },
         )
         _claim_job_dir(cfg, info, job.is_chief)
+        if job.is_chief:
+            run_record.append(
+                cfg.job_dir,
+                run_record.describe_start(
+                    sys.orig_argv,
+                    distribution.describe(strategy),
+                    info.fingerprint,
+                )
+                | {"precision": keras.config.dtype_policy().name},
+            )
         rows = job.train()
         predictions = job.predict()
     # Outside the scope: what one worker does alone must create no variables

@@ -96,6 +96,35 @@ def _create(name: str) -> tf.distribute.Strategy:
     return tf.distribute.OneDeviceStrategy((gpus or cpus)[0])
 
 
+def describe(strategy: tf.distribute.Strategy) -> dict:
+    """What a run's record says of the hardware."""
+    devices = [
+        {
+            "type": device.device_type,
+            "name": tf.config.experimental.get_device_details(device).get(
+                "device_name", ""
+            ),
+        }
+        for kind in ("CPU", "GPU", "TPU")
+        for device in tf.config.list_physical_devices(kind)
+    ]
+    return {
+        "strategy": type(strategy).__name__,
+        "num_replicas": strategy.num_replicas_in_sync,
+        "worker": worker_name(strategy),
+        "num_cpu_cores": os.cpu_count(),
+        "devices": devices,
+    }
+
+
+def make_deterministic() -> None:
+    """Lets TensorFlow choose no op whose result differs from call to call.
+
+    Must run before any other TensorFlow op, with a seed set.
+    """
+    tf.config.experimental.enable_op_determinism()
+
+
 def per_replica_batch_size(
     strategy: tf.distribute.Strategy,
     global_batch_size: int,
