@@ -511,7 +511,10 @@ class _Job:
             model=setup.model,
             optimizer=setup.optimizer,
             train_steps=train_step.make_train_function(
-                self.strategy, replica_step, cfg.accumulation_steps
+                self.strategy,
+                replica_step,
+                cfg.accumulation_steps,
+                measures_waiting=not cfg.deterministic,
             ),
             make_dataset=make_dataset,
             validate=validate,

@@ -5,13 +5,12 @@ import tensorflow as tf
 from trainer.model import dropout
 
 
-def masked(layer, places, step=0, seed=0, size=16, global_batch_size=8):
+def masked(layer, places, step=0, seed=0, size=16):
     inputs = tf.ones([len(places), size])
     where = dropout.BatchPlaces(
         seed,
         tf.constant(step, tf.int64),
         tf.constant(places, tf.int64),
-        global_batch_size,
     )
     with dropout.batch_places(where):
         return layer(inputs, training=True).numpy()
@@ -48,13 +47,53 @@ def test_noise_shape_drops_whole_rows():
         0.5, noise_shape=(None, 1, 1, 1), name="drop_connect"
     )
     where = dropout.BatchPlaces(
-        0, tf.constant(0, tf.int64), tf.range(32, dtype=tf.int64), 32
+        0, tf.constant(0, tf.int64), tf.range(32, dtype=tf.int64)
     )
     with dropout.batch_places(where):
         values = layer(tf.ones([32, 2, 2, 3]), training=True).numpy()
     rows = values.reshape(32, -1)
     assert np.all(rows == rows[:, :1])
     assert 6 < np.sum(rows[:, 0] == 0) < 26
+
+
+def test_compiled_mask_equals_the_uncompiled(layer):
+    places = tf.constant([0, 3, 1, 2], tf.int64)
+
+    def call_layer(step):
+        with dropout.batch_places(dropout.BatchPlaces(5, step, places)):
+            return layer(tf.ones([4, 1280]), training=True)
+
+    step = tf.constant(2**33 + 7, tf.int64)
+    compiled = tf.function(call_layer, jit_compile=True)(step)
+    np.testing.assert_array_equal(compiled, call_layer(step))
+
+
+def test_draws_are_uniform_and_independent():
+    where = dropout.BatchPlaces(
+        3, tf.constant(11, tf.int64), tf.range(512, dtype=tf.int64)
+    )
+    bits = dropout._draw(where, salt=77, row=[1280]).numpy()
+    uniform = bits / 2.0**32
+    # Chi-squared of 64 bins, 63 degrees of freedom: within six deviations.
+    counts = np.histogram(uniform, 64, (0, 1))[0]
+    expected = uniform.size / 64
+    chi_squared = np.sum((counts - expected) ** 2 / expected)
+    assert abs(chi_squared - 63) < 6 * np.sqrt(2 * 63)
+    # Neither rows nor columns, nor two steps, nor two layers go together.
+    later = dropout.BatchPlaces(3, where.step + 1, where.places)
+    for other in (
+        np.roll(uniform, 1, axis=0),
+        np.roll(uniform, 1, axis=1),
+        dropout._draw(later, 77, [1280]).numpy() / 2.0**32,
+        dropout._draw(where, 78, [1280]).numpy() / 2.0**32,
+    ):
+        correlation = np.corrcoef(uniform.ravel(), other.ravel())[0, 1]
+        assert abs(correlation) < 6 / np.sqrt(uniform.size)
+    assert len(np.unique(bits)) > 0.999 * bits.size
+    # As many fall below the rate in each row as chance gives.
+    dropped = (uniform < 0.3).sum(axis=1)
+    np.testing.assert_allclose(dropped.mean(), 384, atol=4)
+    np.testing.assert_allclose(dropped.std(), np.sqrt(1280 * 0.21), rtol=0.2)
 
 
 def test_inference_changes_nothing(layer):

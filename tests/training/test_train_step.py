@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import make_strategy
-from trainer.model import dropout
+from tests.conftest import IMAGE_SIZE, make_strategy
+from trainer.model import classifier, dropout
 from trainer.training import distribution, train_step
 
 BATCH = 8
@@ -244,3 +244,78 @@ def test_seconds_of_waiting_for_input_are_told():
             )
             waits.append(float(sums[4]))
     assert waits[0] < 0.5 < waits[1] < 2.0
+
+
+def phase_model(phase):
+    """The model of a phase, with features that do not vanish."""
+    keras.utils.set_random_seed(0)
+    drop = dropout.GlobalBatchDropout
+    head = classifier.build_head(2, (8,), 0.3, drop)
+    if phase == "head":
+        return head
+    if phase == "synchronized":
+        # What training from scratch adds, without the minute of compiling it.
+        inputs = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 1])
+        x = keras.layers.Conv2D(8, 3, strides=2)(inputs)
+        x = keras.layers.BatchNormalization(synchronized=True)(x)
+        x = drop(0.3, noise_shape=(None, 1, 1, 1), name="drop")(x)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        return keras.Model(inputs, keras.layers.Dense(1)(x))
+    model = classifier.build_classifier(IMAGE_SIZE, 1, head, "none", drop)
+    norms = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    for layer in norms:
+        # Not 0: tiny variances of few values would magnify rounding.
+        layer.momentum = 0.1
+    pixels = np.random.default_rng(0).uniform(
+        0, 255, (16, IMAGE_SIZE, IMAGE_SIZE, 1)
+    )
+    model(pixels, training=True)
+    classifier.set_trainable(model, 2, train_batch_norm=False)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["head", "fine_tune", "synchronized"])
+def test_compiled_step_equals_the_uncompiled(phase):
+    # XLA, as a TPU runs it: static shapes, no op that needs a host.
+    generator = np.random.default_rng(1)
+    if phase == "head":
+        inputs = generator.uniform(0, 1, (4, classifier.NUM_FEATURES))
+    else:
+        inputs = generator.uniform(0, 255, (4, IMAGE_SIZE, IMAGE_SIZE, 1))
+    batch = {
+        "inputs": tf.constant(inputs, tf.float32),
+        "labels": tf.constant([0, 1, 1, 0]),
+        "places": tf.range(4, dtype=tf.int64),
+    }
+    model = phase_model(phase)
+    start = model.get_weights()
+    results = []
+    for jit_compile in (False, True):
+        model.set_weights(start)
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.01, momentum=0.9)
+        )
+        optimizer.build(model.trainable_variables)
+        step = train_step.ReplicaStep(
+            model,
+            optimizer,
+            class_weights=np.array([0.5, 2.0], np.float32),
+            label_smoothing=0.1,
+            global_batch_size=4,
+            seed=0,
+            gradient_clip_norm=1.0,
+        )
+        compiled = tf.function(step, jit_compile=jit_compile)
+        sums = compiled(batch, tf.constant(3, tf.int64)).numpy()
+        results.append((sums, model.get_weights()))
+    (sums, weights), (compiled_sums, compiled_weights) = results
+    np.testing.assert_allclose(compiled_sums, sums, rtol=1e-5)
+    for one, two in zip(weights, compiled_weights, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
+    moved = [np.any(a != b) for a, b in zip(start, weights, strict=True)]
+    assert any(moved)

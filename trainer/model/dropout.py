@@ -1,19 +1,22 @@
 """Dropout whose mask does not depend on how a batch is spread over replicas.
 
 Keras draws a mask of the replica's shape from the replica's generator, so two
-replicas drop other units than one does. Here the mask of the whole global
-batch is drawn from (seed, step, layer), and a replica takes the rows of its
-own images. The layer serves training only: a saved model holds Keras' own
-`Dropout`, which is the same at inference.
+replicas drop other units than one does. Here a row of the mask is drawn from
+(seed, step, layer, place in the global batch). The layer serves training only:
+a saved model holds Keras' own `Dropout`, which is the same at inference.
 """
 
 import contextlib
 import dataclasses
+import math
 import threading
 import zlib
 
 import keras
 import tensorflow as tf
+
+# 2^32 over the golden ratio, as hashes spread consecutive numbers.
+_GOLDEN = 0x9E3779B9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +27,11 @@ class BatchPlaces:
         seed: of the run.
         step: int64 scalar.
         places: int64 `[per_replica_batch]`, in [0, global_batch_size).
-        global_batch_size: static.
     """
 
     seed: int
     step: tf.Tensor
     places: tf.Tensor
-    global_batch_size: int
 
 
 # MirroredStrategy traces each replica in a thread of its own.
@@ -49,7 +50,7 @@ def batch_places(places: BatchPlaces):
 
 
 class GlobalBatchDropout(keras.layers.Dropout):
-    """`keras.layers.Dropout` with masks drawn for the global batch."""
+    """`keras.layers.Dropout` with masks drawn by place."""
 
     def call(self, inputs, training=False):
         current = getattr(_current, "places", None)
@@ -63,12 +64,44 @@ class GlobalBatchDropout(keras.layers.Dropout):
                 inputs.shape[1:], noise_shape[1:], strict=True
             )
         ]
-        salt = zlib.crc32(self.name.encode("utf-8"))
-        uniform = tf.random.stateless_uniform(
-            [current.global_batch_size, *row],
-            seed=tf.stack(
-                [tf.cast(current.seed * 2**32 + salt, tf.int64), current.step]
-            ),
-        )
-        keep = tf.gather(uniform, current.places) >= self.rate
+        draws = _draw(current, zlib.crc32(self.name.encode("utf-8")), row)
+        # Of 32 random bits, those below the rate are dropped.
+        keep = draws >= tf.constant(int(self.rate * 2**32), tf.uint32)
         return tf.where(keep, inputs / (1.0 - self.rate), 0)
+
+
+def _draw(places: BatchPlaces, salt: int, row: list[int]) -> tf.Tensor:
+    """Random bits of a place's row, the same wherever they are computed.
+
+    `tf.random.stateless_uniform` gives other numbers when XLA compiles it, as
+    a TPU always does, than when it does not, whatever its `alg`; a hash of
+    integers gives the same. And a replica draws its own rows only.
+
+    Args:
+        places: rows of the batch.
+        salt: of the layer.
+        row: shape of one row.
+
+    Returns:
+        uint32 `[per_replica_batch, *row]`.
+    """
+    step = tf.cast(places.step, tf.uint32)
+    key = _mix(_mix(tf.constant(salt, tf.uint32) ^ places.seed) + step)
+    rows = _mix(_mix(tf.cast(places.places, tf.uint32)) ^ key)
+    columns = tf.range(math.prod(row), dtype=tf.int64)
+    columns = tf.constant(_GOLDEN, tf.uint32) * tf.cast(columns, tf.uint32)
+    return tf.reshape(_mix(rows[:, tf.newaxis] ^ columns), [-1, *row])
+
+
+def _mix(bits: tf.Tensor) -> tf.Tensor:
+    """A bijection of uint32 whose outputs look random.
+
+    "lowbias32" of Wellons, 2018, "Prospecting for Hash Functions",
+    https://nullprogram.com/blog/2018/07/31/
+    """
+    shift = tf.bitwise.right_shift
+    bits = bits ^ shift(bits, tf.constant(16, tf.uint32))
+    bits = bits * tf.constant(0x7FEB352D, tf.uint32)
+    bits = bits ^ shift(bits, tf.constant(15, tf.uint32))
+    bits = bits * tf.constant(0x846CA68B, tf.uint32)
+    return bits ^ shift(bits, tf.constant(16, tf.uint32))

@@ -8,6 +8,7 @@ killed between two files does not exist.
 import dataclasses
 import io
 import json
+import math
 
 import keras
 import numpy as np
@@ -33,7 +34,7 @@ class Progress:
         step: training steps done.
         sums: loss, correct predictions and images of the running epoch.
         seconds: spent on training steps of the running epoch.
-        input_seconds: of these, waiting for the next batch.
+        input_seconds: of these, waiting for the next batch; NaN if unknown.
         best_loss: lowest validation loss so far.
         best_epoch: epoch it was reached in, 0 before the first.
         finished: the phase is over.
@@ -52,8 +53,10 @@ class Progress:
     best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     @property
-    def input_wait_share(self) -> float:
+    def input_wait_share(self) -> float | None:
         """Share of the running epoch's time spent waiting for input."""
+        if math.isnan(self.input_seconds):
+            return None
         return min(1.0, self.input_seconds / max(self.seconds, 1e-9))
 
     def to_bytes(self) -> bytes:

@@ -247,7 +247,7 @@ def _log_progress(phase, progress, epoch):
     loss_sum, correct, images = progress.sums
     logging.info(
         "%-9s epoch %d/%d step %d/%d  loss %.4f  accuracy %.3f  %.0f images/s, "
-        "%.0f%% waiting for input",
+        "%s waiting for input",
         phase.name,
         epoch,
         phase.num_epochs,
@@ -256,8 +256,12 @@ def _log_progress(phase, progress, epoch):
         loss_sum / images,
         correct / images,
         images / max(progress.seconds, 1e-9),
-        100 * progress.input_wait_share,
+        _percent(progress.input_wait_share),
     )
+
+
+def _percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{share:.0%}"
 
 
 def _finish_epoch(
@@ -288,7 +292,7 @@ def _finish_epoch(
     progress.finished = epoch >= phase.num_epochs or stale >= phase.patience
     logging.info(
         "%-9s epoch %d/%d  loss %.4f  accuracy %.3f  val_loss %.4f  "
-        "val_accuracy %.3f  val_auc %s  %.0f images/s, %.0f%% waiting for "
+        "val_accuracy %.3f  val_auc %s  %.0f images/s, %s waiting for "
         "input%s",
         phase.name,
         epoch,
@@ -299,7 +303,7 @@ def _finish_epoch(
         row["val_accuracy"],
         "n/a" if row["val_auc"] is None else f"{row['val_auc']:.3f}",
         row["images_per_second"],
-        100 * row["input_wait_share"],
+        _percent(row["input_wait_share"]),
         "  best so far" if not stale else "",
     )
     if progress.finished and epoch < phase.num_epochs:

@@ -71,9 +71,7 @@ class ReplicaStep:
             of the correct predictions, and the number of images.
         """
         labels = batch["labels"]
-        places = dropout.BatchPlaces(
-            self._seed, step, batch["places"], self._global_batch_size
-        )
+        places = dropout.BatchPlaces(self._seed, step, batch["places"])
         with tf.GradientTape() as tape:
             with dropout.batch_places(places):
                 logits = self._model(batch["inputs"], training=True)
@@ -139,6 +137,7 @@ def make_train_function(
     strategy: tf.distribute.Strategy,
     replica_step: ReplicaStep,
     accumulation_steps: int = 1,
+    measures_waiting: bool = True,
 ) -> Callable:
     """Makes the compiled inner loop; call it in the scope of the strategy.
 
@@ -147,6 +146,8 @@ def make_train_function(
         replica_step: what each replica does.
         accumulation_steps: elements of the data set that make up one step:
             their gradients are added up before they are applied.
+        measures_waiting: False leaves the clock alone, which TensorFlow does
+            not allow to be read when only deterministic ops are.
 
     Returns:
         Function of an iterator over `inputs`, `labels` and `places`, the first
@@ -154,11 +155,12 @@ def make_train_function(
         this worker is to stop (float32 scalar, 1 or 0). It returns float32
         `[5]`: summed over all workers loss, correct predictions, images and a
         number that is positive if any worker is to stop; and the seconds that
-        this worker waited for input.
+        this worker waited for input, NaN if not measured.
     """
+    next_batch = _timed_next if measures_waiting else _untimed_next
 
     def run_whole_step(iterator, step, stop, done):
-        batch, waited = _timed_next(iterator, done)
+        batch, waited = next_batch(iterator, done)
         replica_sums = strategy.run(
             lambda batch, step, stop: _append(replica_step(batch, step), stop),
             args=(batch, step, stop),
@@ -168,7 +170,7 @@ def make_train_function(
 
     if accumulation_steps > 1:
         run_step = _make_accumulating_step(
-            strategy, replica_step, accumulation_steps
+            strategy, replica_step, accumulation_steps, next_batch
         )
     else:
         run_step = run_whole_step
@@ -183,7 +185,9 @@ def make_train_function(
     return train_steps
 
 
-def _make_accumulating_step(strategy, replica_step, accumulation_steps):
+def _make_accumulating_step(
+    strategy, replica_step, accumulation_steps, next_batch
+):
     # A sum of each replica's own, zero between steps: no part of a checkpoint.
     accumulators = [
         tf.Variable(
@@ -210,7 +214,7 @@ def _make_accumulating_step(strategy, replica_step, accumulation_steps):
     def run_step(iterator, step, stop, done):
         sums = tf.zeros([5])
         for _ in tf.range(accumulation_steps):
-            batch, waited = _timed_next(iterator, done)
+            batch, waited = next_batch(iterator, done)
             replica_sums = strategy.run(accumulate, args=(batch, step, stop))
             reduced = strategy.reduce("SUM", replica_sums, axis=None)
             sums += _append(reduced, waited)
@@ -235,3 +239,8 @@ def _timed_next(iterator, done):
     with tf.control_dependencies(parts):
         waited = tf.timestamp() - start
     return batch, tf.cast(waited, tf.float32)
+
+
+def _untimed_next(iterator, done):
+    del done
+    return next(iterator), tf.constant(float("nan"))
