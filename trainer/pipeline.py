@@ -78,6 +78,7 @@ def run(cfg: config.TrainConfig) -> str:
                 "flags": hashlib.sha256(cfg.shared_json().encode()).hexdigest(),
                 "data set": info.fingerprint,
             },
+            "start all of them with the same flags on the same data",
         )
         _claim_job_dir(cfg, info, job.is_chief)
         if job.is_chief:
@@ -484,6 +485,12 @@ class _Job:
             logging.info(
                 "%-9s continues after step %d.", name, checkpoint.progress.step
             )
+        progress = f"{name} {checkpoint.progress.step}"
+        distribution.check_agreement(
+            self.strategy,
+            {"checkpoint": hashlib.sha256(progress.encode()).hexdigest()},
+            "give all of them the same --job_dir, on storage that they share",
+        )
         return _PhaseSetup(
             name, model, optimizer, checkpoint, steps_per_epoch, num_epochs
         )

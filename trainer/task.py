@@ -104,6 +104,17 @@ def main(argv):
             f"({error.message.splitlines()[0]}): lower --global_batch_size or "
             "free the disk of --job_dir; the same command then continues."
         )
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+    ) as error:
+        sys.exit(
+            "trainer.task: another worker stopped or cannot be reached "
+            f"({error.message.splitlines()[0]}): start all workers again; the "
+            "same command continues."
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import pathlib
+import resource
 
 import keras
 import numpy as np
@@ -73,6 +74,75 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert checkpoint.restore()
     assert checkpoint.progress.step == 2
     np.testing.assert_array_equal(model.get_weights()[0], np.full((3, 1), 2))
+
+
+def test_every_altered_bit_is_noticed_or_without_effect(tmp_path):
+    save_steps(tmp_path, [2, 3])
+    generator = np.random.default_rng(0)
+    model, checkpoint = make(tmp_path)
+    for suffix in ("index", "data-00000-of-00001"):
+        path = tmp_path / f"ckpt-3.{suffix}"
+        data = path.read_bytes()
+        for _ in range(60):
+            altered = bytearray(data)
+            place = generator.integers(len(data))
+            altered[place] ^= 1 << generator.integers(8)
+            path.write_bytes(altered)
+            checkpoint.progress.step = 0
+            assert checkpoint.restore()
+            step = checkpoint.progress.step
+            assert step in (2, 3)
+            for weights in (
+                model.get_weights(),
+                checkpoint.progress.best_weights,
+            ):
+                np.testing.assert_array_equal(weights[0], np.full((3, 1), step))
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["truncated", "missing"])
+def test_lost_list_of_checkpoints_does_not_start_the_phase_anew(how, tmp_path):
+    save_steps(tmp_path, [1, 2, 10])
+    damage(tmp_path / "checkpoint", how)
+    _, checkpoint = make(tmp_path)
+    assert checkpoint.restore()
+    assert checkpoint.progress.step == 10
+
+
+def test_damaged_newest_checkpoint_is_told_in_one_sentence(tmp_path, caplog):
+    save_steps(tmp_path, [1, 2])
+    damage(tmp_path / "ckpt-2.data-00000-of-00001", "truncated")
+    _, checkpoint = make(tmp_path)
+    with caplog.at_level("WARNING"):
+        checkpoint.restore()
+    message = caplog.records[-1].getMessage()
+    assert "ckpt-2 is damaged" in message
+    assert "the one before it is used" in message
+    assert "\n" not in message
+
+
+def test_full_disk_keeps_the_checkpoints_before(tmp_path):
+    save_steps(tmp_path, [1, 2])
+    files = sorted(p.name for p in tmp_path.iterdir())
+    _, checkpoint = make(tmp_path)
+    checkpoint.restore()
+    checkpoint.progress.step = 3
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on the size of files stands for a full disk; Python ignores the
+    # signal that comes with it.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"step 3 could not be .*free some"):
+            checkpoint.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(p.name for p in tmp_path.iterdir()) == files
+    _, checkpoint = make(tmp_path)
+    assert checkpoint.restore()
+    assert checkpoint.progress.step == 2
+    checkpoint.progress.step = 3
+    checkpoint.save()
+    assert (tmp_path / "ckpt-3.index").exists()
 
 
 def test_no_intact_checkpoint_says_what_to_do(tmp_path):

@@ -9,11 +9,14 @@ import dataclasses
 import io
 import json
 import math
+import re
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
+
+from trainer import storage
 
 # What a read of a torn or altered checkpoint raises: TensorFlow's reader maps
 # its status codes to Python's own errors, a short read to IndexError.
@@ -23,6 +26,15 @@ _DAMAGE = (
     AssertionError,
     IndexError,
     RuntimeError,
+)
+# What a write to a full, read-only or vanished disk raises.
+_DISK_ERRORS = (
+    tf.errors.ResourceExhaustedError,
+    tf.errors.OutOfRangeError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.NotFoundError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnknownError,
 )
 
 
@@ -121,7 +133,30 @@ class PhaseCheckpoint:
         self._directory = directory
 
     def save(self) -> None:
-        self._manager.save(checkpoint_number=self.progress.step)
+        """Saves; a save that fails leaves the checkpoints before it intact.
+
+        Raises:
+            OSError: if the disk is full, for example.
+        """
+        try:
+            self._manager.save(checkpoint_number=self.progress.step)
+        except _DISK_ERRORS as error:
+            # What was written of it would fill the disk further.
+            pattern = f"ckpt-{self.progress.step}*temp*"
+            for path in tf.io.gfile.glob(
+                storage.join(self._manager.directory, pattern)
+            ):
+                if tf.io.gfile.isdir(path):
+                    tf.io.gfile.rmtree(path)
+                else:
+                    tf.io.gfile.remove(path)
+            raise OSError(
+                f"The checkpoint of step {self.progress.step} could not be "
+                f"written to {self._manager.directory} "
+                f"({error.message.splitlines()[0]}): free some space there; "
+                "the checkpoints before it are intact, and the same command "
+                "continues."
+            ) from error
 
     def restore(self) -> bool:
         """Restores the newest intact checkpoint, if there is one.
@@ -132,15 +167,18 @@ class PhaseCheckpoint:
         Raises:
             ValueError: if there are checkpoints, but none is intact.
         """
-        state = tf.train.get_checkpoint_state(self._directory)
-        paths = list(state.all_model_checkpoint_paths) if state else []
-        for path in reversed(paths):
+        paths = self._paths()
+        for path in paths:
             try:
                 # Tensors carry checksums that a read verifies.
                 status = self._checkpoint.restore(path)
                 status.assert_existing_objects_matched()
             except _DAMAGE as error:
-                logging.warning("Checkpoint %s is damaged: %s", path, error)
+                logging.warning(
+                    "Checkpoint %s is damaged (%s): the one before it is used.",
+                    path,
+                    (str(error).splitlines() or [type(error).__name__])[0],
+                )
                 continue
             return True
         if paths:
@@ -149,3 +187,21 @@ class PhaseCheckpoint:
                 "delete that directory to start the phase anew."
             )
         return False
+
+    def _paths(self) -> list[str]:
+        """Checkpoints that are there, newest first.
+
+        The directory is asked, and not TensorFlow's file `checkpoint`: with
+        that file torn or lost the phase would silently start anew.
+        """
+        found = {}
+        for suffix in (".index", ".data-00000-of-*"):
+            for path in tf.io.gfile.glob(
+                storage.join(self._directory, f"ckpt-*{suffix}")
+            ):
+                match = re.fullmatch(
+                    r"(.*ckpt-(\d+))\.(?:index|data-\d+-of-\d+)", path
+                )
+                if match:
+                    found[int(match.group(2))] = match.group(1)
+        return [found[step] for step in sorted(found, reverse=True)]
