@@ -112,6 +112,9 @@ class TrainConfig:
     strategy: str = _field(
         "auto", "auto, one_device, mirrored, multi_worker or tpu."
     )
+    cluster_timeout_s: int = _field(
+        600, "Seconds to wait for all workers of a cluster to start."
+    )
     steps_per_execution: int = _field(
         8, "Training steps in one call of the compiled loop."
     )
@@ -138,6 +141,7 @@ class TrainConfig:
     _FREE: typing.ClassVar = (
         *_LOCAL,
         "strategy",
+        "cluster_timeout_s",
         "steps_per_execution",
         "accumulation_steps",
         "profile_steps",
@@ -159,6 +163,7 @@ class TrainConfig:
             ("dropout", 0.0, 0.95),
             ("feature_views", 1, 1000),
             ("patience", 1, 100_000),
+            ("cluster_timeout_s", 1, 86_400),
             ("steps_per_execution", 1, 100_000),
             ("accumulation_steps", 1, 4096),
             ("gradient_clip_norm", 0.0, 1e6),

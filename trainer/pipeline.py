@@ -25,6 +25,7 @@ from trainer.export import saved_model, signature, warmup
 from trainer.model import classifier, dropout, losses
 from trainer.training import (
     checkpoints,
+    cluster,
     distribution,
     features,
     history,
@@ -47,7 +48,8 @@ def run(cfg: config.TrainConfig) -> str:
         cfg: what to do.
 
     Returns:
-        Directory of the exported version.
+        Directory of the exported version; empty if this process is not the
+        one that exports.
 
     Raises:
         FileNotFoundError: if data or weights are missing.
@@ -61,11 +63,17 @@ def run(cfg: config.TrainConfig) -> str:
             f"{cfg.data_dir} has the splits {', '.join(info.splits)}; training "
             "needs train and validation: build the records again."
         )
+    if cluster.is_evaluator():
+        logging.info(
+            "The chief evaluates when it has trained: the evaluator has "
+            "nothing to do."
+        )
+        return ""
     # Weights have a seed before anything could draw one.
     keras.utils.set_random_seed(cfg.seed)
     if cfg.deterministic:
         distribution.make_deterministic()
-    strategy = distribution.create_strategy(cfg.strategy)
+    strategy = distribution.create_strategy(cfg.strategy, cfg.cluster_timeout_s)
     distribution.per_replica_batch_size(
         strategy, cfg.global_batch_size, cfg.accumulation_steps
     )

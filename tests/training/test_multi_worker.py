@@ -77,18 +77,20 @@ def start(workspace, job_dir, *arguments, task=None, cluster=None):
     )
 
 
-def start_cluster(workspace, job_dir, arguments=((), ())):
-    """Starts a chief and a worker on free ports."""
-    sockets = [socket.socket() for _ in range(2)]
+def free_addresses(count):
+    sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()
-    cluster = {
-        "chief": [f"127.0.0.1:{ports[0]}"],
-        "worker": [f"127.0.0.1:{ports[1]}"],
-    }
+    return [f"127.0.0.1:{port}" for port in ports]
+
+
+def start_cluster(workspace, job_dir, arguments=((), ())):
+    """Starts a chief and a worker on free ports."""
+    chief, worker = free_addresses(2)
+    cluster = {"chief": [chief], "worker": [worker]}
     tasks = (("chief", 0), ("worker", 0))
     return [
         start(workspace, job_dir, *extra, task=task, cluster=cluster)
@@ -151,3 +153,30 @@ def test_workers_with_other_flags_stop_before_the_first_step(workspace):
         last = error.strip().splitlines()[-1]
         assert "do not have the same flags" in last
     assert not (workspace / "differing/config.json").exists()
+
+
+def test_evaluator_says_that_the_chief_evaluates_and_ends(workspace):
+    cluster = {"chief": ["127.0.0.1:1"], "worker": ["127.0.0.1:2"]}
+    process = start(
+        workspace, "evaluator", task=("evaluator", 0), cluster=cluster
+    )
+    codes, errors = wait([process])
+    assert codes == [0]
+    assert "the evaluator has nothing to do" in errors[0]
+    assert not (workspace / "evaluator").exists()
+
+
+def test_chief_whose_worker_is_absent_ends_with_a_sentence(workspace):
+    chief, worker = free_addresses(2)
+    process = start(
+        workspace,
+        "alone",
+        "--cluster_timeout_s=3",
+        task=("chief", 0),
+        cluster={"chief": [chief], "worker": [worker]},
+    )
+    codes, errors = wait([process])
+    assert codes[0] != 0
+    last = errors[0].strip().splitlines()[-1]
+    assert last.startswith("chief 0: not all of 127.0.0.1:")
+    assert "could be reached within 3 s" in last

@@ -153,7 +153,7 @@ class PhaseCheckpoint:
             raise OSError(
                 f"The checkpoint of step {self.progress.step} could not be "
                 f"written to {self._manager.directory} "
-                f"({error.message.splitlines()[0]}): free some space there; "
+                f"({_reason(error)}): free some space there; "
                 "the checkpoints before it are intact, and the same command "
                 "continues."
             ) from error
@@ -177,7 +177,7 @@ class PhaseCheckpoint:
                 logging.warning(
                     "Checkpoint %s is damaged (%s): the one before it is used.",
                     path,
-                    (str(error).splitlines() or [type(error).__name__])[0],
+                    _reason(error),
                 )
                 continue
             return True
@@ -205,3 +205,9 @@ class PhaseCheckpoint:
                 if match:
                     found[int(match.group(2))] = match.group(1)
         return [found[step] for step in sorted(found, reverse=True)]
+
+
+def _reason(error: Exception) -> str:
+    """First line of an error, without TensorFlow's name of the function."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return re.sub(r"\{\{.*?\}\} *", "", lines[0])

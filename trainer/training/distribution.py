@@ -1,26 +1,37 @@
-"""The only file that names strategies, TPUs and `TF_CONFIG`."""
+"""The only file that names strategies and TPUs; `cluster` reads `TF_CONFIG`."""
 
-import json
+import contextlib
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import tensorflow as tf
 from absl import logging
 
+from trainer.training import cluster as cluster_lib
+
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
-def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
+def create_strategy(
+    name: str = "auto", cluster_timeout_s: float = 600.0
+) -> tf.distribute.Strategy:
     """Creates a strategy and logs what it is and why.
 
     Must run before any other TensorFlow op under "multi_worker" and "tpu".
 
     Args:
-        name: one of `STRATEGIES`. "auto" takes a TPU if `TPU_NAME` names one,
-            several workers if `TF_CONFIG` names a cluster, all GPUs of this
-            machine if there are several, else one device.
+        name: one of `STRATEGIES`. "auto" takes a TPU if `TPU_NAME` names one
+            or this machine has one, several workers if `TF_CONFIG` or Vertex
+            AI's `CLUSTER_SPEC` names a cluster, all GPUs of this machine if
+            there are several, else one device.
+        cluster_timeout_s: seconds to wait for the other workers; the process
+            then ends.
 
     Raises:
-        ValueError: if `name` is unknown, or there is no such hardware.
+        ValueError: if `name` is unknown, there is no such hardware, or the
+            cluster is not one to train on.
     """
     if name not in STRATEGIES:
         raise ValueError(
@@ -30,7 +41,7 @@ def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
     reason = "as --strategy says"
     if name == "auto":
         name, reason = _choose()
-    strategy = _create(name)
+    strategy = _create(name, cluster_timeout_s)
     logging.info(
         "Strategy: %s with %d replica(s), %s.",
         name,
@@ -43,8 +54,14 @@ def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
 def _choose() -> tuple[str, str]:
     if os.environ.get("TPU_NAME"):
         return "tpu", "because TPU_NAME is set"
-    if _cluster_size() > 1:
-        return "multi_worker", "because TF_CONFIG names a cluster"
+    if tf.config.list_physical_devices("TPU"):
+        return "tpu", "because this machine has a TPU"
+    cluster = cluster_lib.read_cluster()
+    if cluster and cluster.num_tasks > 1:
+        return (
+            "multi_worker",
+            f"because the environment names {cluster.num_tasks} workers",
+        )
     gpus = tf.config.list_logical_devices("GPU")
     if len(gpus) > 1:
         return "mirrored", f"because this machine has {len(gpus)} GPUs"
@@ -52,23 +69,7 @@ def _choose() -> tuple[str, str]:
     return "one_device", f"because this machine has one {device}"
 
 
-def _cluster_size() -> int:
-    """Number of training tasks that `TF_CONFIG` names, 0 without it."""
-    text = os.environ.get("TF_CONFIG", "")
-    if not text:
-        return 0
-    try:
-        cluster = json.loads(text).get("cluster", {})
-        return len(cluster.get("chief", [])) + len(cluster.get("worker", []))
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise ValueError(
-            "TF_CONFIG must be a JSON object with `cluster` and `task`. "
-            f"Received: {text[:80]!r}. Correct it, or unset it to train on "
-            "this machine alone."
-        ) from error
-
-
-def _create(name: str) -> tf.distribute.Strategy:
+def _create(name: str, cluster_timeout_s: float) -> tf.distribute.Strategy:
     if name == "tpu":
         try:
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
@@ -83,17 +84,83 @@ def _create(name: str) -> tf.distribute.Strategy:
             ) from error
         return tf.distribute.TPUStrategy(resolver)
     if name == "multi_worker":
-        if not _cluster_size():
-            raise ValueError(
-                "--strategy=multi_worker needs TF_CONFIG to name the cluster "
-                "and this task; on one machine use --strategy=mirrored."
-            )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _create_multi_worker(cluster_timeout_s)
     gpus = [d.name for d in tf.config.list_logical_devices("GPU")]
     cpus = [d.name for d in tf.config.list_logical_devices("CPU")]
     if name == "mirrored":
         return tf.distribute.MirroredStrategy(gpus or cpus)
     return tf.distribute.OneDeviceStrategy((gpus or cpus)[0])
+
+
+def _create_multi_worker(timeout_s: float) -> tf.distribute.Strategy:
+    cluster = cluster_lib.read_cluster()
+    if cluster is None or not cluster.role:
+        raise ValueError(
+            "--strategy=multi_worker needs TF_CONFIG to name the cluster and "
+            "this task; on one machine use --strategy=mirrored."
+        )
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(cluster.tasks),
+        task_type=cluster.role,
+        task_id=cluster.index,
+        rpc_layer="grpc",
+    )
+    logging.info("Waiting for all of %s.", cluster.addresses)
+
+    try:
+        with _ends_after(
+            timeout_s,
+            f"{cluster.role} {cluster.index}: not all of {cluster.addresses} "
+            f"could be reached within {timeout_s:.0f} s: start all of them, "
+            "check the addresses and the firewall, or raise "
+            "--cluster_timeout_s.\n",
+        ):
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except tf.errors.OpError as error:
+        raise ValueError(
+            f"{cluster.role} {cluster.index} could not join "
+            f"{cluster.addresses} ({error.message.splitlines()[0]}): start "
+            "all of them anew."
+        ) from error
+
+
+@contextlib.contextmanager
+def _ends_after(timeout_s: float, message: str) -> Iterator[None]:
+    """Ends this process with a message if the block takes too long.
+
+    TensorFlow waits for its peers without an end and holds the interpreter's
+    lock meanwhile (measured on 2.21): no thread, exception or SIGTERM gets
+    through. Another process can.
+    """
+    watcher = subprocess.Popen(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _WATCHER,
+            str(os.getpid()),
+            str(timeout_s),
+            message,
+        ],
+        stdin=subprocess.PIPE,
+    )
+    try:
+        yield
+    finally:
+        watcher.stdin.close()
+        watcher.wait()
+
+
+# Its input ends when the block is left, and when this process dies.
+_WATCHER = """
+import os, select, signal, sys
+ended, _, _ = select.select([0], [], [], float(sys.argv[2]))
+if not ended:
+    sys.stderr.write(sys.argv[3])
+    sys.stderr.flush()
+    os.kill(int(sys.argv[1]), signal.SIGKILL)
+"""
 
 
 def describe(strategy: tf.distribute.Strategy) -> dict:
@@ -236,6 +303,12 @@ def choose_precision(name: str) -> str:
     float16 on GPUs from 7 on (Volta, Turing), float32 elsewhere.
     """
     if name != "auto":
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
+        if name == "mixed_float16" and not has_gpu:
+            logging.warning(
+                "--precision=mixed_float16 is slower than float32 without a "
+                "GPU: use --precision=auto."
+            )
         return name
     if tf.config.list_logical_devices("TPU"):
         return "mixed_bfloat16"
