@@ -1,3 +1,6 @@
+import os
+import resource
+
 import keras
 import numpy as np
 import pytest
@@ -62,6 +65,8 @@ def run_steps(
         # SGD: a first step of Adam is the sign of a gradient, and turns
         # rounding of a zero gradient into a step.
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+        if keras.config.dtype_policy().name == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(model.trainable_variables)
         train_steps = train_step.make_train_function(
             strategy,
@@ -114,6 +119,21 @@ def test_two_replicas_train_as_one_device(
         np.testing.assert_allclose(two, one, rtol=1e-5, atol=atol)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_on_two_replicas_stays_finite(tiny_records, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        sums, weights = run_steps("mirrored", tiny_records, 3, False)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(sums).all()
+    assert sums[2] == 3 * BATCH
+    assert all(np.isfinite(w).all() for w in weights)
+    # Normalization counts; all else is kept in full precision.
+    assert {str(w.dtype) for w in weights} <= {"float32", "int64"}
+
+
 def linear_model(num_features=6, num_logits=1):
     inputs = keras.Input([num_features])
     layer = keras.layers.Dense(num_logits, kernel_initializer="zeros")
@@ -126,6 +146,7 @@ def feature_phase(
     num_epochs,
     patience=99,
     accumulation_steps=1,
+    steps_per_epoch=3,
     **overrides,
 ):
     """A phase of a linear model on random features."""
@@ -145,7 +166,7 @@ def feature_phase(
             lambda num_workers, worker_index: features.make_feature_dataset(
                 x,
                 y,
-                total_steps=3 * num_epochs,
+                total_steps=steps_per_epoch * num_epochs,
                 global_batch_size=4,
                 per_replica_batch_size=per_replica,
                 seed=1,
@@ -173,7 +194,7 @@ def feature_phase(
         ),
         "make_dataset": make_dataset,
         "validate": lambda: loop.validation_metrics(y, model(x[0]).numpy()),
-        "steps_per_epoch": 3,
+        "steps_per_epoch": steps_per_epoch,
         "num_epochs": num_epochs,
         "patience": patience,
         "steps_per_execution": 2,
@@ -255,6 +276,37 @@ def test_phase_stops_early_and_returns_to_the_best_epoch(tmp_path):
         )
     assert len(seen) == 5
     np.testing.assert_array_equal(phase.model.get_weights()[0], seen[1])
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/statm"), reason="needs Linux' /proc"
+)
+@pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
+def test_ten_thousand_steps_neither_grow_nor_retrace(strategy_name, tmp_path):
+    strategy = make_strategy(strategy_name)
+    memory = []
+    with strategy.scope():
+        # The first and the last inner loop of an epoch differ in length.
+        phase, checkpoint, _ = feature_phase(
+            strategy,
+            tmp_path,
+            num_epochs=50,
+            steps_per_epoch=200,
+            steps_per_execution=64,
+        )
+        loop.run_phase(
+            phase, checkpoint, lambda _: memory.append(resident_bytes())
+        )
+    assert checkpoint.progress.step == 10_000
+    assert phase.train_steps.experimental_get_tracing_count() == 1
+    # After a fifth of the steps; the history of 40 epochs is a few kilobytes.
+    assert max(memory[10:]) - memory[10] < 8 * 2**20
 
 
 class Killed(BaseException):

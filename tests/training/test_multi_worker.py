@@ -1,4 +1,4 @@
-"""Two processes that train one model, as a cluster starts them."""
+"""Whole runs on several replicas and in two processes equal one device's."""
 
 import csv
 import json
@@ -45,18 +45,36 @@ def workspace(tmp_path_factory):
     return directory
 
 
-def start(workspace, job_dir, *arguments, task=None, cluster=None):
+# `trainer.task` on several logical CPUs: a machine with several GPUs.
+ON_LOGICAL_CPUS = """
+import sys
+import tensorflow as tf
+from absl import app
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * int(sys.argv.pop(1)),
+)
+from trainer import task
+app.run(task.main)
+"""
+
+
+def start(
+    workspace, job_dir, *arguments, task=None, cluster=None, num_devices=1
+):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
     if task:
         kind, index = task
         environment["TF_CONFIG"] = json.dumps(
             {"cluster": cluster, "task": {"type": kind, "index": index}}
         )
+    command = ["-m", "trainer.task"]
+    if num_devices > 1:
+        command = ["-c", ON_LOGICAL_CPUS, str(num_devices)]
     return subprocess.Popen(
         [
             sys.executable,
-            "-m",
-            "trainer.task",
+            *command,
             f"--data_dir={workspace / 'records'}",
             f"--job_dir={workspace / job_dir}",
             f"--weights={workspace / 'backbone.weights.h5'}",
@@ -120,6 +138,32 @@ def assert_same_history(mine, theirs):
             ), (row["phase"], row["epoch"], name)
 
 
+def read_weights(workspace, job_dir):
+    path = workspace / job_dir / "medical_image_classifier.keras"
+    return keras.models.load_model(path, compile=False).get_weights()
+
+
+def assert_same_weights(mine, theirs):
+    for one, two in zip(mine, theirs, strict=True):
+        scale = np.abs(two).max()
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_four_replicas_train_as_one_device(workspace):
+    process = start(workspace, "mirrored", "--strategy=mirrored", num_devices=4)
+    codes, errors = wait([process])
+    assert codes == [0], errors
+    assert "with 4 replica(s)" in errors[0]
+    assert_same_history(
+        read_history(workspace, "mirrored"),
+        read_history(workspace, "one_device"),
+    )
+    assert_same_weights(
+        read_weights(workspace, "mirrored"),
+        read_weights(workspace, "one_device"),
+    )
+
+
 def test_chief_and_worker_train_as_one_device_through_a_preemption(workspace):
     processes = start_cluster(workspace, "cluster")
     deadline = time.monotonic() + 300
@@ -136,6 +180,10 @@ def test_chief_and_worker_train_as_one_device_through_a_preemption(workspace):
     assert_same_history(
         read_history(workspace, "cluster"),
         read_history(workspace, "one_device"),
+    )
+    assert_same_weights(
+        read_weights(workspace, "cluster"),
+        read_weights(workspace, "one_device"),
     )
     # What the worker saved in order to take part is gone.
     assert sorted(os.listdir(workspace / "cluster/checkpoints")) == [
