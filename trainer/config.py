@@ -136,12 +136,16 @@ class TrainConfig:
     seed: int = _field(0, "Of weights, order, augmentation and dropout.")
 
     # What may differ between the workers of a run: no field.
-    _LOCAL: typing.ClassVar = ("data_dir", "job_dir", "export_dir")
+    _LOCAL: typing.ClassVar = (
+        "data_dir",
+        "job_dir",
+        "export_dir",
+        "strategy",
+        "cluster_timeout_s",
+    )
     # What may differ between a run and its continuation: no field.
     _FREE: typing.ClassVar = (
         *_LOCAL,
-        "strategy",
-        "cluster_timeout_s",
         "steps_per_execution",
         "accumulation_steps",
         "profile_steps",

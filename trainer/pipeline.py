@@ -520,6 +520,9 @@ class _Job:
             global_batch_size=cfg.global_batch_size,
             seed=cfg.seed,
             gradient_clip_norm=cfg.gradient_clip_norm,
+            # The head is some matrix products on cached features.
+            jit_compile=setup.name == "head"
+            and not distribution.compiles_steps(self.strategy),
         )
         phase = loop.Phase(
             name=setup.name,

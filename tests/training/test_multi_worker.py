@@ -150,7 +150,13 @@ def assert_same_weights(mine, theirs):
 
 
 def test_four_replicas_train_as_one_device(workspace):
-    process = start(workspace, "mirrored", "--strategy=mirrored", num_devices=4)
+    process = start(
+        workspace,
+        "mirrored",
+        "--strategy=mirrored",
+        "--deterministic",
+        num_devices=4,
+    )
     codes, errors = wait([process])
     assert codes == [0], errors
     assert "with 4 replica(s)" in errors[0]
@@ -185,6 +191,9 @@ def test_chief_and_worker_train_as_one_device_through_a_preemption(workspace):
         read_weights(workspace, "cluster"),
         read_weights(workspace, "one_device"),
     )
+    with open(workspace / "cluster/run.json") as file:
+        starts = json.load(file)["starts"]
+    assert [s["worker"] for s in starts] == ["chief-0", "chief-0"]
     # What the worker saved in order to take part is gone.
     assert sorted(os.listdir(workspace / "cluster/checkpoints")) == [
         "fine_tune",

@@ -42,7 +42,12 @@ def make_iterator(strategy, inputs, labels, accumulation_steps):
 
 
 def make_train_steps(
-    strategy, model, optimizer, accumulation_steps=1, gradient_clip_norm=0.0
+    strategy,
+    model,
+    optimizer,
+    accumulation_steps=1,
+    gradient_clip_norm=0.0,
+    jit_compile=False,
 ):
     return train_step.make_train_function(
         strategy,
@@ -54,6 +59,7 @@ def make_train_steps(
             global_batch_size=BATCH,
             seed=0,
             gradient_clip_norm=gradient_clip_norm,
+            jit_compile=jit_compile,
         ),
         accumulation_steps,
     )
@@ -67,11 +73,17 @@ def run_steps(
     labels,
     accumulation_steps=1,
     gradient_clip_norm=0.0,
+    jit_compile=False,
 ):
     """Trains on all batches; returns what the inner loop does."""
     optimizer.build(model.trainable_variables)
     train_steps = make_train_steps(
-        strategy, model, optimizer, accumulation_steps, gradient_clip_norm
+        strategy,
+        model,
+        optimizer,
+        accumulation_steps,
+        gradient_clip_norm,
+        jit_compile,
     )
     return train_steps(
         make_iterator(strategy, inputs, labels, accumulation_steps),
@@ -139,7 +151,7 @@ def test_gradient_is_clipped_by_the_norm_of_its_sum(
 def test_accumulated_micro_batches_train_as_the_whole_batch(strategy_name):
     inputs, labels = make_batches(5)
 
-    def train(strategy, accumulation_steps):
+    def train(strategy, accumulation_steps, jit_compile=False):
         with strategy.scope():
             model = dropout_model()
             sums = run_steps(
@@ -149,14 +161,15 @@ def test_accumulated_micro_batches_train_as_the_whole_batch(strategy_name):
                 inputs,
                 labels,
                 accumulation_steps,
+                jit_compile=jit_compile,
             )
         return sums[:3], model.get_weights()
 
     sums, weights = train(make_strategy("one_device"), 1)
     assert sums[2] == 5 * BATCH
-    for accumulation_steps in (2, 4):
+    for accumulation_steps, jit_compile in ((2, False), (4, True), (1, True)):
         other_sums, other_weights = train(
-            make_strategy(strategy_name), accumulation_steps
+            make_strategy(strategy_name), accumulation_steps, jit_compile
         )
         np.testing.assert_allclose(other_sums, sums, rtol=1e-5)
         for mine, theirs in zip(other_weights, weights, strict=True):

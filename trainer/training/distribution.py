@@ -184,6 +184,11 @@ def describe(strategy: tf.distribute.Strategy) -> dict:
     }
 
 
+def compiles_steps(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the strategy compiles by XLA whatever it runs, as on a TPU."""
+    return isinstance(strategy, tf.distribute.TPUStrategy)
+
+
 def make_deterministic() -> None:
     """Lets TensorFlow choose no op whose result differs from call to call.
 
