@@ -101,3 +101,13 @@ def test_config_survives_json_and_lists_differences():
     assert cfg.differences(other) == {"seed": (0, 3)}
     with pytest.raises(ValueError, match="another --job_dir"):
         config.TrainConfig.from_json('{"hidden_units": [], "a": 1}', "x")
+
+
+def test_workers_share_what_a_continuation_may_change():
+    cfg = config.TrainConfig(data_dir="d", job_dir="j")
+    moved = dataclasses.replace(cfg, job_dir="k", strategy="multi_worker")
+    assert moved.shared_json() == cfg.shared_json()
+    # Workers whose loops differ in length would wait for each other for ever.
+    longer = dataclasses.replace(cfg, steps_per_execution=3)
+    assert longer.shared_json() != cfg.shared_json()
+    assert longer.differences(cfg) == {}
