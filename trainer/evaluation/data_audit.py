@@ -18,8 +18,8 @@ MAX_UNREADABLE = 20
 _WHAT_WAS_DONE = {
     "move": "each such group was moved as a whole to the split of its test "
     "image (--on_leak=move), so nothing leaks.",
-    "drop": "their training images were left out (--on_leak=drop), so nothing "
-    "leaks.",
+    "drop": "of each such group only the images of its test split, else of "
+    "validation, were kept (--on_leak=drop), so nothing leaks.",
     "allow": "they were let in (--on_leak=allow), so the figures are too good. "
     "Build the records again with --on_leak=move or --on_leak=drop.",
 }
@@ -337,7 +337,7 @@ def _tell_copies(report: dict) -> list[Sentence]:
         text += (
             f" {exact:,} repeat the pixels of another, and {near:,} are "
             "near-duplicates: re-encoded, resized, brightened or cropped "
-            "copies. Copies share a split and count as one in every interval."
+            "copies. Copies count as one in every interval."
         )
     return [Sentence(text)]
 
