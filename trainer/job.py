@@ -1,0 +1,104 @@
+"""What the phases of a run share: its model, its data and its strategy."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+from absl import logging
+
+from trainer import storage
+from trainer.data import augmentation, input_pipeline
+from trainer.model import classifier, dropout
+from trainer.training import distribution, loop, preemption
+
+
+class Job:
+    """One run: the model, the data and the strategy that its steps share."""
+
+    def __init__(self, cfg, info, strategy):
+        self.cfg = cfg
+        self.info = info
+        self.strategy = strategy
+        # Images that a replica holds at a time.
+        self.per_replica = distribution.per_replica_batch_size(
+            strategy, cfg.global_batch_size, cfg.accumulation_steps
+        )
+        self.is_chief = distribution.is_chief(strategy)
+        self.scratch_dir = storage.join(
+            cfg.job_dir, "checkpoints", distribution.worker_name(strategy)
+        )
+        self.stop_requested = preemption.watch_sigterm()
+        start = time.monotonic()
+        self.head = classifier.build_head(
+            info.num_classes,
+            cfg.hidden_units,
+            cfg.dropout,
+            dropout.GlobalBatchDropout,
+        )
+        self.model = classifier.build_classifier(
+            cfg.image_size,
+            info.channels,
+            self.head,
+            cfg.weights,
+            dropout.GlobalBatchDropout,
+        )
+        self.augmentation = augmentation.Augmentation(
+            **{
+                field.name: getattr(cfg, field.name)
+                for field in dataclasses.fields(augmentation.Augmentation)
+            }
+        )
+        self.labels = {
+            split: input_pipeline.read_labels(self.files(split))
+            for split in info.splits
+        }
+        logging.info(
+            "Model: EfficientNetB0 at %d px, %d channel(s), weights=%s, built "
+            "in %.0f s.",
+            cfg.image_size,
+            info.channels,
+            cfg.weights,
+            time.monotonic() - start,
+        )
+
+    def files(self, split):
+        return input_pipeline.split_files(self.cfg.data_dir, self.info, split)
+
+    def outputs(self, predict_step, split, view=None):
+        """Outputs of a compiled step for every image of a split."""
+        num_images = self.info.num_images(split)
+        batch_size = self.cfg.global_batch_size // self.cfg.accumulation_steps
+
+        def make_dataset(num_workers, worker_index):
+            return input_pipeline.make_evaluation_dataset(
+                self.files(split),
+                num_images=num_images,
+                image_size=self.cfg.image_size,
+                channels=self.info.channels,
+                global_batch_size=batch_size,
+                per_replica_batch_size=self.per_replica,
+                num_workers=num_workers,
+                worker_index=worker_index,
+                augmentation=None if view is None else self.augmentation,
+                seed=self.cfg.seed,
+                view=view or 0,
+            )
+
+        return loop.predict_all(
+            predict_step,
+            distribution.distribute(self.strategy, make_dataset),
+            num_images,
+            batch_size,
+        )
+
+    def read_by_id(self, image_ids: Sequence[str]) -> dict[str, bytes]:
+        """The encoded images of those ids that are in the records."""
+        wanted, found = set(image_ids), {}
+        for split in self.info.splits:
+            ids = self.labels[split][0]
+            places = [i for i, name in enumerate(ids) if name in wanted]
+            encoded = input_pipeline.read_encoded(self.files(split), places)
+            found |= {
+                ids[i]: data for i, data in zip(places, encoded, strict=True)
+            }
+        return found

@@ -1,0 +1,250 @@
+"""The two phases of training: the head on features, then fine-tuning."""
+
+import dataclasses
+import hashlib
+import time
+
+import keras
+import numpy as np
+from absl import logging
+
+from trainer import job as job_lib
+from trainer import storage
+from trainer.data import input_pipeline
+from trainer.model import classifier, losses
+from trainer.training import (
+    checkpoints,
+    distribution,
+    features,
+    history,
+    loop,
+    profiling,
+    schedules,
+    train_step,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PhaseSetup:
+    name: str
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    checkpoint: checkpoints.PhaseCheckpoint
+    steps_per_epoch: int
+    num_epochs: int
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.num_epochs
+
+
+def train(job: job_lib.Job) -> list[dict]:
+    """Runs both phases and returns the rows of the history."""
+    rows = []
+    if job.cfg.is_pretrained and job.cfg.head_epochs:
+        rows += _train_head(job)
+    if job.cfg.fine_tune_epochs:
+        rows += _fine_tune(job, rows)
+    if job.is_chief:
+        history.write_csv(job.cfg.job_dir, rows)
+    return rows
+
+
+def _train_head(job: job_lib.Job) -> list[dict]:
+    cfg = job.cfg
+    classifier.set_trainable(job.model, 0, train_batch_norm=False)
+    job.head.trainable = True
+    setup = _set_up(job, "head", job.head, cfg.head_learning_rate)
+    if setup.checkpoint.progress.finished:
+        logging.info("head      already finished; its result is kept.")
+        job.head.set_weights(setup.checkpoint.progress.best_weights)
+        return setup.checkpoint.progress.history
+    start = time.monotonic()
+    backbone = loop.make_predict_function(
+        job.strategy, classifier.features_model(job.model)
+    )
+    train_features = np.stack(
+        [
+            job.outputs(backbone, "train", view)
+            for view in range(cfg.feature_views)
+        ]
+    )
+    validation_features = job.outputs(backbone, "validation")
+    logging.info(
+        "head      features of %d images in %d views: %.0f images/s",
+        job.info.num_images("train"),
+        cfg.feature_views,
+        (train_features[..., 0].size + len(validation_features))
+        / (time.monotonic() - start),
+    )
+
+    def make_dataset(start_step):
+        return distribution.distribute(
+            job.strategy,
+            lambda num_workers, worker_index: features.make_feature_dataset(
+                train_features,
+                np.array(job.labels["train"][2], np.int32),
+                total_steps=setup.total_steps,
+                global_batch_size=cfg.global_batch_size,
+                per_replica_batch_size=job.per_replica,
+                seed=cfg.seed,
+                start_step=start_step,
+                num_workers=num_workers,
+                worker_index=worker_index,
+            ),
+        )
+
+    def validate():
+        return loop.validation_metrics(
+            np.array(job.labels["validation"][2], np.int32),
+            job.head(validation_features, training=False).numpy(),
+        )
+
+    return _run_phase(job, setup, make_dataset, validate, [])
+
+
+def _fine_tune(job: job_lib.Job, rows_before) -> list[dict]:
+    cfg = job.cfg
+    classifier.set_trainable(
+        job.model,
+        cfg.fine_tune_blocks if cfg.is_pretrained else len(classifier.BLOCKS),
+        train_batch_norm=not cfg.is_pretrained,
+    )
+    setup = _set_up(
+        job, "fine_tune", job.model, cfg.peak_fine_tune_learning_rate
+    )
+    if setup.checkpoint.progress.finished:
+        logging.info("fine_tune already finished; its result is kept.")
+        job.model.set_weights(setup.checkpoint.progress.best_weights)
+        return setup.checkpoint.progress.history
+    predict_step = loop.make_predict_function(job.strategy, job.model)
+
+    def make_dataset(start_step):
+        return distribution.distribute(
+            job.strategy,
+            lambda num_workers, worker_index: input_pipeline.make_train_dataset(
+                job.files("train"),
+                num_images=job.info.num_images("train"),
+                image_size=cfg.image_size,
+                channels=job.info.channels,
+                augmentation=job.augmentation,
+                global_batch_size=cfg.global_batch_size,
+                per_replica_batch_size=job.per_replica,
+                seed=cfg.seed,
+                start_step=start_step,
+                num_workers=num_workers,
+                worker_index=worker_index,
+            ),
+        )
+
+    def validate():
+        return loop.validation_metrics(
+            np.array(job.labels["validation"][2], np.int32),
+            job.outputs(predict_step, "validation"),
+        )
+
+    return _run_phase(job, setup, make_dataset, validate, rows_before)
+
+
+def _set_up(job: job_lib.Job, name, model, peak_learning_rate) -> _PhaseSetup:
+    """Optimizer and restored checkpoint of a phase."""
+    cfg = job.cfg
+    steps_per_epoch = -(-job.info.num_images("train") // cfg.global_batch_size)
+    num_epochs = cfg.head_epochs if name == "head" else cfg.fine_tune_epochs
+    total_steps = steps_per_epoch * num_epochs
+    warmup_steps = int(cfg.warmup_fraction * total_steps)
+    peak_rate = schedules.scale_for_batch(
+        peak_learning_rate, cfg.global_batch_size, cfg.learning_rate_scaling
+    )
+    logging.info(
+        "%-9s learning rate %.3g (%.3g at %d images a step, scaled to %d "
+        "by the rule %r), reached after %d of %d steps.",
+        name,
+        peak_rate,
+        peak_learning_rate,
+        schedules.BASE_BATCH_SIZE,
+        cfg.global_batch_size,
+        cfg.learning_rate_scaling,
+        warmup_steps,
+        total_steps,
+    )
+    optimizer = keras.optimizers.AdamW(
+        schedules.warmup_cosine(peak_rate, warmup_steps, total_steps),
+        weight_decay=cfg.weight_decay,
+    )
+    if keras.config.dtype_policy().name == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(model.trainable_variables)
+    checkpoint = checkpoints.PhaseCheckpoint(
+        storage.join(cfg.job_dir, "checkpoints", name),
+        model,
+        optimizer,
+        None if job.is_chief else storage.join(job.scratch_dir, name),
+    )
+    if checkpoint.restore():
+        logging.info(
+            "%-9s continues after step %d.", name, checkpoint.progress.step
+        )
+    progress = f"{name} {checkpoint.progress.step}"
+    distribution.check_agreement(
+        job.strategy,
+        {"checkpoint": hashlib.sha256(progress.encode()).hexdigest()},
+        "give all of them the same --job_dir, on storage that they share",
+    )
+    return _PhaseSetup(
+        name, model, optimizer, checkpoint, steps_per_epoch, num_epochs
+    )
+
+
+def _run_phase(job: job_lib.Job, setup, make_dataset, validate, rows_before):
+    cfg = job.cfg
+    class_counts = np.bincount(
+        job.labels["train"][2], minlength=job.info.num_classes
+    )
+    if cfg.class_weights == "balanced":
+        class_weights = losses.balanced_class_weights(class_counts.tolist())
+    else:
+        class_weights = np.ones(job.info.num_classes, np.float32)
+    replica_step = train_step.ReplicaStep(
+        setup.model,
+        setup.optimizer,
+        class_weights=class_weights,
+        label_smoothing=cfg.label_smoothing,
+        global_batch_size=cfg.global_batch_size,
+        seed=cfg.seed,
+        gradient_clip_norm=cfg.gradient_clip_norm,
+        # The head is some matrix products on cached features.
+        jit_compile=setup.name == "head"
+        and not distribution.compiles_steps(job.strategy),
+    )
+    phase = loop.Phase(
+        name=setup.name,
+        model=setup.model,
+        optimizer=setup.optimizer,
+        train_steps=train_step.make_train_function(
+            job.strategy,
+            replica_step,
+            cfg.accumulation_steps,
+            measures_waiting=not cfg.deterministic,
+        ),
+        make_dataset=make_dataset,
+        validate=validate,
+        steps_per_epoch=setup.steps_per_epoch,
+        num_epochs=setup.num_epochs,
+        patience=cfg.patience,
+        steps_per_execution=cfg.steps_per_execution,
+        stop_requested=job.stop_requested,
+        profiler=profiling.StepProfiler(
+            storage.join(cfg.job_dir, "logs", setup.name)
+            if job.is_chief
+            else "",
+            cfg.profile_range,
+        ),
+    )
+    if not job.is_chief:
+        return loop.run_phase(phase, setup.checkpoint, lambda _: None)
+    logs = history.EpochLog(cfg.job_dir, setup.name, rows_before)
+    progress = setup.checkpoint.progress
+    return loop.run_phase(
+        phase, setup.checkpoint, lambda _: logs.write(progress.history)
+    )
