@@ -22,10 +22,10 @@ demo: setup  ## sample data -> records -> train -> evaluate -> export -> serve -
 	PYTHON=$(BIN)/python tests/demo.sh $(DEMO)
 
 test: check  ## lint, check the import direction, run all CPU-only tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: check  ## the same without the tests marked slow
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 check: setup  ## ruff (lint and format) and the import direction
 	$(BIN)/ruff check .

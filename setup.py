@@ -57,6 +57,7 @@ setuptools.setup(
             *SERVER,
             "apache-beam>=2.70",
             "pytest>=8.0",
+            "pytest-xdist>=3.5",
             "ruff>=0.6",
             "import-linter>=2.0",
         ],

@@ -28,6 +28,7 @@ class Job:
             cfg.job_dir, "checkpoints", distribution.worker_name(strategy)
         )
         self.stop_requested = preemption.watch_sigterm()
+        self.index = input_pipeline.read_index(cfg.data_dir, info)
         start = time.monotonic()
         self.head = classifier.build_head(
             info.num_classes,
@@ -48,10 +49,6 @@ class Job:
                 for field in dataclasses.fields(augmentation.Augmentation)
             }
         )
-        self.labels = {
-            split: input_pipeline.read_labels(self.files(split))
-            for split in info.splits
-        }
         logging.info(
             "Model: EfficientNetB0 at %d px, %d channel(s), weights=%s, built "
             "in %.0f s.",
@@ -95,7 +92,7 @@ class Job:
         """The encoded images of those ids that are in the records."""
         wanted, found = set(image_ids), {}
         for split in self.info.splits:
-            ids = self.labels[split][0]
+            ids = self.index[split].ids
             places = [i for i, name in enumerate(ids) if name in wanted]
             encoded = input_pipeline.read_encoded(self.files(split), places)
             found |= {

@@ -83,7 +83,7 @@ def _train_head(job: job_lib.Job) -> list[dict]:
             job.strategy,
             lambda num_workers, worker_index: features.make_feature_dataset(
                 train_features,
-                np.array(job.labels["train"][2], np.int32),
+                np.array(job.index["train"].labels, np.int32),
                 total_steps=setup.total_steps,
                 global_batch_size=cfg.global_batch_size,
                 per_replica_batch_size=job.per_replica,
@@ -96,7 +96,7 @@ def _train_head(job: job_lib.Job) -> list[dict]:
 
     def validate():
         return loop.validation_metrics(
-            np.array(job.labels["validation"][2], np.int32),
+            np.array(job.index["validation"].labels, np.int32),
             job.head(validation_features, training=False).numpy(),
         )
 
@@ -139,7 +139,7 @@ def _fine_tune(job: job_lib.Job, rows_before) -> list[dict]:
 
     def validate():
         return loop.validation_metrics(
-            np.array(job.labels["validation"][2], np.int32),
+            np.array(job.index["validation"].labels, np.int32),
             job.outputs(predict_step, "validation"),
         )
 
@@ -199,7 +199,7 @@ def _set_up(job: job_lib.Job, name, model, peak_learning_rate) -> _PhaseSetup:
 def _run_phase(job: job_lib.Job, setup, make_dataset, validate, rows_before):
     cfg = job.cfg
     class_counts = np.bincount(
-        job.labels["train"][2], minlength=job.info.num_classes
+        job.index["train"].labels, minlength=job.info.num_classes
     )
     if cfg.class_weights == "balanced":
         class_weights = losses.balanced_class_weights(class_counts.tolist())

@@ -142,7 +142,7 @@ def _predict(job: job_lib.Job) -> dict[str, predictions_lib.Predictions]:
     for split in job.info.splits:
         if split == "train":
             continue
-        ids, groups, labels = job.labels[split]
+        ids, groups, labels = job.index[split]
         predictions[split] = predict.make_predictions(
             ids, groups, labels, job.outputs(predict_step, split)
         )
@@ -184,13 +184,13 @@ def _report_context(job: job_lib.Job) -> report.Context:
     images = {
         split: baselines.describe_images(
             input_pipeline.iterate_encoded(job.files(split)),
-            job.labels[split][2],
+            job.index[split].labels,
         )
         for split in job.info.splits
     }
     return report.Context(
         baselines=baselines.make_baselines(images, job.info.num_classes),
-        train_groups=frozenset(job.labels["train"][1]),
+        train_groups=frozenset(job.index["train"].groups),
         read_images=lambda split, indices: input_pipeline.read_encoded(
             job.files(split), indices
         ),

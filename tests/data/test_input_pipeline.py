@@ -3,8 +3,9 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tests.conftest import IMAGE_SIZE, encode, make_pixels
+from tests.conftest import IMAGE_SIZE, encode, make_pixels, write_records
 from trainer.data import augmentation, input_pipeline, preprocessing, records
 
 NUM_TRAIN = 22
@@ -130,8 +131,13 @@ def test_evaluation_counts_every_image_once_and_pads_with_weight_zero(
 def test_evaluation_pixels_are_those_of_serving(tiny_records):
     images = stream(take(evaluation_dataset(tiny_records), 2))
     info = input_pipeline.read_dataset_info(str(tiny_records))
-    files = input_pipeline.split_files(str(tiny_records), info, "test")
-    ids, groups, labels = input_pipeline.read_labels(files)
+    index = input_pipeline.read_index(str(tiny_records), info)
+    assert {split: len(one.ids) for split, one in index.items()} == {
+        "train": 22,
+        "validation": 9,
+        "test": 7,
+    }
+    ids, groups, labels = index["test"]
     assert len(set(ids)) == len(set(groups)) == 7
     for image, image_id, label in zip(images, ids, labels, strict=False):
         index = 2000 + int(image_id.split("_")[-1].split(".")[0])
@@ -187,3 +193,36 @@ def test_missing_and_shortened_shards_are_named(tiny_records, tmp_path):
     shard.unlink()
     with pytest.raises(ValueError, match=f"{shard.name} is missing"):
         input_pipeline.read_dataset_info(str(copy))
+
+
+def test_flipped_byte_in_a_shard_is_found(tmp_path):
+    write_records(tmp_path, {"train": 8, "validation": 4, "test": 4})
+    info = input_pipeline.read_dataset_info(str(tmp_path))
+    shard = tmp_path / info.shard_names("train")[0]
+    data = bytearray(shard.read_bytes())
+    data[300] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(tf.errors.DataLossError, match="corrupted record"):
+        input_pipeline.read_index(str(tmp_path), info)
+
+
+def test_whole_shard_of_other_images_is_found(tmp_path):
+    """Every checksum is right and the size is too: the images are others."""
+    write_records(tmp_path, {"train": 8, "validation": 4, "test": 4})
+    info = input_pipeline.read_dataset_info(str(tmp_path))
+    shard = str(tmp_path / info.shard_names("train")[0])
+    examples = list(tf.data.TFRecordDataset([shard]).as_numpy_iterator())
+    with tf.io.TFRecordWriter(shard) as writer:
+        for example in examples:
+            writer.write(example.replace(b"train_0.png", b"train_9.png"))
+    input_pipeline.read_dataset_info(str(tmp_path))
+    with pytest.raises(ValueError, match="hold other images, labels or"):
+        input_pipeline.read_index(str(tmp_path), info)
+
+
+def test_missing_records_are_counted(tmp_path):
+    write_records(tmp_path, {"train": 8, "validation": 4, "test": 4})
+    info = input_pipeline.read_dataset_info(str(tmp_path))
+    (tmp_path / info.shard_names("validation")[1]).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"hold 2 records, .* lists 4"):
+        input_pipeline.read_index(str(tmp_path), info)

@@ -7,6 +7,7 @@ where it stopped.
 """
 
 import os
+import typing
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -228,19 +229,57 @@ def make_evaluation_dataset(
     return dataset.prefetch(4)
 
 
-def read_labels(
-    files: list[str],
-) -> tuple[list[str], list[str], list[int]]:
-    """Ids, groups and labels of a split, in the order of the shards."""
-    dataset = tf.data.TFRecordDataset(files).map(
-        records.parse_example, num_parallel_calls=tf.data.AUTOTUNE
-    )
-    ids, groups, labels = [], [], []
-    for example in dataset.as_numpy_iterator():
-        ids.append(example["id"].decode("utf-8"))
-        groups.append(example["group"].decode("utf-8"))
-        labels.append(int(example["label"]))
-    return ids, groups, labels
+class SplitIndex(typing.NamedTuple):
+    """What is known of the images of a split, in the order of the shards."""
+
+    ids: list[str]
+    groups: list[str]
+    labels: list[int]
+
+
+def read_index(
+    data_dir: str, info: records.DatasetInfo
+) -> dict[str, SplitIndex]:
+    """Reads every record once and checks that they are the listed ones.
+
+    TFRecord's checksums are verified by the way: later passes over the shards
+    may rely on them being whole.
+
+    Returns:
+        Split -> ids, groups and labels.
+
+    Raises:
+        ValueError: if a split has more or fewer records than `info` says, or
+            they are not those that its fingerprint was taken of.
+    """
+    index, rows = {}, []
+    for split in info.splits:
+        dataset = tf.data.TFRecordDataset(split_files(data_dir, info, split))
+        dataset = dataset.map(
+            records.parse_example, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        index[split] = SplitIndex([], [], [])
+        for example in dataset.as_numpy_iterator():
+            image_id = example["id"].decode("utf-8")
+            label = int(example["label"])
+            index[split].ids.append(image_id)
+            index[split].groups.append(example["group"].decode("utf-8"))
+            index[split].labels.append(label)
+            rows.append((image_id, example["sha256"].decode(), label, split))
+        if len(index[split].ids) != info.num_images(split):
+            raise ValueError(
+                f"The shards of {split} in {data_dir} hold "
+                f"{len(index[split].ids)} records, {records.DATASET_FILE} "
+                f"lists {info.num_images(split)}: copy the directory again, "
+                "or build the records again."
+            )
+    if records.compute_fingerprint(rows) != info.fingerprint:
+        raise ValueError(
+            f"The shards in {data_dir} hold other images, labels or splits "
+            f"than {records.DATASET_FILE} was written for: copy the directory "
+            "again, or build the records again."
+        )
+    return index
 
 
 def iterate_encoded(files: list[str]) -> Iterator[bytes]:

@@ -206,7 +206,8 @@ def parse_example(serialized):
 
     Returns:
         Dictionary of scalars: `image` (string, JPEG or PNG bytes), `id`
-        (string), `group` (string) and `label` (int32).
+        (string), `group` (string), `label` (int32) and `sha256` (string, of
+        the decoded pixels).
     """
     import tensorflow as tf
 
@@ -217,6 +218,7 @@ def parse_example(serialized):
             "image/id": tf.io.FixedLenFeature([], tf.string),
             "image/group": tf.io.FixedLenFeature([], tf.string),
             "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+            "image/sha256": tf.io.FixedLenFeature([], tf.string),
         },
     )
     return {
@@ -224,4 +226,5 @@ def parse_example(serialized):
         "id": features["image/id"],
         "group": features["image/group"],
         "label": tf.cast(features["image/class/label"], tf.int32),
+        "sha256": features["image/sha256"],
     }
