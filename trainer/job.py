@@ -69,7 +69,7 @@ class Job:
         def make_dataset(num_workers, worker_index):
             return input_pipeline.make_evaluation_dataset(
                 self.files(split),
-                num_images=num_images,
+                shard_sizes=self.info.shard_sizes(split),
                 image_size=self.cfg.image_size,
                 channels=self.info.channels,
                 global_batch_size=batch_size,

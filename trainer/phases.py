@@ -124,7 +124,7 @@ def _fine_tune(job: job_lib.Job, rows_before) -> list[dict]:
             job.strategy,
             lambda num_workers, worker_index: input_pipeline.make_train_dataset(
                 job.files("train"),
-                num_images=job.info.num_images("train"),
+                shard_sizes=job.info.shard_sizes("train"),
                 image_size=cfg.image_size,
                 channels=job.info.channels,
                 augmentation=job.augmentation,

@@ -68,7 +68,7 @@ def lightbox_batches(data_dir: str) -> Iterator:
     info = input_pipeline.read_dataset_info(data_dir)
     dataset = input_pipeline.make_train_dataset(
         input_pipeline.split_files(data_dir, info, "train"),
-        num_images=sum(info.counts["train"].values()),
+        shard_sizes=info.shard_sizes("train"),
         image_size=IMAGE_SIZE,
         channels=info.channels,
         augmentation=AUGMENTATION,

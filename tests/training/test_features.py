@@ -79,7 +79,7 @@ def test_cached_features_equal_the_backbone_on_the_same_view(
     def view_dataset(batch):
         return input_pipeline.make_evaluation_dataset(
             files,
-            num_images=22,
+            shard_sizes=info.shard_sizes("train"),
             image_size=IMAGE_SIZE,
             channels=1,
             global_batch_size=batch,

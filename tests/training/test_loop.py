@@ -27,7 +27,7 @@ def train_dataset(strategy, directory, image_size, accumulation_steps):
         strategy,
         lambda num_workers, worker_index: input_pipeline.make_train_dataset(
             input_pipeline.split_files(str(directory), info, "train"),
-            num_images=22,
+            shard_sizes=info.shard_sizes("train"),
             image_size=image_size,
             channels=1,
             augmentation=augmentation.Augmentation(),
@@ -428,12 +428,12 @@ def test_predict_all_returns_every_image_in_order(strategy_name, tiny_records):
     strategy = make_strategy(strategy_name)
     info = input_pipeline.read_dataset_info(str(tiny_records))
 
-    def dataset(num_images):
+    def dataset():
         return distribution.distribute(
             strategy,
             lambda workers, index: input_pipeline.make_evaluation_dataset(
                 input_pipeline.split_files(str(tiny_records), info, "test"),
-                num_images=num_images,
+                shard_sizes=info.shard_sizes("test"),
                 image_size=IMAGE_SIZE,
                 channels=1,
                 global_batch_size=4,
@@ -448,10 +448,10 @@ def test_predict_all_returns_every_image_in_order(strategy_name, tiny_records):
         outputs = keras.layers.GlobalAveragePooling2D()(inputs)
         model = keras.Model(inputs, outputs)
         step = loop.make_predict_function(strategy, model)
-        means = loop.predict_all(step, dataset(7), 7, 4)
+        means = loop.predict_all(step, dataset(), 7, 4)
     plain = input_pipeline.make_evaluation_dataset(
         input_pipeline.split_files(str(tiny_records), info, "test"),
-        num_images=7,
+        shard_sizes=info.shard_sizes("test"),
         image_size=IMAGE_SIZE,
         channels=1,
         global_batch_size=7,

@@ -1,9 +1,8 @@
 """TFRecord shards -> batches, in an order that is a function of seed and step.
 
-Every image has a place in one global stream. A worker keeps the places that
-are its own, so the strategy changes who reads an image, never which images
-share a batch or how one is augmented; and a resumed run starts at the place
-where it stopped.
+Every image has a place in one global stream (see `record_order`). The strategy
+changes who reads an image, never which images share a batch or how one is
+augmented; and a resumed run starts at the place where it stopped.
 """
 
 import os
@@ -13,12 +12,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from trainer.data import augmentation as augmentation_lib
-from trainer.data import preprocessing, records
-
-# Encoded images that are shuffled together: of one channel, some 160 MB.
-SHUFFLE_WINDOW = 16_384
-# Shards read at a time, record by record in turn.
-CYCLE_LENGTH = 16
+from trainer.data import preprocessing, record_order, records
 
 
 def read_dataset_info(data_dir: str) -> records.DatasetInfo:
@@ -61,22 +55,10 @@ def split_files(
     return [os.path.join(data_dir, n) for n in info.shard_names(split)]
 
 
-def _keep_own(dataset, global_batch_size, num_workers, worker_index):
-    """Keeps this worker's part of each global batch."""
-    if num_workers == 1:
-        return dataset
-    per_worker = global_batch_size // num_workers
-
-    def is_own(position, _):
-        return (position % global_batch_size) // per_worker == worker_index
-
-    return dataset.filter(is_own)
-
-
 def make_train_dataset(
     files: list[str],
     *,
-    num_images: int,
+    shard_sizes: list[int],
     image_size: int,
     channels: int,
     augmentation: augmentation_lib.Augmentation,
@@ -94,7 +76,7 @@ def make_train_dataset(
 
     Args:
         files: TFRecord shards.
-        num_images: records in them together.
+        shard_sizes: records in each of them.
         image_size: height and width of a training image, in pixels.
         channels: 1 or 3.
         augmentation: ranges to draw from.
@@ -112,27 +94,6 @@ def make_train_dataset(
         of each image in the global batch.
     """
 
-    def read_epoch(epoch):
-        # Shards are permuted and interleaved, then the records of a window:
-        # stateless, so an epoch's order needs none of the epochs before it.
-        # `Dataset.shuffle` would need them: its seed cannot be a tensor.
-        # Encoded images are shuffled, not pixels, which would take more room.
-        epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
-        shuffled_files = tf.random.experimental.stateless_shuffle(
-            tf.constant(files), epoch_seed
-        )
-        dataset = tf.data.Dataset.from_tensor_slices(shuffled_files)
-        dataset = dataset.interleave(
-            tf.data.TFRecordDataset, cycle_length=CYCLE_LENGTH
-        )
-        dataset = dataset.batch(min(num_images, SHUFFLE_WINDOW))
-        dataset = dataset.map(
-            lambda window: tf.random.experimental.stateless_shuffle(
-                window, epoch_seed
-            )
-        )
-        return dataset.unbatch()
-
     def prepare(position, serialized):
         example = records.parse_example(serialized)
         image = preprocessing.decode_image(example["image"], channels)
@@ -145,11 +106,15 @@ def make_train_dataset(
             "places": position % global_batch_size,
         }
 
-    start = start_step * global_batch_size
-    dataset = tf.data.Dataset.range(start // num_images, tf.int64.max)
-    dataset = dataset.flat_map(read_epoch).skip(start % num_images)
-    dataset = dataset.enumerate(start)
-    dataset = _keep_own(dataset, global_batch_size, num_workers, worker_index)
+    dataset = record_order.make_training_records(
+        files,
+        shard_sizes,
+        global_batch_size=global_batch_size,
+        seed=seed,
+        start_step=start_step,
+        num_workers=num_workers,
+        worker_index=worker_index,
+    )
     dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(per_replica_batch_size, drop_remainder=True)
     return dataset.prefetch(4)
@@ -158,7 +123,7 @@ def make_train_dataset(
 def make_evaluation_dataset(
     files: list[str],
     *,
-    num_images: int,
+    shard_sizes: list[int],
     image_size: int,
     channels: int,
     global_batch_size: int,
@@ -176,7 +141,7 @@ def make_evaluation_dataset(
 
     Args:
         files: TFRecord shards.
-        num_images: records in them together.
+        shard_sizes: records in each of them.
         image_size: height and width of the result, in pixels.
         channels: 1 or 3.
         global_batch_size: images per step, over all replicas.
@@ -193,8 +158,8 @@ def make_evaluation_dataset(
         `[per_replica_batch]`, the place of each image in the split, and
         `weights` float32 `[per_replica_batch]`, 0 for padding.
     """
+    num_images = sum(shard_sizes)
     shape = [image_size, image_size, channels]
-    padding = -num_images % global_batch_size
 
     def make_pixels(position, serialized):
         encoded = records.parse_example(serialized)["image"]
@@ -220,10 +185,13 @@ def make_evaluation_dataset(
             "weights": tf.cast(is_real, tf.float32),
         }
 
-    dataset = tf.data.TFRecordDataset(files)
-    blanks = tf.data.Dataset.from_tensors(tf.constant(b"")).repeat(padding)
-    dataset = dataset.concatenate(blanks).enumerate()
-    dataset = _keep_own(dataset, global_batch_size, num_workers, worker_index)
+    dataset = record_order.make_records_once(
+        files,
+        shard_sizes,
+        global_batch_size=global_batch_size,
+        num_workers=num_workers,
+        worker_index=worker_index,
+    )
     dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(per_replica_batch_size, drop_remainder=True)
     return dataset.prefetch(4)

@@ -89,6 +89,10 @@ class DatasetInfo:
     def shard_names(self, split: str) -> list[str]:
         return [s.name for s in self.shards if s.split == split]
 
+    def shard_sizes(self, split: str) -> list[int]:
+        """Records in each shard of a split."""
+        return [s.num_records for s in self.shards if s.split == split]
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
