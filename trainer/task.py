@@ -87,6 +87,7 @@ def main(argv):
     import tensorflow as tf
 
     from trainer import pipeline
+    from trainer.training import cluster
 
     try:
         pipeline.run(cfg)
@@ -110,10 +111,10 @@ def main(argv):
         tf.errors.CancelledError,
         tf.errors.DeadlineExceededError,
     ) as error:
+        peer = cluster.find_lost_task(error.message) or "another worker"
         sys.exit(
-            "trainer.task: another worker stopped or cannot be reached "
-            f"({error.message.splitlines()[0]}): start all workers again; the "
-            "same command continues."
+            f"trainer.task: {peer} stopped or cannot be reached: start all "
+            "workers again; the same command continues."
         )
 
 

@@ -139,3 +139,26 @@ def test_block_that_takes_too_long_ends_the_process_with_a_sentence():
     assert done.returncode == -9
     assert done.stderr.splitlines()[-1] == "no peer"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "Graph execution error:\n\nDetected at node CollectiveReduceV2 on "
+            "/job:chief/replica:0/task:0/device:CPU:0\nThe following tasks are "
+            "unhealthy (stopped sending heartbeats):\n"
+            "/job:worker/replica:0/task:3\nThe tasks have crashed.",
+            "worker 3",
+        ),
+        (
+            "recvmsg:Connection reset by peer\nAdditional GRPC error "
+            "information from remote target /job:chief/replica:0/task:0 while "
+            "calling /tensorflow.WorkerService/CompleteInstance:",
+            "chief 0",
+        ),
+        ("Deadline Exceeded on /job:worker/replica:0/task:1", ""),
+    ],
+)
+def test_lost_task_is_the_peer_and_not_the_device_of_the_op(message, expected):
+    assert cluster.find_lost_task(message) == expected

@@ -127,3 +127,23 @@ def is_evaluator() -> bool:
     """Whether the cluster wants this process to evaluate, not to train."""
     cluster = read_cluster()
     return cluster is not None and cluster.role == "evaluator"
+
+
+def find_lost_task(message: str) -> str:
+    """The peer that an error of a collective op tells of, "" if it names none.
+
+    The op's own device is in the message too, so only what the coordination
+    service misses and what a connection led to count.
+
+    Args:
+        message: of a `tf.errors.OpError`.
+
+    Returns:
+        For example `worker 1`.
+    """
+    match = re.search(
+        r"(?:heartbeats\):|remote target)\s+"
+        r"/job:(\w+)/replica:\d+/task:(\d+)",
+        message,
+    )
+    return f"{match[1]} {match[2]}" if match else ""

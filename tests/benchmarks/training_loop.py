@@ -1,0 +1,232 @@
+"""The training loop against Keras' `Model.fit`, both phases, with their input.
+
+    python -m tests.benchmarks.training_loop --data_dir=records
+
+Both train the same model with the same optimizer at the same batch, on the
+same input pipelines: the head on cached features, and the classifier with its
+top blocks unfrozen on augmented images from `--data_dir`. `fit` runs compiled
+by XLA and not; its better one counts. They take turns, and the median of the
+rounds counts: a ratio above 1 means that Lightbox is faster.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from trainer.data import augmentation, input_pipeline
+from trainer.model import classifier, dropout
+from trainer.training import (
+    checkpoints,
+    distribution,
+    features,
+    loop,
+    train_step,
+)
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("data_dir", None, "Records.", required=True)
+flags.DEFINE_integer("image_size", 128, "Of the fine-tuning phase, in pixels.")
+flags.DEFINE_integer("num_rounds", 5, "Rounds that each takes.")
+
+BATCH = 32
+STEPS_PER_EXECUTION = 8
+HEAD_STEPS = 2000
+FINE_TUNE_STEPS = 16
+NUM_FEATURE_IMAGES = 2048
+
+
+class NoCheckpoint:
+    """`fit` writes none either."""
+
+    def __init__(self):
+        self.progress = checkpoints.Progress()
+
+    def save(self) -> None:
+        pass
+
+
+def make_optimizer(model):
+    optimizer = keras.optimizers.AdamW(1e-3)
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def make_loop_round(
+    name: str, model: keras.Model, make_dataset: Callable, num_steps: int
+) -> Callable[[], float]:
+    """A round of our loop, in the class weights and clock it always has."""
+    strategy = distribution.create_strategy("one_device", 60)
+    with strategy.scope():
+        optimizer = make_optimizer(model)
+        train_steps = train_step.make_train_function(
+            strategy,
+            train_step.ReplicaStep(
+                model,
+                optimizer,
+                class_weights=np.ones(2, np.float32),
+                label_smoothing=0.0,
+                global_batch_size=BATCH,
+                seed=0,
+                jit_compile=name == "head",
+            ),
+        )
+
+    def run() -> float:
+        with strategy.scope():
+            phase = loop.Phase(
+                name=name,
+                model=model,
+                optimizer=optimizer,
+                train_steps=train_steps,
+                make_dataset=lambda start_step: distribution.distribute(
+                    strategy, lambda *_: make_dataset()
+                ),
+                validate=lambda: {
+                    "val_loss": 0.0,
+                    "val_accuracy": 0.0,
+                    "val_auc": None,
+                },
+                steps_per_epoch=num_steps,
+                num_epochs=1,
+                patience=1,
+                steps_per_execution=STEPS_PER_EXECUTION,
+            )
+            start = time.perf_counter()
+            loop.run_phase(phase, NoCheckpoint(), lambda row: None)
+            return (time.perf_counter() - start) / num_steps
+
+    return run
+
+
+def make_fit_round(
+    model: keras.Model,
+    make_dataset: Callable,
+    num_steps: int,
+    jit_compile: bool,
+) -> Callable[[], float]:
+    model.compile(
+        optimizer=make_optimizer(model),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=STEPS_PER_EXECUTION,
+        jit_compile=jit_compile,
+    )
+
+    def run() -> float:
+        dataset = make_dataset().map(
+            lambda batch: (batch["inputs"], batch["labels"][:, tf.newaxis])
+        )
+        start = time.perf_counter()
+        model.fit(dataset, steps_per_epoch=num_steps, epochs=1, verbose=0)
+        return (time.perf_counter() - start) / num_steps
+
+    return run
+
+
+def compare(phase: str, contestants: dict[str, Callable[[], float]]) -> None:
+    """Warms up, lets all take turns, and prints the ratios."""
+    for run in contestants.values():
+        run()
+    seconds = {name: [] for name in contestants}
+    for _ in range(FLAGS.num_rounds):
+        for name, run in contestants.items():
+            seconds[name].append(run())
+    ours, *theirs = seconds
+    for name in theirs:
+        ratios = [
+            b / a for a, b in zip(seconds[ours], seconds[name], strict=True)
+        ]
+        times = [1e6 * statistics.median(seconds[n]) for n in (ours, name)]
+        print(
+            f"{phase:10} {ours} {times[0]:.0f} us a step, {name} "
+            f"{times[1]:.0f}: ratio {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def compare_head() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2, NUM_FEATURE_IMAGES, classifier.NUM_FEATURES))
+    labels = rng.integers(0, 2, NUM_FEATURE_IMAGES).astype(np.int32)
+
+    def make_dataset():
+        return features.make_feature_dataset(
+            inputs.astype(np.float32),
+            labels,
+            total_steps=HEAD_STEPS,
+            global_batch_size=BATCH,
+            per_replica_batch_size=BATCH,
+            seed=0,
+        )
+
+    def head(layer):
+        return classifier.build_head(2, (), 0.3, layer)
+
+    contestants = {
+        "Lightbox": make_loop_round(
+            "head", head(dropout.GlobalBatchDropout), make_dataset, HEAD_STEPS
+        )
+    }
+    for name, jit_compile in (("fit", False), ("fit with XLA", True)):
+        contestants[name] = make_fit_round(
+            head(keras.layers.Dropout), make_dataset, HEAD_STEPS, jit_compile
+        )
+    compare("head", contestants)
+
+
+def compare_fine_tuning() -> None:
+    info = input_pipeline.read_dataset_info(FLAGS.data_dir)
+
+    def make_dataset():
+        return input_pipeline.make_train_dataset(
+            input_pipeline.split_files(FLAGS.data_dir, info, "train"),
+            shard_sizes=info.shard_sizes("train"),
+            image_size=FLAGS.image_size,
+            channels=info.channels,
+            augmentation=augmentation.Augmentation(),
+            global_batch_size=BATCH,
+            per_replica_batch_size=BATCH,
+            seed=0,
+        )
+
+    def model(layer):
+        head = classifier.build_head(2, (), 0.3, layer)
+        built = classifier.build_classifier(
+            FLAGS.image_size, info.channels, head, "none", layer
+        )
+        classifier.set_trainable(built, 2, train_batch_norm=False)
+        return built
+
+    # XLA makes convolutions on a CPU ten times slower: no peer to take.
+    compare(
+        "fine-tune",
+        {
+            "Lightbox": make_loop_round(
+                "fine_tune",
+                model(dropout.GlobalBatchDropout),
+                make_dataset,
+                FINE_TUNE_STEPS,
+            ),
+            "fit": make_fit_round(
+                model(keras.layers.Dropout),
+                make_dataset,
+                FINE_TUNE_STEPS,
+                jit_compile=False,
+            ),
+        },
+    )
+
+
+def main(argv):
+    del argv
+    compare_head()
+    compare_fine_tuning()
+
+
+if __name__ == "__main__":
+    app.run(main)
