@@ -69,9 +69,8 @@ def test_compiled_mask_equals_the_uncompiled(layer):
 
 
 def test_draws_are_uniform_and_independent():
-    where = dropout.BatchPlaces(
-        3, tf.constant(11, tf.int64), tf.range(512, dtype=tf.int64)
-    )
+    step, places = tf.constant(11, tf.int64), tf.range(512, dtype=tf.int64)
+    where = dropout.BatchPlaces(3, step, places)
     bits = dropout._draw(where, salt=77, row=[1280]).numpy()
     uniform = bits / 2.0**32
     # Chi-squared of 64 bins, 63 degrees of freedom: within six deviations.
@@ -80,7 +79,7 @@ def test_draws_are_uniform_and_independent():
     chi_squared = np.sum((counts - expected) ** 2 / expected)
     assert abs(chi_squared - 63) < 6 * np.sqrt(2 * 63)
     # Neither rows nor columns, nor two steps, nor two layers go together.
-    later = dropout.BatchPlaces(3, where.step + 1, where.places)
+    later = dropout.BatchPlaces(3, step + 1, places)
     for other in (
         np.roll(uniform, 1, axis=0),
         np.roll(uniform, 1, axis=1),
@@ -94,6 +93,37 @@ def test_draws_are_uniform_and_independent():
     dropped = (uniform < 0.3).sum(axis=1)
     np.testing.assert_allclose(dropped.mean(), 384, atol=4)
     np.testing.assert_allclose(dropped.std(), np.sqrt(1280 * 0.21), rtol=0.2)
+
+
+def test_single_draws_of_rows_are_uniform_and_independent():
+    """Drop-connect draws one number a row: over steps, rows and layers."""
+    places = tf.range(64, dtype=tf.int64)
+    draws = (
+        np.array(
+            [
+                [
+                    dropout._draw(
+                        dropout.BatchPlaces(
+                            3, tf.constant(step, tf.int64), places
+                        ),
+                        salt,
+                        [1, 1, 1],
+                    ).numpy()[:, 0, 0, 0]
+                    for salt in (1, 2, 0xFFFF0000)
+                ]
+                for step in range(100)
+            ]
+        )
+        / 2.0**32
+    )
+    counts = np.histogram(draws, 64, (0, 1))[0]
+    expected = draws.size / 64
+    chi_squared = np.sum((counts - expected) ** 2 / expected)
+    assert abs(chi_squared - 63) < 6 * np.sqrt(2 * 63)
+    for axis in range(3):
+        other = np.roll(draws, 1, axis)
+        correlation = np.corrcoef(draws.ravel(), other.ravel())[0, 1]
+        assert abs(correlation) < 6 / np.sqrt(draws.size)
 
 
 def test_inference_changes_nothing(layer):

@@ -7,7 +7,6 @@ a saved model holds Keras' own `Dropout`, which is the same at inference.
 """
 
 import contextlib
-import dataclasses
 import math
 import threading
 import zlib
@@ -19,19 +18,21 @@ import tensorflow as tf
 _GOLDEN = 0x9E3779B9
 
 
-@dataclasses.dataclass(frozen=True)
 class BatchPlaces:
-    """Where the rows of a replica's batch stand in the global batch.
+    """Where the rows of a replica's batch stand in the global batch."""
 
-    Attributes:
-        seed: of the run.
-        step: int64 scalar.
-        places: int64 `[per_replica_batch]`, in [0, global_batch_size).
-    """
+    def __init__(self, seed: int, step: tf.Tensor, places: tf.Tensor):
+        """Hashes what all layers have in common, once for all of them.
 
-    seed: int
-    step: tf.Tensor
-    places: tf.Tensor
+        Args:
+            seed: of the run.
+            step: int64 scalar.
+            places: int64 `[per_replica_batch]`, in [0, global_batch_size).
+        """
+        key = _mix(
+            tf.cast(step, tf.uint32) + _mix(tf.constant(seed, tf.uint32))
+        )
+        self.hashes = _mix(_mix(tf.cast(places, tf.uint32)) ^ key)
 
 
 # MirroredStrategy traces each replica in a thread of its own.
@@ -67,7 +68,9 @@ class GlobalBatchDropout(keras.layers.Dropout):
         draws = _draw(current, zlib.crc32(self.name.encode("utf-8")), row)
         # Of 32 random bits, those below the rate are dropped.
         keep = draws >= tf.constant(int(self.rate * 2**32), tf.uint32)
-        return tf.where(keep, inputs / (1.0 - self.rate), 0)
+        return inputs * tf.where(
+            keep, tf.constant(1.0 / (1.0 - self.rate), inputs.dtype), 0
+        )
 
 
 def _draw(places: BatchPlaces, salt: int, row: list[int]) -> tf.Tensor:
@@ -85,9 +88,9 @@ def _draw(places: BatchPlaces, salt: int, row: list[int]) -> tf.Tensor:
     Returns:
         uint32 `[per_replica_batch, *row]`.
     """
-    step = tf.cast(places.step, tf.uint32)
-    key = _mix(_mix(tf.constant(salt, tf.uint32) ^ places.seed) + step)
-    rows = _mix(_mix(tf.cast(places.places, tf.uint32)) ^ key)
+    rows = _mix(places.hashes ^ _mix(tf.constant(salt, tf.uint32)))
+    if math.prod(row) == 1:
+        return tf.reshape(rows, [-1, *row])
     columns = tf.range(math.prod(row), dtype=tf.int64)
     columns = tf.constant(_GOLDEN, tf.uint32) * tf.cast(columns, tf.uint32)
     return tf.reshape(_mix(rows[:, tf.newaxis] ^ columns), [-1, *row])

@@ -175,7 +175,8 @@ def run_phase(
                 _stop(phase, progress)
     finally:
         phase.profiler.stop()
-    phase.model.set_weights(progress.best_weights)
+    if progress.best_epoch < len(progress.history):
+        phase.model.set_weights(progress.best_weights)
     return progress.history
 
 
