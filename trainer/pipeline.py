@@ -195,6 +195,7 @@ def _report_context(job: job_lib.Job) -> report.Context:
             job.files(split), indices
         ),
         audit=data_audit.read_audit(job.cfg.data_dir, job.read_by_id),
+        starts=run_record.read_starts(job.cfg.job_dir),
     )
 
 

@@ -230,7 +230,7 @@ def test_class_names_cannot_become_markup():
     assert '"|`' not in card.replace('"\\|`', "")
 
 
-def test_gallery_shows_the_surest_mistakes_of_all_images():
+def test_galleries_show_each_outcome_the_surest_decisions_first():
     predictions = {
         "validation": conftest.random_predictions(40, 2, 0),
         "test": conftest.random_predictions(40, 2, 1, skill=0.5),
@@ -251,11 +251,59 @@ def test_gallery_shows_the_surest_mistakes_of_all_images():
     decided = test.decided(1, evaluation.operating_point)
     ((split, indices),) = asked
     assert split == "test" and indices and 0 not in indices
-    assert all(decided[i] != test.labels[i] for i in indices)
-    sure = test.probabilities[indices, decided[indices]]
-    assert (np.diff(sure) <= 0).all()
+    outcomes = []
+    for i in indices:
+        outcomes.append((decided[i] != test.labels[i], test.labels[i] == 1))
+    # Missed, false alarms, found, cleared.
+    order = [(True, True), (True, False), (False, True), (False, False)]
+    assert list(dict.fromkeys(outcomes)) == order
+    assert outcomes == sorted(outcomes, key=order.index)
+    for outcome in order:
+        members = [
+            i for i, o in zip(indices, outcomes, strict=True) if o == outcome
+        ]
+        sure = test.probabilities[members, decided[members]]
+        assert (np.diff(sure) <= 0).all()
+    is_wrong = (decided != test.labels) & test.is_finite
+    assert set(np.flatnonzero(is_wrong)) <= set(indices)
     page = evaluation.files["report.html"].decode("utf-8")
     assert page.count("data:image/jpeg;base64,") == len(indices)
+
+
+def test_overlays_and_warnings_stand_by_their_images():
+    predictions = {
+        "validation": conftest.random_predictions(40, 2, 0),
+        "test": conftest.random_predictions(40, 2, 1),
+    }
+    explained = []
+
+    def explain(images, class_index):
+        explained.append((len(images), class_index.tolist()))
+        return [encode(make_pixels(i, 1)) for i in range(len(images))]
+
+    scores = np.full(40, 0.5)
+    scores[3], scores[4] = 2.25, np.nan
+    evaluation = evaluate_predictions(
+        predictions,
+        context=report.Context(
+            read_images=lambda split, indices: [
+                encode(make_pixels(i, 0)) for i in indices
+            ],
+            explain=explain,
+            out_of_distribution={"test": scores},
+        ),
+    )
+    ((count, classes),) = explained
+    assert set(classes) == {0, 1} and len(classes) == count
+    page = evaluation.files["report.html"].decode("utf-8")
+    assert page.count('class="heat"') == count
+    assert page.count("data:image/jpeg;base64,") == 2 * count
+    found = evaluation.metrics["splits"]["test"]["out_of_distribution"]
+    assert found == {"num_images": 39, "num_flagged": 1, "median_score": 0.5}
+    assert "1 (2.6 %) lie beyond it" in " ".join(page.split())
+    assert (
+        "out_of_distribution" not in evaluation.metrics["splits"]["validation"]
+    )
 
 
 def test_leaks_are_judged_apart():

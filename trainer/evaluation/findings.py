@@ -109,6 +109,7 @@ def caveats(
     predictions: dict[str, predictions_lib.Predictions],
     splits: dict[str, dict],
     operating_point_note: str,
+    cross_validation: dict | None = None,
 ) -> list[str]:
     """What a reader must know before the figures, the gravest first.
 
@@ -117,6 +118,7 @@ def caveats(
         predictions: by split, as the model gave them.
         splits: their metrics, as in `metrics.json`.
         operating_point_note: from `calibration.choose_operating_point`.
+        cross_validation: from `cross_validation.summarize`, if it was made.
     """
     shown = shown_split(predictions)
     split = splits[shown]
@@ -131,7 +133,7 @@ def caveats(
         found.append(
             "There is no test split: the figures are those of validation, "
             "which chose weights, temperature and threshold, and are "
-            "optimistic."
+            "optimistic." + _of_folds(cross_validation, info.positive_index)
         )
     for name, p in predictions.items():
         without = int(np.sum(~p.is_finite))
@@ -180,6 +182,20 @@ def _without_leaks(split: dict, positive_index: int | None) -> str:
         f" On the {_images(part['num_images'])} that share nothing with "
         f"training, {title} is {metric['value']:.3f} "
         f"({interval_text(metric)})."
+    )
+
+
+def _of_folds(found: dict | None, positive_index: int | None) -> str:
+    if found is None:
+        return ""
+    name = "accuracy" if positive_index is None else "roc_auc"
+    title = "Accuracy" if positive_index is None else "ROC AUC"
+    metric = found["pooled"]["metrics"][name]
+    if metric["value"] is None:
+        return ""
+    return (
+        f" Those of the {found['num_folds']} folds are not: {title} "
+        f"{metric['value']:.3f} ({interval_text(metric)})."
     )
 
 

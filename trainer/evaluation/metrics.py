@@ -6,6 +6,7 @@ one pass gives its value and its bootstrap over groups (`resampling`).
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
@@ -253,6 +254,30 @@ def _with_proportions(split: _Split, found: dict, c: int) -> dict:
         truth, split.probabilities[:, c]
     )
     return found
+
+
+def make_statistics(
+    predictions: predictions_lib.Predictions,
+    class_names: tuple[str, ...],
+    positive_index: int | None,
+    operating_point: float | None,
+) -> Callable[[np.ndarray], resampling.Statistics]:
+    """Maps weights `[resamples, images]` to every metric of each resample.
+
+    Arguments as of `compute_metrics`; the keys of the result are (part,
+    metric), where the part is "" for the whole or a class for one-vs-rest.
+    """
+    p = predictions
+    split = _Split(
+        p.labels,
+        p.decided(positive_index, operating_point),
+        p.probabilities,
+        np.unique(np.asarray(p.groups), return_inverse=True)[1],
+        class_names,
+        positive_index,
+        (),
+    )
+    return lambda weights: _statistics(split, weights)
 
 
 def compute_metrics(

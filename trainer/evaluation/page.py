@@ -5,16 +5,14 @@ and a content security policy forbids the rest.
 """
 
 import base64
-import io
-from collections.abc import Callable
 
 import jinja2
 import numpy as np
-from PIL import Image
 
 from trainer.data import records
-from trainer.evaluation import data_audit, subgroups
+from trainer.evaluation import gallery, subgroups
 from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation.context import Context
 
 # Name and meaning of every metric, in the order of the report.
 GLOSSARY = {
@@ -79,9 +77,7 @@ CAPTIONS = {
     "means 80 %.",
     "training_history.png": "Accuracy and loss over the epochs of training.",
 }
-_MAX_MISTAKES = 24
 _MAX_SLIDER_SCORES = 100_000  # more make the page large and slow
-_THUMBNAIL = 224
 
 
 def format_metric(metric: dict) -> str:
@@ -115,7 +111,7 @@ def _environment() -> jinja2.Environment:
         "label": _label,
         "figure": format_metric,
         "cell": _markdown_cell,
-        "thumbnail": _thumbnail,
+        "thumbnail": gallery.thumbnail,
     }
     return environment
 
@@ -149,22 +145,20 @@ def model_card(found: dict, info: records.DatasetInfo, config: dict) -> str:
 def report(
     found: dict,
     info: records.DatasetInfo,
-    config: dict,
+    config: dict | None,
     predictions: predictions_lib.Predictions,
     files: dict[str, bytes],
-    read_images: Callable[[str, list[int]], list[bytes]] | None,
-    audit: data_audit.Audit | None = None,
+    context: Context,
 ) -> str:
     """The text of `report.html`.
 
     Args:
         found: content of `metrics.json`.
         info: the data set.
-        config: the run's settings.
+        config: the run's settings, if they are known.
         predictions: of the split that is shown.
         files: among them the figures, by name.
-        read_images: see `report.evaluate`; None leaves pictures out.
-        audit: of the data; None leaves it out.
+        context: what else is known.
     """
     split = found["splits"][found["shown"]]
     cards = _CARDS_OF_MANY if info.positive_index is None else _CARDS_OF_TWO
@@ -181,15 +175,24 @@ def report(
             glossary=GLOSSARY,
             info=info,
             config=config,
-            captions=CAPTIONS,
+            captions={n: c for n, c in CAPTIONS.items() if n in files},
             images={
                 name: base64.b64encode(content).decode("ascii")
                 for name, content in files.items()
                 if name.endswith(".png")
             },
             slider=slider_data(found, info, predictions),
-            mistakes=_mistakes(found, info, predictions, read_images),
-            audit=audit,
+            galleries=gallery.make_galleries(
+                predictions,
+                info.class_names,
+                info.positive_index,
+                found["operating_point"],
+                found["shown"],
+                context,
+            ),
+            audit=context.audit,
+            start=context.starts[-1] if context.starts else None,
+            num_starts=len(context.starts),
         )
     )
 
@@ -231,39 +234,3 @@ def slider_data(
             for c, rest, start in shown
         ],
     }
-
-
-def _mistakes(found, info, predictions, read_images) -> list[dict]:
-    """The wrong decisions that the model was surest of."""
-    decided = predictions.decided(info.positive_index, found["operating_point"])
-    is_wrong = (decided != predictions.labels) & predictions.is_finite
-    wrong = np.flatnonzero(is_wrong)
-    sure = predictions.probabilities[wrong, decided[wrong]]
-    order = np.argsort(-sure, kind="stable")[:_MAX_MISTAKES]
-    chosen = wrong[order].tolist()
-    pictures = [None] * len(chosen)
-    if read_images is not None and chosen:
-        encoded = read_images(found["shown"], chosen)
-        pictures = [_thumbnail(image_bytes) for image_bytes in encoded]
-    return [
-        {
-            "id": predictions.ids[i],
-            "true": info.class_names[predictions.labels[i]],
-            "decided": info.class_names[decided[i]],
-            "probability": float(probability),
-            "picture": picture,
-        }
-        for i, probability, picture in zip(
-            chosen, sure[order], pictures, strict=True
-        )
-    ]
-
-
-def _thumbnail(image_bytes: bytes) -> str:
-    """A small JPEG as base64."""
-    with Image.open(io.BytesIO(image_bytes)) as image:
-        small = image.convert("RGB" if image.mode != "L" else "L")
-        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

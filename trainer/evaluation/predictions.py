@@ -20,6 +20,9 @@ class Predictions:
         labels: int32 `[images]`, the true classes.
         logits: float32 `[images, classes]`, before calibration.
         temperature: the logits are divided by it before the softmax.
+        decisions: int `[images]`, the classes that were decided on by rules
+            of their own: a served model's, or those of several folds; None
+            where an operating point decides.
     """
 
     ids: list[str]
@@ -27,6 +30,7 @@ class Predictions:
     labels: np.ndarray
     logits: np.ndarray
     temperature: float = 1.0
+    decisions: np.ndarray | None = None
 
     @property
     def is_finite(self) -> np.ndarray:
@@ -42,6 +46,9 @@ class Predictions:
             groups=[self.groups[i] for i in chosen],
             labels=self.labels[chosen],
             logits=self.logits[chosen],
+            decisions=None
+            if self.decisions is None
+            else self.decisions[chosen],
         )
 
     @property
@@ -62,9 +69,12 @@ class Predictions:
     ) -> np.ndarray:
         """The class that is decided on, int64 `[images]`.
 
-        For two classes the positive one where its probability reaches the
-        operating point, else the most probable one.
+        `decisions`, if there are any. Else for two classes the positive one
+        where its probability reaches the operating point, and for more the
+        most probable one.
         """
+        if self.decisions is not None:
+            return self.decisions
         if positive_index is None:
             return self.logits.argmax(axis=-1)
         is_positive = self.scores(positive_index) >= operating_point

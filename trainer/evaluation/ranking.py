@@ -118,16 +118,17 @@ def delong_interval(
     return [float(max(0, auc - half)), float(min(1, auc + half))]
 
 
-def delong_p_value(
+def delong_test(
     is_positive: np.ndarray, scores: np.ndarray, other_scores: np.ndarray
-) -> float | None:
-    """Two-sided p-value of DeLong's test that two AUCs are equal.
+) -> dict | None:
+    """DeLong's test that two AUCs of the same images are equal.
 
-    Both scores are of the same images, taken as independent.
+    Images are taken as independent.
 
     Returns:
-        1.0 where the scores rank alike, None for fewer than two images of a
-        class.
+        `difference` of the AUCs, its 95 % `interval` and the two-sided
+        `p_value`, 1.0 where the scores rank alike; None for fewer than two
+        images of a class.
     """
     if min(np.sum(is_positive), np.sum(~is_positive)) < 2:
         return None
@@ -136,7 +137,25 @@ def delong_p_value(
     variance = sum(
         (a - b).var(ddof=1) / len(a) for a, b in zip(ours, others, strict=True)
     )
-    difference = ours[0].mean() - others[0].mean()
-    if variance <= 1e-24:  # what rounding leaves of zero
-        return 1.0 if abs(difference) < 1e-12 else 0.0
-    return float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance)))
+    difference = float(ours[0].mean() - others[0].mean())
+    half = stats.norm.ppf(0.5 + resampling.CONFIDENCE / 2) * np.sqrt(variance)
+    if variance > 1e-24:
+        p_value = 2 * stats.norm.sf(abs(difference) / np.sqrt(variance))
+    else:  # what rounding leaves of zero
+        p_value = 1.0 if abs(difference) < 1e-12 else 0.0
+    return {
+        "difference": difference,
+        "interval": [
+            float(max(-1, difference - half)),
+            float(min(1, difference + half)),
+        ],
+        "p_value": float(p_value),
+    }
+
+
+def delong_p_value(
+    is_positive: np.ndarray, scores: np.ndarray, other_scores: np.ndarray
+) -> float | None:
+    """The p-value of `delong_test`; None where it cannot be computed."""
+    test = delong_test(is_positive, scores, other_scores)
+    return None if test is None else test["p_value"]

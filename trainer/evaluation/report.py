@@ -3,7 +3,8 @@
     schema_version        1
     class_names           list, in the order of the labels
     positive_class        name, or null unless there are two classes
-    temperature           divides the logits; fitted on validation
+    temperature           divides the logits; fitted on validation. 1 where a
+                          served model was judged, which calibrates itself
     operating_point       threshold on the probability of the positive class,
                           or null unless there are two classes
     operating_point_rule  how validation chose it
@@ -33,7 +34,26 @@ A split holds only images that the model gave a finite answer for:
                           takes images as independent
     subgroups             if asked for: column -> value -> num_images,
                           num_groups, metrics and below: names of metrics whose
-                          interval lies below the whole split's figure
+                          interval lies below the whole split's figure. Where
+                          leaks were let in, the column "kinship with training"
+                          parts the images that share a patient or a copy with
+                          training from the others
+    out_of_distribution   if it was scored: num_images, num_flagged and
+                          median_score of all finite scores; 1 is the threshold
+
+The whole may also hold:
+
+    cross_validation      num_folds, pooled (a split, of the predictions of all
+                          folds together), folds (a split each) and mean: name
+                          -> value, sd: mean and standard deviation over folds
+    comparison            this and other (names), num_images, num_groups,
+                          num_without_answer, metrics: name -> this, other,
+                          difference, interval (paired bootstrap over groups);
+                          delong: class -> difference, interval, p_value, or
+                          null for fewer than two images of a class; mcnemar:
+                          only_this_right, only_other_right, p_value (exact);
+                          verdict (sentences). Both tests take images as
+                          independent
 
 A metric:
 
@@ -52,7 +72,6 @@ A metric:
 
 import dataclasses
 import json
-from collections.abc import Callable
 
 import numpy as np
 
@@ -60,7 +79,6 @@ from trainer.data import records
 from trainer.evaluation import baselines as baselines_lib
 from trainer.evaluation import (
     calibration,
-    data_audit,
     findings,
     metrics,
     page,
@@ -68,10 +86,29 @@ from trainer.evaluation import (
     subgroups,
 )
 from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation.context import Context
 
 METRICS_SCHEMA_VERSION = 1
-PREVALENCES = (0.01, 0.05, 0.2)
+_NO_CONTEXT = Context()
 format_metric = page.format_metric
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What was decided before the images that judge were looked at.
+
+    Attributes:
+        temperature: divides the logits.
+        operating_point: threshold on the score; None for more than two
+            classes.
+        rule: how the operating point was chosen.
+        note: empty, or why the rule could not be applied.
+    """
+
+    temperature: float
+    operating_point: float | None
+    rule: str
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,28 +129,29 @@ class Evaluation:
     files: dict[str, bytes]
 
 
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What is known beside predictions; what is absent is left out.
+def choose(
+    validation: predictions_lib.Predictions,
+    positive_index: int | None,
+    rule: str,
+) -> Chosen:
+    """Temperature and operating point, from validation alone.
 
-    Attributes:
-        prevalences: at which predictive values are reported.
-        baselines: from `baselines.make_baselines`.
-        columns: column -> split -> value per image, in the order of the
-            predictions; figures are also given for the images of each value.
-        train_groups: groups of the training images; where leaks were let in,
-            figures are also given without the images of these groups.
-        read_images: returns the encoded images of a split at indices in the
-            order of its predictions; for the gallery of mistakes.
-        audit: of the data.
+    Args:
+        validation: its predictions, uncalibrated.
+        positive_index: label of the positive class, None unless there are two.
+        rule: see `calibration.parse_rule`.
     """
-
-    prevalences: tuple[float, ...] = PREVALENCES
-    baselines: dict[str, dict[str, np.ndarray]] | None = None
-    columns: dict[str, dict[str, list[str]]] | None = None
-    train_groups: frozenset[str] = frozenset()
-    read_images: Callable[[str, list[int]], list[bytes]] | None = None
-    audit: data_audit.Audit | None = None
+    answered = validation.select(validation.is_finite)
+    temperature = calibration.fit_temperature(answered.labels, answered.logits)
+    if positive_index is None:
+        return Chosen(temperature, None, rule)
+    answered = dataclasses.replace(answered, temperature=temperature)
+    operating_point, note = calibration.choose_operating_point(
+        answered.labels == positive_index,
+        answered.scores(positive_index),
+        rule,
+    )
+    return Chosen(temperature, operating_point, rule, note)
 
 
 def evaluate(
@@ -123,7 +161,7 @@ def evaluate(
     config: dict,
     operating_point_rule: str,
     seed: int = 0,
-    context: Context = Context(),
+    context: Context = _NO_CONTEXT,
 ) -> Evaluation:
     """Calibrates and decides on validation, and reports on every split.
 
@@ -137,21 +175,41 @@ def evaluate(
         seed: of the bootstrap.
         context: what else is known.
     """
+    chosen = choose(
+        predictions["validation"], info.positive_index, operating_point_rule
+    )
+    return judge(predictions, info, chosen, history, config, seed, context)
+
+
+def judge(
+    predictions: dict[str, predictions_lib.Predictions],
+    info: records.DatasetInfo,
+    chosen: Chosen,
+    history: list[dict] | None = None,
+    config: dict | None = None,
+    seed: int = 0,
+    context: Context = _NO_CONTEXT,
+) -> Evaluation:
+    """Reports on every split with what was chosen before.
+
+    Args:
+        predictions: uncalibrated, by split.
+        info: the data set.
+        chosen: temperature and operating point.
+        history: rows of `history.csv`; None if the training is not known.
+        config: the run's settings; None if they are not known. Then there is
+            no model card either.
+        seed: of the bootstrap.
+        context: what else is known.
+    """
     names, positive = info.class_names, info.positive_index
-    temperature = _fit_temperature(predictions["validation"])
+    temperature = chosen.temperature
+    operating_point = chosen.operating_point
     predictions = {
         split: dataclasses.replace(p, temperature=temperature)
         for split, p in predictions.items()
     }
     judged = {split: p.select(p.is_finite) for split, p in predictions.items()}
-    operating_point, note = None, ""
-    if positive is not None:
-        validation = judged["validation"]
-        operating_point, note = calibration.choose_operating_point(
-            validation.labels == positive,
-            validation.scores(positive),
-            operating_point_rule,
-        )
     splits = {
         split: _evaluate_split(split, p, info, operating_point, seed, context)
         for split, p in predictions.items()
@@ -163,13 +221,25 @@ def evaluate(
         "positive_class": info.positive_class,
         "temperature": temperature,
         "operating_point": operating_point,
-        "operating_point_rule": operating_point_rule,
+        "operating_point_rule": chosen.rule,
         "dataset_fingerprint": info.fingerprint,
         "verdict": findings.verdict(splits[shown], names, positive),
-        "caveats": findings.caveats(info, predictions, splits, note),
+        "caveats": [
+            *context.notes,
+            *findings.caveats(
+                info,
+                predictions,
+                splits,
+                chosen.note,
+                context.cross_validation,
+            ),
+        ],
         "shown": shown,
         "splits": splits,
     }
+    for name in ("cross_validation", "comparison"):
+        if getattr(context, name) is not None:
+            found[name] = getattr(context, name)
     texts = {
         "metrics.json": json.dumps(found, indent=2) + "\n",
         "predictions.csv": predictions_lib.predictions_csv(
@@ -180,17 +250,12 @@ def evaluate(
             + metrics.classification_report(p, names, positive, operating_point)
             for split, p in judged.items()
         ),
-        "model_card.md": page.model_card(found, info, config),
     }
+    if config is not None:
+        texts["model_card.md"] = page.model_card(found, info, config)
     files = _figures(judged, info, history, found)
     texts["report.html"] = page.report(
-        found,
-        info,
-        config,
-        predictions[shown],
-        files,
-        context.read_images,
-        context.audit,
+        found, info, config, predictions[shown], files, context
     )
     files |= {name: text.encode("utf-8") for name, text in texts.items()}
     return Evaluation(temperature, operating_point, found, files)
@@ -243,18 +308,21 @@ def _evaluate_split(
             )
             for name, values in columns.items()
         }
+    if context.out_of_distribution and split in context.out_of_distribution:
+        scores = context.out_of_distribution[split]
+        scores = scores[np.isfinite(scores)]
+        found["out_of_distribution"] = {
+            "num_images": len(scores),
+            "num_flagged": int(np.sum(scores > 1)),
+            "median_score": float(np.median(scores)) if len(scores) else None,
+        }
     return found
-
-
-def _fit_temperature(validation: predictions_lib.Predictions) -> float:
-    answered = validation.select(validation.is_finite)
-    return calibration.fit_temperature(answered.labels, answered.logits)
 
 
 def _figures(judged, info, history, found) -> dict[str, bytes]:
     names, positive = info.class_names, info.positive_index
     shown = found["splits"][found["shown"]]
-    return {
+    figures = {
         "confusion_matrix.png": plots.confusion_matrix(
             shown["confusion_matrix"],
             names,
@@ -267,5 +335,7 @@ def _figures(judged, info, history, found) -> dict[str, bytes]:
             judged, names, positive
         ),
         "calibration.png": plots.calibration(judged, positive),
-        "training_history.png": plots.training_history(history),
     }
+    if history is not None:
+        figures["training_history.png"] = plots.training_history(history)
+    return figures

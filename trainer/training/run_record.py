@@ -61,6 +61,24 @@ def describe_start(
     }
 
 
+def read_starts(job_dir: str) -> tuple[dict, ...]:
+    """The starts of a run, oldest first; none if there is no `run.json`.
+
+    Raises:
+        ValueError: if there is a file of that name that is none of ours.
+    """
+    path = storage.join(job_dir, RUN_FILE)
+    if not storage.exists(path):
+        return ()
+    try:
+        return tuple(json.loads(storage.read_bytes(path))["starts"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a record that this program wrote ({error}): "
+            "move it away to continue."
+        ) from error
+
+
 def append(job_dir: str, start: dict) -> None:
     """Adds a start to `run.json`; whole or not at all.
 
@@ -68,18 +86,9 @@ def append(job_dir: str, start: dict) -> None:
         ValueError: if there is a file of that name that is none of ours: it
             is not overwritten.
     """
-    path = storage.join(job_dir, RUN_FILE)
-    starts = []
-    if storage.exists(path):
-        try:
-            starts = list(json.loads(storage.read_bytes(path))["starts"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{path} is not a record that this program wrote ({error}): "
-                "move it away to continue."
-            ) from error
-    text = json.dumps({"starts": [*starts, start]}, indent=2) + "\n"
-    storage.write_atomically(path, text)
+    starts = [*read_starts(job_dir), start]
+    text = json.dumps({"starts": starts}, indent=2) + "\n"
+    storage.write_atomically(storage.join(job_dir, RUN_FILE), text)
 
 
 def git_commit(directory: str) -> str | None:
