@@ -27,7 +27,7 @@ class Job:
         self.scratch_dir = storage.join(
             cfg.job_dir, "checkpoints", distribution.worker_name(strategy)
         )
-        self.stop_requested = preemption.watch_sigterm()
+        self.sigterm = preemption.SigtermWatch()
         self.index = input_pipeline.read_index(cfg.data_dir, info)
         start = time.monotonic()
         self.head = classifier.build_head(

@@ -233,7 +233,7 @@ def _run_phase(job: job_lib.Job, setup, make_dataset, validate, rows_before):
         num_epochs=setup.num_epochs,
         patience=cfg.patience,
         steps_per_execution=cfg.steps_per_execution,
-        stop_requested=job.stop_requested,
+        stop_requested=job.sigterm,
         profiler=profiling.StepProfiler(
             storage.join(cfg.job_dir, "logs", setup.name)
             if job.is_chief
@@ -241,10 +241,14 @@ def _run_phase(job: job_lib.Job, setup, make_dataset, validate, rows_before):
             cfg.profile_range,
         ),
     )
-    if not job.is_chief:
-        return loop.run_phase(phase, setup.checkpoint, lambda _: None)
-    logs = history.EpochLog(cfg.job_dir, setup.name, rows_before)
     progress = setup.checkpoint.progress
-    return loop.run_phase(
-        phase, setup.checkpoint, lambda _: logs.write(progress.history)
-    )
+    logs = None
+    if job.is_chief:
+        logs = history.EpochLog(cfg.job_dir, setup.name, rows_before)
+
+    def on_epoch(_):
+        if logs:
+            logs.write(progress.history)
+
+    with job.sigterm.deferred():
+        return loop.run_phase(phase, setup.checkpoint, on_epoch)

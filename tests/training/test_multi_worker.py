@@ -107,11 +107,15 @@ def free_addresses(count):
     return [f"127.0.0.1:{port}" for port in ports]
 
 
-def start_cluster(workspace, job_dir, arguments=((), ())):
-    """Starts a chief and a worker on free ports."""
-    chief, worker = free_addresses(2)
-    cluster = {"chief": [chief], "worker": [worker]}
-    tasks = (("chief", 0), ("worker", 0))
+def start_cluster(workspace, job_dir, arguments=((), ()), has_chief=True):
+    """Starts a chief and a worker, or two workers, on free ports."""
+    first, second = free_addresses(2)
+    if has_chief:
+        cluster = {"chief": [first], "worker": [second]}
+        tasks = (("chief", 0), ("worker", 0))
+    else:
+        cluster = {"worker": [first, second]}
+        tasks = (("worker", 0), ("worker", 1))
     return [
         start(workspace, job_dir, *extra, task=task, cluster=cluster)
         for task, extra in zip(tasks, arguments, strict=True)
@@ -187,37 +191,48 @@ def wait_for_fine_tuning(workspace, job_dir, processes):
     wait_for(path.exists, processes)
 
 
-def start_mirrored(workspace, job_dir):
+def start_mirrored(workspace, job_dir, num_replicas=2):
     return start(
         workspace,
         job_dir,
         "--strategy=mirrored",
         "--deterministic",
-        num_devices=4,
+        num_devices=num_replicas,
+    )
+
+
+def assert_trained_as_one_device(workspace, job_dir):
+    assert_same_history(
+        read_history(workspace, job_dir),
+        read_history(workspace, "one_device"),
+    )
+    assert_same_weights(
+        read_weights(workspace, job_dir),
+        read_weights(workspace, "one_device"),
     )
 
 
 @pytest.fixture(scope="module")
 def mirrored(workspace):
-    """A run on four replicas."""
+    """A run on two replicas."""
     codes, errors = wait([start_mirrored(workspace, "mirrored")])
     assert codes == [0], errors
-    assert "with 4 replica(s)" in errors[0]
+    assert "with 2 replica(s)" in errors[0]
     return "mirrored"
 
 
-def test_four_replicas_train_as_one_device(workspace, mirrored):
-    assert_same_history(
-        read_history(workspace, mirrored),
-        read_history(workspace, "one_device"),
-    )
-    assert_same_weights(
-        read_weights(workspace, mirrored),
-        read_weights(workspace, "one_device"),
-    )
+def test_two_replicas_train_as_one_device(workspace, mirrored):
+    assert_trained_as_one_device(workspace, mirrored)
 
 
-def test_four_replicas_killed_in_both_phases_end_with_the_same_bits(
+def test_four_replicas_train_as_one_device(workspace):
+    codes, errors = wait([start_mirrored(workspace, "four", 4)])
+    assert codes == [0], errors
+    assert "with 4 replica(s)" in errors[0]
+    assert_trained_as_one_device(workspace, "four")
+
+
+def test_two_replicas_killed_in_both_phases_end_with_the_same_bits(
     workspace, mirrored
 ):
     job_dir = "mirrored_killed"
@@ -239,37 +254,34 @@ def test_four_replicas_killed_in_both_phases_end_with_the_same_bits(
 
 @pytest.fixture(scope="module")
 def preempted(workspace):
-    """A chief and a worker, each told to stop in one of the phases."""
-    processes = start_cluster(workspace, "preempted")
+    """Two workers, each told to stop in one of the phases."""
+
+    def start_workers():
+        return start_cluster(workspace, "preempted", has_chief=False)
+
+    processes = start_workers()
     wait_for_epochs(workspace, "preempted", 1, processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, errors = wait(processes)
     assert codes == [preemption.EXIT_CODE] * 2, errors
     assert len(read_history(workspace, "preempted")) < 60
-    processes = start_cluster(workspace, "preempted")
+    processes = start_workers()
     wait_for_fine_tuning(workspace, "preempted", processes)
     processes[0].send_signal(signal.SIGTERM)
     codes, errors = wait(processes)
-    # The chief may have been past the last step already.
+    # It may have been past the last step already.
     assert codes in ([preemption.EXIT_CODE] * 2, [0, 0]), errors
-    codes, errors = wait(start_cluster(workspace, "preempted"))
+    codes, errors = wait(start_workers())
     assert codes == [0, 0], errors
     return "preempted"
 
 
-def test_preempted_chief_and_worker_train_as_one_device(workspace, preempted):
-    assert_same_history(
-        read_history(workspace, preempted),
-        read_history(workspace, "one_device"),
-    )
-    assert_same_weights(
-        read_weights(workspace, preempted),
-        read_weights(workspace, "one_device"),
-    )
+def test_preempted_workers_train_as_one_device(workspace, preempted):
+    assert_trained_as_one_device(workspace, preempted)
     with open(workspace / preempted / "run.json") as file:
         starts = json.load(file)["starts"]
-    assert [s["worker"] for s in starts] == ["chief-0"] * 3
-    # What the worker saved in order to take part is gone.
+    assert [s["worker"] for s in starts] == ["worker-0"] * 3
+    # What the other worker saved in order to take part is gone.
     assert sorted(os.listdir(workspace / preempted / "checkpoints")) == [
         "fine_tune",
         "head",
@@ -289,10 +301,8 @@ def assert_survivor_ends(survivor, lost):
     )
 
 
-def test_crashed_cluster_ends_with_the_weights_of_one_never_crashed(
-    workspace, preempted
-):
-    """Killed, hung, torn and killed again: the same bits in the end."""
+def test_crashed_chief_and_worker_end_with_the_same_bits(workspace, preempted):
+    """Killed, hung, torn and killed again, against workers that were not."""
     job_dir = "crashed"
     epochs = random.randrange(2, 30)
     for signal_number, count in (

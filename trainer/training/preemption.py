@@ -1,7 +1,10 @@
 """SIGTERM: the run saves at the next step boundary and asks to be restarted."""
 
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
+
+from absl import logging
 
 # What TensorFlow's own preemption handler exits with; schedulers restart a
 # job on any code but 0.
@@ -15,14 +18,34 @@ class Preempted(SystemExit):
         super().__init__(EXIT_CODE)
 
 
-def watch_sigterm() -> Callable[[], bool]:
-    """Takes SIGTERM over; returns a function that says whether it has come."""
-    received = False
+class SigtermWatch:
+    """Takes SIGTERM over for the rest of the process.
 
-    def remember(signal_number, frame):
+    While a block is in `deferred`, the signal is only remembered: calling the
+    watch tells whether it has come. Elsewhere there is nothing that would have
+    to be saved, and it ends the process at once.
+    """
+
+    def __init__(self):
+        self._received = False
+        self._is_deferred = False
+        signal.signal(signal.SIGTERM, self._receive)
+
+    def __call__(self) -> bool:
+        return self._received
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within the block SIGTERM is left to who asks for it."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+
+    def _receive(self, signal_number, frame):
         del signal_number, frame
-        nonlocal received
-        received = True
-
-    signal.signal(signal.SIGTERM, remember)
-    return lambda: received
+        self._received = True
+        if not self._is_deferred:
+            logging.warning("Stopped by SIGTERM; the same command continues.")
+            raise Preempted
