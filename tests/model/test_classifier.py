@@ -14,6 +14,11 @@ def backbone_file(tmp_path_factory):
     backbone = keras.applications.EfficientNetB0(
         include_top=False, weights=None, input_shape=(32, 32, 3)
     )
+    # Pretrained weights bring the statistics of the images they were made on.
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.set_weights([[0.5, 0.4, 0.6], [0.25, 0.2, 0.3], 0])
+            layer.finalize_state()
     path = tmp_path_factory.mktemp("weights") / "backbone.weights.h5"
     backbone.save_weights(path)
     return backbone, path
@@ -62,6 +67,23 @@ def test_weights_file_reaches_grey_and_colour_models(backbone_file):
         model = build(channels=channels, weights=str(path))
         features = classifier.features_model(model)(images)
         np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_saved_and_copied_models_normalize_as_the_trained_one(
+    backbone_file, tmp_path
+):
+    _, path = backbone_file
+    model = build(channels=1, weights=str(path))
+    expected = model(pixels(1), training=False)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    copy = classifier.copy_for_inference(
+        model, IMAGE_SIZE, 1, 2, (), 0.2, str(path)
+    )
+    for other in (loaded, copy):
+        np.testing.assert_allclose(
+            other(pixels(1), training=False), expected, atol=1e-5
+        )
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

@@ -114,6 +114,7 @@ def build_classifier(
     # breaks Grad-CAM.
     backbone = keras.models.clone_model(source, clone_function=clone_layer)
     backbone.set_weights(source.get_weights())
+    finalize_normalization(backbone)
     x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(backbone.outputs[0])
     for layer in head.layers:
         x = layer(x)
@@ -160,6 +161,18 @@ def _load_backbone(x: keras.KerasTensor, weights: str) -> keras.Model:
             ".weights.h5 file saved from that model."
         ) from error
     return backbone
+
+
+def finalize_normalization(model: keras.Model) -> None:
+    """Lets a model normalize its input by the weights that it was given.
+
+    Keras' Normalization computes with tensors made of its weights, which
+    `set_weights` leaves as they were: pretrained layers would see pixels that
+    are not normalized, until the model is saved and loaded.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
 
 
 def features_model(model: keras.Model) -> keras.Model:
@@ -229,4 +242,5 @@ def copy_for_inference(
     finally:
         keras.config.set_dtype_policy(policy)
     copy.set_weights(model.get_weights())
+    finalize_normalization(copy)
     return copy
