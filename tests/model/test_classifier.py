@@ -17,7 +17,8 @@ def backbone_file(tmp_path_factory):
     # Pretrained weights bring the statistics of the images they were made on.
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.Normalization):
-            layer.set_weights([[0.5, 0.4, 0.6], [0.25, 0.2, 0.3], 0])
+            mean, variance = np.array([[0.5, 0.4, 0.6], [0.25, 0.2, 0.3]])
+            layer.set_weights([mean, variance, np.array(0)])
             layer.finalize_state()
     path = tmp_path_factory.mktemp("weights") / "backbone.weights.h5"
     backbone.save_weights(path)
