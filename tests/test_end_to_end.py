@@ -224,6 +224,8 @@ def test_run_killed_in_both_phases_ends_with_the_weights_of_one_never_killed(
         kill_when(arguments, checkpoint.exists)
         assert not (job_dir / "export").exists()
     subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True)
+    # One entry for training and one for validation: all runs shared them.
+    assert len(list((workspace / "records/features").glob("*.npy"))) == 2
     assert weights_sha256(job_dir) == weights_sha256(workspace / "run")
     assert history_without_timing(job_dir) == history_without_timing(
         workspace / "run"

@@ -85,6 +85,10 @@ class TrainConfig:
     feature_views: int = _field(
         8, "Augmented views of each image that the head is trained on."
     )
+    features_dir: str = _field(
+        "",
+        "Where features are kept for the next run; empty: DATA_DIR/features.",
+    )
     patience: int = _field(
         10, "Epochs without a lower validation loss before a phase stops."
     )
@@ -140,6 +144,7 @@ class TrainConfig:
         "data_dir",
         "job_dir",
         "export_dir",
+        "features_dir",
         "strategy",
         "cluster_timeout_s",
     )

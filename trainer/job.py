@@ -4,12 +4,20 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
+import keras
+import numpy as np
 from absl import logging
 
 from trainer import storage
 from trainer.data import augmentation, input_pipeline
 from trainer.model import classifier, dropout
-from trainer.training import distribution, loop, preemption
+from trainer.training import (
+    distribution,
+    feature_cache,
+    features,
+    loop,
+    preemption,
+)
 
 
 class Job:
@@ -86,6 +94,57 @@ class Job:
             distribution.distribute(self.strategy, make_dataset),
             num_images,
             batch_size,
+        )
+
+    def features(self, split: str, num_views: int = 0) -> np.ndarray:
+        """Features of a split by the backbone as it came, cached on disk.
+
+        Args:
+            split: "train" or "validation".
+            num_views: augmented views of each image; 0 for the image as it is
+                served.
+
+        Returns:
+            float32 `[images, features]`, or `[views, images, features]`.
+        """
+        backbone = classifier.features_model(self.model)
+        facts = {
+            "data": self.info.fingerprint,
+            "split": split,
+            "num_views": num_views,
+            "augmentation": dataclasses.asdict(self.augmentation)
+            if num_views
+            else None,
+            "seed": self.cfg.seed if num_views else None,
+            "image_size": self.cfg.image_size,
+            "backbone": features.weights_sha256(backbone),
+            "precision": keras.config.dtype_policy().name,
+            "code": features.code_sha256(),
+        }
+
+        def compute():
+            start = time.monotonic()
+            step = loop.make_predict_function(self.strategy, backbone)
+            views = [
+                self.outputs(step, split, view)
+                for view in (range(num_views) if num_views else [None])
+            ]
+            logging.info(
+                "features  of %d %s images in %d view(s): %.0f images/s",
+                len(views[0]),
+                split,
+                len(views),
+                len(views) * len(views[0]) / (time.monotonic() - start),
+            )
+            return np.stack(views) if num_views else views[0]
+
+        return feature_cache.load_or_compute(
+            self.cfg.features_dir
+            or storage.join(self.cfg.data_dir, "features"),
+            facts,
+            compute,
+            is_chief=self.is_chief,
+            all_have=lambda has: distribution.all_agree(self.strategy, has),
         )
 
     def read_by_id(self, image_ids: Sequence[str]) -> dict[str, bytes]:

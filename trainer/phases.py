@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import time
 
 import keras
 import numpy as np
@@ -59,24 +58,8 @@ def _train_head(job: job_lib.Job) -> list[dict]:
         logging.info("head      already finished; its result is kept.")
         job.head.set_weights(setup.checkpoint.progress.best_weights)
         return setup.checkpoint.progress.history
-    start = time.monotonic()
-    backbone = loop.make_predict_function(
-        job.strategy, classifier.features_model(job.model)
-    )
-    train_features = np.stack(
-        [
-            job.outputs(backbone, "train", view)
-            for view in range(cfg.feature_views)
-        ]
-    )
-    validation_features = job.outputs(backbone, "validation")
-    logging.info(
-        "head      features of %d images in %d views: %.0f images/s",
-        job.info.num_images("train"),
-        cfg.feature_views,
-        (train_features[..., 0].size + len(validation_features))
-        / (time.monotonic() - start),
-    )
+    train_features = job.features("train", cfg.feature_views)
+    validation_features = job.features("validation")
 
     def make_dataset(start_step):
         return distribution.distribute(

@@ -79,6 +79,8 @@ def start(
             *command,
             f"--data_dir={workspace / 'records'}",
             f"--job_dir={workspace / job_dir}",
+            # Of its own, or all would use what one of them computed.
+            f"--features_dir={workspace / job_dir}_features",
             f"--weights={workspace / 'backbone.weights.h5'}",
             "--image_size=32",
             "--global_batch_size=8",

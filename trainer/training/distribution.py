@@ -301,6 +301,20 @@ def check_agreement(
             )
 
 
+def all_agree(strategy: tf.distribute.Strategy, answer: bool) -> bool:
+    """Whether all workers answer yes."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return answer
+
+    @tf.function
+    def gather():
+        mine = strategy.run(lambda: tf.constant([answer]))
+        return tf.reduce_all(strategy.gather(mine, axis=0))
+
+    return bool(gather())
+
+
 def choose_precision(name: str) -> str:
     """A Keras dtype policy; "auto" picks what the hardware is fast at.
 

@@ -5,8 +5,33 @@ trained on view `e mod V` in epoch `e`, which equals running the backbone on
 that view in that epoch, at a thousandth of the time.
 """
 
+import hashlib
+import inspect
+
+import keras
 import numpy as np
 import tensorflow as tf
+
+from trainer.data import augmentation, preprocessing
+
+# Features that take more stay in their file and are read a batch at a time.
+MAX_BYTES_IN_MEMORY = 4 << 30
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """Hex sha256 over the weights of a model, in their order."""
+    digest = hashlib.sha256()
+    for weights in model.get_weights():
+        digest.update(np.ascontiguousarray(weights).data)
+    return digest.hexdigest()
+
+
+def code_sha256() -> str:
+    """Hex sha256 of what makes pixels, and of TensorFlow's version."""
+    source = tf.version.VERSION + keras.__version__
+    for module in (augmentation, preprocessing):
+        source += inspect.getsource(module)
+    return hashlib.sha256(source.encode("utf-8")).hexdigest()
 
 
 def epoch_order(num_images: int, num_epochs: int, seed: int) -> np.ndarray:
@@ -55,7 +80,7 @@ def make_feature_dataset(
     order = epoch_order(num_images, num_epochs, seed)
     views = np.arange(num_epochs, dtype=np.int64)[:, np.newaxis] % num_views
     rows = tf.constant((views * num_images + order).reshape(-1))
-    flat_features = tf.constant(features.reshape(-1, num_features))
+    gather = _gatherer(features.reshape(-1, num_features))
     flat_labels = tf.constant(labels)
     per_worker = global_batch_size // num_workers
     replicas = per_worker // per_replica_batch_size
@@ -66,7 +91,7 @@ def make_feature_dataset(
         places = first + tf.range(per_replica_batch_size, dtype=tf.int64)
         batch_rows = tf.gather(rows, step * global_batch_size + places)
         return {
-            "inputs": tf.gather(flat_features, batch_rows),
+            "inputs": gather(batch_rows),
             "labels": tf.gather(flat_labels, batch_rows % num_images),
             "places": places,
         }
@@ -75,3 +100,18 @@ def make_feature_dataset(
         start_step * replicas, total_steps * replicas
     )
     return dataset.map(make_batch).prefetch(4)
+
+
+def _gatherer(flat_features: np.ndarray):
+    """Function of row numbers that returns those rows of features."""
+    if flat_features.nbytes <= MAX_BYTES_IN_MEMORY:
+        tensor = tf.constant(flat_features)
+        return lambda rows: tf.gather(tensor, rows)
+
+    def read(rows):
+        found = tf.numpy_function(
+            lambda some: flat_features[some], [rows], tf.float32
+        )
+        return tf.ensure_shape(found, [None, flat_features.shape[1]])
+
+    return read
