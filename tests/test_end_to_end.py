@@ -285,3 +285,56 @@ def test_wrong_start_is_one_sentence_and_damages_nothing(
         if p.is_file()
     )
     assert after == before
+
+
+def test_server_and_export_get_the_figures_of_the_run(
+    workspace, server, tmp_path
+):
+    output = command(
+        "trainer.evaluation.evaluate",
+        f"--target={server['rest']}",
+        f"--compare={workspace / 'run/export'}",
+        f"--data_dir={workspace / 'records'}",
+        "--splits=test",
+        f"--output_dir={tmp_path}",
+    )
+    assert "neither decides better (0 images are right by" in output
+    with open(workspace / "run/evaluation/metrics.json") as file:
+        of_run = json.load(file)["splits"]["test"]
+    with open(tmp_path / "metrics.json") as file:
+        found = json.load(file)["splits"]["test"]
+    assert found["num_images"] == of_run["num_images"]
+    # The backbone is random, so scores differ by less than a server's float32
+    # tells: what ranks or decides may differ, what measures them may not.
+    for name in ("log_loss", "brier"):
+        for part in ("value", "interval"):
+            assert found["metrics"][name][part] == pytest.approx(
+                of_run["metrics"][name][part], abs=1e-5
+            )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--export={}/absent"], "absent holds no saved_model.pb"),
+        (["--export={}/damaged"], "damaged cannot be loaded"),
+        (["--target=http://127.0.0.1:9"], "Is the server running"),
+        ([], "Give --export or --target"),
+        (["--export={}/run/export", "--prevalences=2"], "between 0 and 1"),
+    ],
+)
+def test_wrong_model_to_evaluate_is_one_sentence(workspace, arguments, message):
+    (workspace / "damaged").mkdir(exist_ok=True)
+    (workspace / "damaged/saved_model.pb").write_bytes(b"none")
+    error = command(
+        "trainer.evaluation.evaluate",
+        *(argument.format(workspace) for argument in arguments),
+        f"--data_dir={workspace / 'records'}",
+        f"--output_dir={workspace / 'external'}",
+        expect=1,
+    )
+    lines = [
+        line for line in error.splitlines() if line.startswith("evaluate:")
+    ]
+    assert len(lines) == 1 and message in lines[0]
+    assert not (workspace / "external").exists()

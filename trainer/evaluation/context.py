@@ -32,6 +32,8 @@ class Context:
         cross_validation: from `cross_validation.summarize`.
         comparison: from `comparison.compare`, with `this`, `other` and
             `verdict`.
+        subject: which model was judged on which images, where that is not the
+            model of the run on its own data.
         notes: more to know before the figures.
     """
 
@@ -46,4 +48,5 @@ class Context:
     starts: tuple[dict, ...] = ()
     cross_validation: dict | None = None
     comparison: dict | None = None
+    subject: str = ""
     notes: tuple[str, ...] = ()

@@ -176,6 +176,27 @@ def _class_statistics(split, weights, confusion, c) -> dict[str, np.ndarray]:
     }
 
 
+def parse_prevalences(texts: list[str]) -> tuple[float, ...]:
+    """Numbers of `--prevalences`.
+
+    Raises:
+        ValueError: if one of them is no share between 0 and 1.
+    """
+    found = []
+    for text in texts:
+        try:
+            prevalence = float(text)
+        except ValueError:
+            prevalence = 0.0
+        if not 0 < prevalence < 1:
+            raise ValueError(
+                "--prevalences must be shares between 0 and 1, for example "
+                f"0.01,0.05. Received: {text!r}."
+            )
+        found.append(prevalence)
+    return tuple(dict.fromkeys(found))
+
+
 def predictive_values(sensitivity, specificity, prevalence: float) -> tuple:
     """PPV and NPV where a share `prevalence` of images is positive (Bayes).
 

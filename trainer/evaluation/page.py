@@ -73,8 +73,7 @@ CAPTIONS = {
     "precision_recall_curve.png": "Precision-recall curves: how many calls "
     "are right as more are found.",
     "calibration.png": "Reliability: stated probability against observed "
-    "share, before and after temperature scaling. On the diagonal, 80 % "
-    "means 80 %.",
+    "share. On the diagonal, 80 % means 80 %.",
     "training_history.png": "Accuracy and loss over the epochs of training.",
 }
 _MAX_SLIDER_SCORES = 100_000  # more make the page large and slow

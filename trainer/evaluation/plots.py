@@ -244,49 +244,59 @@ def calibration(
     predictions: dict[str, predictions_lib.Predictions],
     positive_index: int | None,
 ) -> bytes:
-    """Reliability diagrams, before and after the temperature."""
-    fig, pair = _new_figure(9, 4.5, 2)
-    for axes, title in zip(pair, ("before", "after"), strict=True):
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
-        judged = {s: p for s, p in predictions.items() if len(p.labels)}
-        for (split, p), marker in zip(judged.items(), "so^", strict=False):
-            if title == "before":
-                p = dataclasses.replace(p, temperature=1.0)
-            score = p.scores(positive_index)
-            if positive_index is None:
-                truth = p.probabilities.argmax(axis=-1) == p.labels
-            else:
-                truth = p.labels == positive_index
-            mean, share, below, above = zip(
-                *_reliability(score, truth), strict=True
-            )
-            axes.errorbar(
-                mean,
-                share,
-                yerr=(below, above),
-                fmt=f"{marker}-",
-                color=_SPLIT_COLORS[split],
-                elinewidth=1,
-                capsize=3,
-                alpha=0.9,
-                label=split,
-            )
-        temperature = next(iter(predictions.values())).temperature
-        score_name = "of the class decided on" if positive_index is None else ""
-        axes.set(
-            xlabel=f"predicted probability {score_name}".strip(),
-            ylabel="observed share, 95 % interval",
-            title=f"{title} calibration"
-            + (f" (T = {temperature:.2f})" if title == "after" else ""),
-            xlim=(-0.02, 1.02),
-            ylim=(-0.02, 1.02),
-        )
-        _style(axes)
-        if judged:
-            axes.legend(loc="upper left")
-        else:
-            _say_nothing_to_draw(axes, "no image was judged")
+    """Reliability diagrams, before and after a temperature."""
+    temperature = next(iter(predictions.values())).temperature
+    if temperature == 1:
+        fig, axes = _new_figure()
+        _draw_reliability(axes, predictions, positive_index, "calibration")
+        return _png(fig)
+    fig, (left, right) = _new_figure(9, 4.5, 2)
+    uncalibrated = {
+        split: dataclasses.replace(p, temperature=1.0)
+        for split, p in predictions.items()
+    }
+    _draw_reliability(left, uncalibrated, positive_index, "before calibration")
+    title = f"after calibration (T = {temperature:.2f})"
+    _draw_reliability(right, predictions, positive_index, title)
     return _png(fig)
+
+
+def _draw_reliability(axes, predictions, positive_index, title) -> None:
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
+    judged = {s: p for s, p in predictions.items() if len(p.labels)}
+    for (split, p), marker in zip(judged.items(), "so^", strict=False):
+        score = p.scores(positive_index)
+        if positive_index is None:
+            truth = p.probabilities.argmax(axis=-1) == p.labels
+        else:
+            truth = p.labels == positive_index
+        mean, share, below, above = zip(
+            *_reliability(score, truth), strict=True
+        )
+        axes.errorbar(
+            mean,
+            share,
+            yerr=(below, above),
+            fmt=f"{marker}-",
+            color=_SPLIT_COLORS[split],
+            elinewidth=1,
+            capsize=3,
+            alpha=0.9,
+            label=split,
+        )
+    score_name = "of the class decided on" if positive_index is None else ""
+    axes.set(
+        xlabel=f"predicted probability {score_name}".strip(),
+        ylabel="observed share, 95 % interval",
+        title=title,
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
+    _style(axes)
+    if judged:
+        axes.legend(loc="upper left")
+    else:
+        _say_nothing_to_draw(axes, "no image was judged")
 
 
 def training_history(rows: list[dict]) -> bytes:

@@ -1,6 +1,8 @@
 """The files of `job_dir/evaluation`, and the schema of `metrics.json`.
 
     schema_version        1
+    subject               which model was judged on which images, "" for the
+                          model of a run on its own data
     class_names           list, in the order of the labels
     positive_class        name, or null unless there are two classes
     temperature           divides the logits; fitted on validation. 1 where a
@@ -217,6 +219,7 @@ def judge(
     shown = findings.shown_split(predictions)
     found = {
         "schema_version": METRICS_SCHEMA_VERSION,
+        "subject": context.subject,
         "class_names": list(names),
         "positive_class": info.positive_class,
         "temperature": temperature,

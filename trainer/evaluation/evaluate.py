@@ -1,0 +1,122 @@
+r"""Evaluates an exported or a running model on a record set.
+
+    python -m trainer.evaluation.evaluate --export=run/export/1 \
+        --data_dir=records_of_another_hospital --output_dir=external
+"""
+
+import contextlib
+import os
+import sys
+
+from absl import app, flags, logging
+
+from trainer import startup, storage
+
+_NO_MODEL = (
+    "Give --export or --target: the model to evaluate, as an exported version "
+    "or on a running server."
+)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string(
+        "export", "", "Exported version, or folder of versions: the newest."
+    )
+    flags.DEFINE_string(
+        "target",
+        "",
+        "Running server instead: grpc://HOST:PORT or http://HOST:PORT.",
+    )
+    flags.DEFINE_string(
+        "model_name", "brain_mri", "What the server calls the model."
+    )
+    flags.DEFINE_string(
+        "compare",
+        "",
+        "Another export, or the target of a server with --model_name, that is "
+        "asked about the same images.",
+    )
+    flags.DEFINE_string(
+        "data_dir", None, "Records that build_records wrote.", required=True
+    )
+    flags.DEFINE_string(
+        "output_dir", None, "Where report and figures go.", required=True
+    )
+    flags.DEFINE_list(
+        "splits",
+        [],
+        "Splits to judge by, for example test,validation. Default: test, if "
+        "the model was trained on these records, else all.",
+    )
+    flags.DEFINE_list(
+        "prevalences",
+        ["0.01", "0.05", "0.2"],
+        "Shares of positives at which predictive values are reported.",
+    )
+    flags.DEFINE_integer(
+        "batch_size", 32, "Images in a call of a model.", lower_bound=1
+    )
+    flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
+
+
+def _load(stack: contextlib.ExitStack, where: str):
+    """The model at a path or at a server's address."""
+    if "://" in where and not where.startswith("gs://"):
+        from serving import client as client_lib
+        from trainer.evaluation import served
+
+        name = flags.FLAGS.model_name
+        client = stack.enter_context(client_lib.Client(where, name))
+        return served.ServedModel(
+            f"{name} at {where}",
+            lambda images: served.make_answers(client.predict(images)),
+        )
+    from trainer.export import exported
+
+    return exported.load(where)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    values = flags.FLAGS
+    startup.set_up_logging(os.path.dirname(os.path.dirname(__file__)))
+    try:
+        if bool(values.export) == bool(values.target):
+            raise ValueError(_NO_MODEL)
+        startup.import_tensorflow()
+        from trainer.evaluation import external, metrics, page
+
+        prevalences = metrics.parse_prevalences(values.prevalences)
+        with contextlib.ExitStack() as stack:
+            models = [_load(stack, values.export or values.target)]
+            if values.compare:
+                models.append(_load(stack, values.compare))
+            evaluation = external.evaluate(
+                models,
+                values.data_dir,
+                splits=values.splits,
+                prevalences=prevalences,
+                batch_size=values.batch_size,
+                seed=values.seed,
+            )
+        for name, content in evaluation.files.items():
+            storage.write_atomically(
+                storage.join(values.output_dir, name), content
+            )
+    except (ValueError, OSError) as error:
+        sys.exit(f"evaluate: {error}")
+    found = evaluation.metrics
+    for sentence in (*found["caveats"], *found["verdict"]):
+        print(f"- {sentence}")
+    for sentence in found.get("comparison", {}).get("verdict", ()):
+        print(f"- {sentence}")
+    for name in ("roc_auc", "accuracy"):
+        figure = found["splits"][found["shown"]]["metrics"][name]
+        logging.info("%s %s", name, page.format_metric(figure))
+    print(f"Written to {storage.join(values.output_dir, 'report.html')}")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main)

@@ -1,0 +1,248 @@
+"""Evaluates models that answer encoded images on any record set.
+
+Nothing is chosen here: temperature and threshold are those that a model was
+exported with, so all of its images may judge it.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+
+from absl import logging
+
+from trainer.data import input_pipeline, records
+from trainer.evaluation import (
+    baselines,
+    comparison,
+    data_audit,
+    report,
+    served,
+)
+from trainer.evaluation.context import Context
+
+# What the images are called that judge and choose nothing.
+SPLIT = "test"
+_RULE = "the threshold that it was exported with"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Images:
+    """The images of some splits, in the order of their records.
+
+    Attributes:
+        files: of all of them.
+        ids: likewise.
+        groups: likewise.
+        class_names: their true classes.
+    """
+
+    files: list[str]
+    ids: list[str]
+    groups: list[str]
+    class_names: list[str]
+
+
+def evaluate(
+    models: Sequence[served.ServedModel],
+    data_dir: str,
+    *,
+    splits: Sequence[str] = (),
+    prevalences: tuple[float, ...] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> report.Evaluation:
+    """Judges a model, and compares it with another one.
+
+    Args:
+        models: the one to judge and, if wanted, one to compare it with.
+        data_dir: of the record set.
+        splits: to judge by; if empty, the test split of the record set that
+            the model was trained on, else all splits.
+        prevalences: at which predictive values are reported.
+        batch_size: images in a call of a model.
+        seed: of the bootstrap.
+
+    Raises:
+        FileNotFoundError: if there is no record set.
+        ValueError: if it is damaged, lacks the splits, or has classes that a
+            model does not know.
+    """
+    info = input_pipeline.read_dataset_info(data_dir)
+    splits, notes = _choose_splits(models, info, tuple(splits))
+    images = _read_images(data_dir, info, splits)
+    told, unlike = [], None
+    for model in models:
+        answers = _ask(model, images, batch_size)
+        told.append(
+            served.interpret(
+                model,
+                answers,
+                images.ids,
+                images.groups,
+                images.class_names,
+                info.positive_class,
+            )
+        )
+        unlike = answers.unlike if unlike is None else unlike
+    this = told[0]
+    context = Context(
+        baselines=_baselines(models[0], info, data_dir, splits),
+        read_images=lambda _, indices: input_pipeline.read_encoded(
+            images.files, indices
+        ),
+        explain=_explain(models[0]),
+        out_of_distribution=None if unlike is None else {SPLIT: unlike},
+        audit=data_audit.read_audit(
+            data_dir, functools.partial(_read_by_id, images)
+        ),
+        comparison=_compare(models, told, seed),
+        subject=f"{models[0].name} on {', '.join(splits)} of {data_dir}",
+        notes=tuple(notes),
+    )
+    if prevalences is not None:
+        context = dataclasses.replace(context, prevalences=prevalences)
+    return report.judge(
+        {SPLIT: this.predictions},
+        dataclasses.replace(
+            info,
+            class_names=this.class_names,
+            positive_class=None
+            if this.positive_index is None
+            else this.class_names[this.positive_index],
+        ),
+        report.Chosen(1.0, this.operating_point, _RULE),
+        seed=seed,
+        context=context,
+    )
+
+
+def _choose_splits(models, info, splits) -> tuple[tuple[str, ...], list[str]]:
+    """The splits to judge by, and what to know of the choice."""
+    trained = [
+        model.name
+        for model in models
+        if model.dataset_fingerprint == info.fingerprint
+    ]
+    unknown = [name for name in splits if name not in info.splits]
+    if unknown:
+        raise ValueError(
+            f"The record set has no images of {', '.join(unknown)}: choose "
+            f"--splits from {', '.join(info.splits)}."
+        )
+    if not splits:
+        splits = info.splits
+        if trained and "test" in info.splits:
+            splits = ("test",)
+    notes = []
+    seen = [name for name in splits if name != "test"]
+    if trained and seen:
+        notes.append(
+            f"{' and '.join(trained)} was made with the images of "
+            f"{' and '.join(seen)}: the figures are too good."
+        )
+    return splits, notes
+
+
+def _read_images(data_dir, info, splits) -> _Images:
+    index = input_pipeline.read_index(data_dir, info)
+    files, ids, groups, class_names = [], [], [], []
+    for split in splits:
+        files += input_pipeline.split_files(data_dir, info, split)
+        ids += index[split].ids
+        groups += index[split].groups
+        class_names += [info.class_names[i] for i in index[split].labels]
+    return _Images(files, ids, groups, class_names)
+
+
+def _read_by_id(images: _Images, image_ids: Sequence[str]) -> dict[str, bytes]:
+    wanted = set(image_ids)
+    places = [i for i, name in enumerate(images.ids) if name in wanted]
+    encoded = input_pipeline.read_encoded(images.files, places)
+    return {images.ids[i]: e for i, e in zip(places, encoded, strict=True)}
+
+
+def _ask(model, images: _Images, batch_size: int) -> served.Answers:
+    start = time.monotonic()
+    shown = start
+
+    def report_progress(done):
+        nonlocal shown
+        if time.monotonic() - shown > 10 or done == len(images.ids):
+            shown = time.monotonic()
+            rate = done / (shown - start)
+            logging.info(
+                "%s: %d of %d images, %.0f images/s",
+                model.name,
+                done,
+                len(images.ids),
+                rate,
+            )
+
+    return served.ask_all(
+        model,
+        input_pipeline.iterate_encoded(images.files),
+        batch_size,
+        report_progress,
+    )
+
+
+def _explain(model: served.ServedModel):
+    if model.explain is None:
+        return None
+    return lambda images, _: model.explain(images)
+
+
+def _compare(models, told, seed) -> dict | None:
+    if len(told) < 2:
+        return None
+    this, other = told
+    if (this.class_names, this.positive_index) != (
+        other.class_names,
+        other.positive_index,
+    ):
+        raise ValueError(
+            f"Two models can be compared that tell the same classes apart. "
+            f"{models[0].name} has {', '.join(this.class_names)}, "
+            f"{models[1].name} has {', '.join(other.class_names)}"
+            + (
+                "; their positive classes differ."
+                if this.class_names == other.class_names
+                else "."
+            )
+        )
+    found = comparison.compare(
+        this.predictions,
+        other.predictions,
+        this.class_names,
+        this.positive_index,
+        (this.operating_point, other.operating_point),
+        seed=seed,
+    )
+    names = {"this": models[0].name, "other": models[1].name}
+    sentences = comparison.verdict(found, *names.values())
+    return names | found | {"verdict": sentences}
+
+
+def _baselines(
+    model: served.ServedModel,
+    info: records.DatasetInfo,
+    data_dir: str,
+    splits: tuple[str, ...],
+):
+    """Trivial baselines, where the model's training images are at hand."""
+    if model.dataset_fingerprint != info.fingerprint or splits != ("test",):
+        return None
+    if model.class_names != info.class_names:
+        return None
+    index = input_pipeline.read_index(data_dir, info)
+    images = {
+        split: baselines.describe_images(
+            input_pipeline.iterate_encoded(
+                input_pipeline.split_files(data_dir, info, split)
+            ),
+            index[split].labels,
+        )
+        for split in info.splits
+    }
+    return baselines.make_baselines(images, info.num_classes)

@@ -1,0 +1,136 @@
+"""Loads an exported version, to ask it as a server would."""
+
+import json
+import os
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import message
+
+from trainer.data import records
+from trainer.evaluation import served
+from trainer.export import signature
+
+_OUTPUTS = (
+    signature.PROBABILITIES,
+    signature.LABEL,
+    signature.LABEL_INDEX,
+    signature.SCORE,
+    signature.VALID,
+)
+_EXPLAIN = "explain"
+_OUT_OF_DISTRIBUTION = "out_of_distribution"
+
+
+def load(path: str) -> served.ServedModel:
+    """Loads a version, or the newest one under a base path.
+
+    Raises:
+        FileNotFoundError: if there is no SavedModel.
+        ValueError: if it is damaged, or not one of Lightbox.
+    """
+    directory = _find_version(path)
+    # It warns that frozen graphs have no gradients; nobody asks for any.
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        # Kept alive by the functions that are made of it.
+        loaded = tf.saved_model.load(directory, tags=["serve"])
+        functions = dict(loaded.signatures)
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        message.DecodeError,
+        tf.errors.OpError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ValueError(
+            f"{directory} cannot be loaded ({reason}): copy the whole "
+            "directory again, or export it again."
+        ) from error
+    finally:
+        logger.setLevel(level)
+    function = functions.get(signature.SERVING_DEFAULT)
+    if function is None or not set(_OUTPUTS) <= set(
+        function.structured_outputs
+    ):
+        raise ValueError(
+            f"{directory} is no export of Lightbox: its signature "
+            f"{signature.SERVING_DEFAULT} must answer {', '.join(_OUTPUTS)}."
+        )
+
+    def ask(images: list[bytes]) -> served.Answers:
+        outputs = function(**{signature.IMAGE_BYTES: tf.constant(images)})
+        outputs = {name: tensor.numpy() for name, tensor in outputs.items()}
+        return served.Answers(
+            outputs[signature.PROBABILITIES],
+            [label.decode() for label in outputs[signature.LABEL]],
+            outputs[signature.LABEL_INDEX],
+            outputs[signature.SCORE],
+            outputs.get(signature.DECISION),
+            outputs[signature.VALID],
+            outputs.get(_OUT_OF_DISTRIBUTION),
+        )
+
+    explain = None
+    if _EXPLAIN in functions:
+        explain = _make_explain(loaded, functions[_EXPLAIN])
+    info = _read_info(directory)
+    return served.ServedModel(
+        directory,
+        # `loaded` owns what the signature's function refers to.
+        lambda images, _=loaded: ask(images),
+        class_names=info.class_names if info else None,
+        operating_point=_read_operating_point(directory),
+        dataset_fingerprint=info.fingerprint if info else "",
+        explain=explain,
+    )
+
+
+def _make_explain(loaded, function):
+    def explain(images: list[bytes], _=loaded) -> list[bytes]:
+        outputs = function(**{signature.IMAGE_BYTES: tf.constant(images)})
+        return [bytes(picture) for picture in _only_strings(outputs)]
+
+    return explain
+
+
+def _only_strings(outputs: dict) -> np.ndarray:
+    """The overlays among the outputs of `explain`."""
+    (pictures,) = [t for t in outputs.values() if t.dtype == tf.string]
+    return pictures.numpy()
+
+
+def _find_version(path: str) -> str:
+    if os.path.exists(os.path.join(path, "saved_model.pb")):
+        return path
+    versions = []
+    if os.path.isdir(path):
+        versions = [name for name in os.listdir(path) if name.isdigit()]
+    newest = os.path.join(path, max(versions, key=int, default=""))
+    if versions and os.path.exists(os.path.join(newest, "saved_model.pb")):
+        return newest
+    raise FileNotFoundError(
+        f"{path} holds no saved_model.pb: give an exported version, for "
+        "example run/export/1, or the folder of versions."
+    )
+
+
+def _read_info(directory: str) -> records.DatasetInfo | None:
+    path = os.path.join(directory, "assets", signature.DATASET_ASSET)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return records.DatasetInfo.from_json(file.read(), path)
+
+
+def _read_operating_point(directory: str) -> float | None:
+    path = os.path.join(directory, signature.MANIFEST_FILE)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file).get("operating_point")
