@@ -13,6 +13,9 @@ import typing
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 CLASS_WEIGHTS = ("balanced", "none")
 RATE_SCALINGS = ("sqrt", "linear", "none")
+ACTIVATIONS = ("relu", "gelu", "swish")
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "constant")
 
 
 def _field(default, help_text: str):
@@ -65,7 +68,13 @@ class TrainConfig:
     warmup_fraction: float = _field(
         0.1, "Share of a phase's steps in which the rate rises to its peak."
     )
-    weight_decay: float = _field(1e-4, "Decoupled weight decay of AdamW.")
+    optimizer: str = _field(
+        "adamw", "adamw, or sgd with a Nesterov momentum of 0.9."
+    )
+    schedule: str = _field(
+        "cosine", "After the warm-up: cosine decay to zero, or constant."
+    )
+    weight_decay: float = _field(1e-4, "Decoupled weight decay.")
     gradient_clip_norm: float = _field(
         0.0,
         "Largest global norm of the gradient, summed over all replicas, of a "
@@ -74,12 +83,23 @@ class TrainConfig:
     label_smoothing: float = _field(
         0.0, "Share of the target spread over all classes."
     )
+    focal_gamma: float = _field(
+        0.0,
+        "Focal loss: how much less counts what is learned already; 0: plain "
+        "cross-entropy.",
+    )
     class_weights: str = _field(
         "balanced",
         "balanced: weigh classes by inverse frequency; none: all alike.",
     )
     hidden_units: tuple[int, ...] = _field(
         (), "Widths of the head's hidden layers, for example 256,64."
+    )
+    head_activation: str = _field(
+        "relu", "Activation of the hidden layers: relu, gelu or swish."
+    )
+    head_batch_norm: bool = _field(
+        False, "Batch norm before each activation of the hidden layers."
     )
     dropout: float = _field(0.3, "Dropout rate before each Dense layer.")
     feature_views: int = _field(
@@ -170,6 +190,7 @@ class TrainConfig:
             ("warmup_fraction", 0.0, 0.9),
             ("label_smoothing", 0.0, 0.9),
             ("dropout", 0.0, 0.95),
+            ("focal_gamma", 0.0, 10.0),
             ("feature_views", 1, 1000),
             ("patience", 1, 100_000),
             ("cluster_timeout_s", 1, 86_400),
@@ -200,6 +221,9 @@ class TrainConfig:
             ("precision", PRECISIONS),
             ("class_weights", CLASS_WEIGHTS),
             ("learning_rate_scaling", RATE_SCALINGS),
+            ("head_activation", ACTIVATIONS),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(

@@ -43,6 +43,8 @@ class Job:
             cfg.hidden_units,
             cfg.dropout,
             dropout.GlobalBatchDropout,
+            cfg.head_activation,
+            cfg.head_batch_norm,
         )
         self.model = classifier.build_classifier(
             cfg.image_size,

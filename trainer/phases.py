@@ -151,9 +151,12 @@ def _set_up(job: job_lib.Job, name, model, peak_learning_rate) -> _PhaseSetup:
         warmup_steps,
         total_steps,
     )
-    optimizer = keras.optimizers.AdamW(
-        schedules.warmup_cosine(peak_rate, warmup_steps, total_steps),
-        weight_decay=cfg.weight_decay,
+    optimizer = schedules.make_optimizer(
+        cfg.optimizer,
+        schedules.make_schedule(
+            cfg.schedule, peak_rate, warmup_steps, total_steps
+        ),
+        cfg.weight_decay,
     )
     if keras.config.dtype_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -195,9 +198,12 @@ def _run_phase(job: job_lib.Job, setup, make_dataset, validate, rows_before):
         label_smoothing=cfg.label_smoothing,
         global_batch_size=cfg.global_batch_size,
         seed=cfg.seed,
+        focal_gamma=cfg.focal_gamma,
         gradient_clip_norm=cfg.gradient_clip_norm,
-        # The head is some matrix products on cached features.
+        # The head is some matrix products on cached features. XLA on a CPU
+        # cannot compile the sums over replicas that its batch norm takes.
         jit_compile=setup.name == "head"
+        and not cfg.head_batch_norm
         and not distribution.compiles_steps(job.strategy),
     )
     phase = loop.Phase(

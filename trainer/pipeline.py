@@ -210,6 +210,8 @@ def _export(job: job_lib.Job, evaluation: report.Evaluation) -> str:
         cfg.hidden_units,
         cfg.dropout,
         cfg.weights,
+        cfg.head_activation,
+        cfg.head_batch_norm,
     )
     saved_model.save_keras(model, storage.join(cfg.job_dir, MODEL_FILE))
     module = saved_model.ServingModule(

@@ -193,3 +193,38 @@ def test_batch_norm_is_synchronized(classifier_model):
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     assert layers and all(layer.synchronized for layer in layers)
+
+
+def test_head_has_the_activation_and_batch_norm_it_was_given():
+    head = classifier.build_head(
+        2, (5, 4), 0.3, activation="gelu", batch_norm=True
+    )
+    kinds = [type(layer).__name__ for layer in head.layers]
+    hidden = ["Dropout", "Dense", "BatchNormalization", "Activation"]
+    assert kinds == [*hidden, *hidden, "Dropout", "Dense"]
+    plain = classifier.build_head(2, (5,), 0.3)
+    assert [w.shape for w in plain.get_weights()] == [
+        (1280, 5),
+        (5,),
+        (5, 1),
+        (1,),
+    ]
+    x = np.random.default_rng(0).normal(size=(3, 1280)).astype(np.float32)
+    kernel, bias, last_kernel, last_bias = plain.get_weights()
+    expected = np.maximum(x @ kernel + bias, 0) @ last_kernel + last_bias
+    np.testing.assert_allclose(plain(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_copy_for_inference_keeps_the_head():
+    keras.utils.set_random_seed(3)
+    head = classifier.build_head(
+        2, (5,), 0.3, activation="swish", batch_norm=True
+    )
+    model = classifier.build_classifier(IMAGE_SIZE, 1, head)
+    copy = classifier.copy_for_inference(
+        model, IMAGE_SIZE, 1, 2, (5,), 0.3, "none", "swish", True
+    )
+    pixels = np.random.default_rng(0).uniform(
+        0, 255, (2, IMAGE_SIZE, IMAGE_SIZE, 1)
+    )
+    np.testing.assert_allclose(copy(pixels), model(pixels), rtol=1e-5)

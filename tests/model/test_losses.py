@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import special
 
 from trainer.model import losses
@@ -34,6 +35,30 @@ def test_label_smoothing_one_logit_equals_two_class_softmax():
         losses.cross_entropy(LABELS, two, 0.1),
         rtol=1e-5,
     )
+
+
+def test_focal_loss_equals_its_formula():
+    z = np.array([[-2.0], [0.5], [-1.0], [40.0]], np.float32)
+    two = np.concatenate([np.zeros_like(z), z], -1)
+    p = special.expit(np.where(LABELS, z[:, 0], -z[:, 0]).astype(np.float64))
+    expected = -((1 - p) ** 2) * np.log(p)
+    for logits in (z, two):
+        np.testing.assert_allclose(
+            losses.cross_entropy(LABELS, logits, focal_gamma=2.0),
+            expected,
+            rtol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("num_logits", [1, 2])
+def test_focal_loss_of_a_certain_example_has_a_finite_gradient(num_logits):
+    logits = tf.constant([[0.0, 200.0][2 - num_logits :]] * 2)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = losses.cross_entropy(
+            np.array([1, 0], np.int32), logits, focal_gamma=0.5
+        )
+    assert np.isfinite(tape.gradient(loss, logits)).all()
 
 
 def test_is_correct_one_logit_and_softmax():

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -18,7 +19,35 @@ def test_rate_grows_with_the_batch_by_the_rule(rule, batch, rate):
     assert schedules.scale_for_batch(0.1, batch, rule) == pytest.approx(rate)
 
 
-def test_rate_rises_to_its_peak_and_falls_to_zero():
-    schedule = schedules.warmup_cosine(0.4, warmup_steps=10, total_steps=110)
+@pytest.mark.parametrize(
+    ("name", "last"), [("cosine", [0.2, 0.0]), ("constant", [0.4, 0.4])]
+)
+def test_rate_rises_to_its_peak_and_follows_the_schedule(name, last):
+    schedule = schedules.make_schedule(name, 0.4, 10, 110)
     rates = [float(schedule(step)) for step in (0, 5, 10, 60, 110)]
-    np.testing.assert_allclose(rates, [0.04, 0.22, 0.4, 0.2, 0.0], atol=1e-6)
+    np.testing.assert_allclose(rates, [0.04, 0.22, 0.4, *last], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_weight_decay_shrinks_weights_whose_gradient_is_zero(name):
+    variable = keras.Variable([2.0])
+    optimizer = schedules.make_optimizer(
+        name, schedules.make_schedule("constant", 0.5, 0, 10), 0.1
+    )
+    optimizer.apply([np.zeros(1, np.float32)], [variable])
+    np.testing.assert_allclose(variable, [2.0 * (1 - 0.5 * 0.1)], rtol=1e-6)
+
+
+def test_sgd_takes_a_nesterov_step():
+    variable = keras.Variable([1.0])
+    optimizer = schedules.make_optimizer(
+        "sgd", schedules.make_schedule("constant", 0.5, 0, 10), 0.0
+    )
+    for _ in range(2):
+        optimizer.apply([np.array([0.2], np.float32)], [variable])
+    # Velocity v' = 0.9 v - rate g, then w += 0.9 v' - rate g.
+    expected, velocity = 1.0, 0.0
+    for _ in range(2):
+        velocity = 0.9 * velocity - 0.1
+        expected += 0.9 * velocity - 0.1
+    np.testing.assert_allclose(variable, [expected], rtol=1e-6)

@@ -8,6 +8,9 @@ import keras
 FEATURES = "features"  # name of the pooling layer that ends the backbone
 LOGITS = "logits"
 NUM_FEATURES = 1280
+# Keras' 0.99 remembers 100 steps and more: a small set's statistics would stay
+# near their initial values for epochs.
+BATCH_NORM_MOMENTUM = 0.9
 # Coarse to fine: the layers of EfficientNetB0 from input to output.
 BLOCKS = (
     "stem",
@@ -32,6 +35,8 @@ def build_head(
     hidden_units: tuple[int, ...],
     dropout: float,
     dropout_layer: type[keras.layers.Layer] = keras.layers.Dropout,
+    activation: str = "relu",
+    batch_norm: bool = False,
 ) -> keras.Sequential:
     """The head on pooled features: Dropout, Dense layers, logits.
 
@@ -40,6 +45,8 @@ def build_head(
         hidden_units: widths of the hidden Dense layers, possibly none.
         dropout: rate before every Dense layer.
         dropout_layer: class of the dropout layers.
+        activation: of the hidden layers, a name that Keras knows.
+        batch_norm: normalize before each activation.
 
     Returns:
         Model: `[batch, NUM_FEATURES]` -> float32 logits `[batch, K]`, with
@@ -48,8 +55,17 @@ def build_head(
     layers = [keras.Input([NUM_FEATURES], name="head_input")]
     for i, units in enumerate(hidden_units):
         layers.append(dropout_layer(dropout, name=f"head_dropout_{i}"))
+        layers.append(keras.layers.Dense(units, name=f"head_dense_{i}"))
+        if batch_norm:
+            layers.append(
+                keras.layers.BatchNormalization(
+                    momentum=BATCH_NORM_MOMENTUM,
+                    synchronized=True,
+                    name=f"head_batch_norm_{i}",
+                )
+            )
         layers.append(
-            keras.layers.Dense(units, activation="relu", name=f"head_dense_{i}")
+            keras.layers.Activation(activation, name=f"head_activation_{i}")
         )
     layers.append(dropout_layer(dropout, name="head_dropout"))
     # Logits, and so the loss, stay float32 under mixed precision.
@@ -105,9 +121,7 @@ def build_classifier(
             # depend on the number of replicas. No effect while frozen.
             config["synchronized"] = True
             if weights == "none":
-                # Keras' 0.99 remembers 100 steps and more: a small set's
-                # statistics would stay near their initial values for epochs.
-                config["momentum"] = 0.9
+                config["momentum"] = BATCH_NORM_MOMENTUM
         return layer.__class__.from_config(config)
 
     # The backbone was built onto `x`, so the clone is flat: a nested backbone
@@ -213,6 +227,8 @@ def copy_for_inference(
     hidden_units: tuple[int, ...],
     dropout: float,
     weights: str,
+    activation: str = "relu",
+    batch_norm: bool = False,
 ) -> keras.Model:
     """The same model in float32 and of Keras' own layers only.
 
@@ -229,6 +245,8 @@ def copy_for_inference(
         dropout: rate of the head.
         weights: what the classifier was built with; the graph for ImageNet
             weights has one layer more.
+        activation: of the head's hidden layers.
+        batch_norm: whether they are normalized.
 
     Returns:
         Model with the same outputs at inference.
@@ -236,7 +254,13 @@ def copy_for_inference(
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
-        head = build_head(num_classes, hidden_units, dropout)
+        head = build_head(
+            num_classes,
+            hidden_units,
+            dropout,
+            activation=activation,
+            batch_norm=batch_norm,
+        )
         graph = "imagenet" if weights == "imagenet" else "none"
         copy = build_classifier(image_size, channels, head, graph)
     finally:

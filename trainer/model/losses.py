@@ -5,9 +5,12 @@ import tensorflow as tf
 
 
 def cross_entropy(
-    labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0
+    labels: tf.Tensor,
+    logits: tf.Tensor,
+    label_smoothing: float = 0.0,
+    focal_gamma: float = 0.0,
 ) -> tf.Tensor:
-    """Cross-entropy of each example.
+    """Cross-entropy of each example, possibly focal.
 
     A function rather than a `keras.losses.Loss`: such an object divides by the
     replica count by itself, and the usual average over the global batch would
@@ -17,10 +20,27 @@ def cross_entropy(
         labels: int32 `[batch]`.
         logits: float32 `[batch, K]`; K = 1 is the logit of label 1.
         label_smoothing: share of the target that is spread over all classes.
+        focal_gamma: multiplies by `(1 - p)^gamma`, p the probability of the
+            label, so that what is learned already counts less. Lin et al.,
+            2017, "Focal Loss for Dense Object Detection",
+            https://arxiv.org/abs/1708.02002. 0 leaves the cross-entropy.
 
     Returns:
         float32 `[batch]`.
     """
+    loss = _smoothed_cross_entropy(labels, logits, label_smoothing)
+    if not focal_gamma:
+        return loss
+    if logits.shape[-1] == 1:
+        signs = 2.0 * tf.cast(labels, tf.float32) - 1.0
+        log_wrong = tf.math.log_sigmoid(-signs * logits[:, 0])
+        return tf.exp(focal_gamma * log_wrong) * loss
+    right = tf.gather(tf.nn.softmax(logits), labels, batch_dims=1)
+    # At p = 1 a root has no slope: the power must not see zero.
+    return tf.maximum(1.0 - right, 1e-7) ** focal_gamma * loss
+
+
+def _smoothed_cross_entropy(labels, logits, label_smoothing):
     if logits.shape[-1] == 1:
         targets = tf.cast(labels, tf.float32)
         targets = targets * (1.0 - label_smoothing) + 0.5 * label_smoothing

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions of the step."""
+"""Learning-rate schedules, functions of the step, and their optimizers."""
 
 import keras
 
@@ -6,22 +6,25 @@ import keras
 BASE_BATCH_SIZE = 32
 
 
-def warmup_cosine(
-    peak: float, warmup_steps: int, total_steps: int
+def make_schedule(
+    name: str, peak: float, warmup_steps: int, total_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up from a tenth of the peak, then cosine decay to zero.
-
-    Loshchilov and Hutter, 2017, "SGDR: Stochastic Gradient Descent with Warm
-    Restarts", https://arxiv.org/abs/1608.03983 (without restarts).
+    """Linear warm-up from a tenth of the peak, then a schedule by name.
 
     Args:
+        name: "cosine" decays to zero by a cosine (Loshchilov and Hutter, 2017,
+            "SGDR: Stochastic Gradient Descent with Warm Restarts",
+            https://arxiv.org/abs/1608.03983, without restarts); "constant"
+            stays at the peak.
         peak: highest learning rate.
         warmup_steps: steps until it is reached.
-        total_steps: steps until the rate is zero.
+        total_steps: steps of the phase.
     """
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=peak / 10 if warmup_steps else peak,
         decay_steps=max(1, total_steps - warmup_steps),
+        # What the cosine ends at, as a share of the peak.
+        alpha={"cosine": 0.0, "constant": 1.0}[name],
         warmup_target=peak if warmup_steps else None,
         warmup_steps=warmup_steps,
     )
@@ -41,3 +44,22 @@ def scale_for_batch(rate: float, global_batch_size: int, rule: str) -> float:
     """
     ratio = global_batch_size / BASE_BATCH_SIZE
     return rate * {"sqrt": ratio**0.5, "linear": ratio, "none": 1.0}[rule]
+
+
+SGD_MOMENTUM = 0.9
+
+
+def make_optimizer(
+    name: str,
+    schedule: keras.optimizers.schedules.LearningRateSchedule,
+    weight_decay: float,
+) -> keras.optimizers.Optimizer:
+    """`adamw` or `sgd`; weight decay is decoupled from the gradient."""
+    if name == "sgd":
+        return keras.optimizers.SGD(
+            schedule,
+            momentum=SGD_MOMENTUM,
+            nesterov=True,
+            weight_decay=weight_decay,
+        )
+    return keras.optimizers.AdamW(schedule, weight_decay=weight_decay)

@@ -25,6 +25,7 @@ class ReplicaStep:
         label_smoothing: float,
         global_batch_size: int,
         seed: int,
+        focal_gamma: float = 0.0,
         gradient_clip_norm: float = 0.0,
         jit_compile: bool = False,
     ):
@@ -37,6 +38,7 @@ class ReplicaStep:
             label_smoothing: see `losses.cross_entropy`.
             global_batch_size: images per step, over all replicas.
             seed: of the dropout masks.
+            focal_gamma: see `losses.cross_entropy`.
             gradient_clip_norm: largest global norm of the summed gradient; 0
                 does not clip.
             jit_compile: let XLA compile the gradient: for models of few small
@@ -48,6 +50,7 @@ class ReplicaStep:
         self._optimizer = optimizer
         self._class_weights = tf.constant(class_weights)
         self._label_smoothing = label_smoothing
+        self._focal_gamma = focal_gamma
         self._global_batch_size = global_batch_size
         self._seed = seed
         self._gradient_clip_norm = gradient_clip_norm
@@ -83,7 +86,7 @@ class ReplicaStep:
             with dropout.batch_places(places):
                 logits = self._model(batch["inputs"], training=True)
             per_example_loss = losses.cross_entropy(
-                labels, logits, self._label_smoothing
+                labels, logits, self._label_smoothing, self._focal_gamma
             )
             # Gradients are summed over replicas: divide by the global batch.
             loss = tf.nn.compute_average_loss(
