@@ -71,7 +71,7 @@ def test_compiled_mask_equals_the_uncompiled(layer):
 def test_draws_are_uniform_and_independent():
     step, places = tf.constant(11, tf.int64), tf.range(512, dtype=tf.int64)
     where = dropout.BatchPlaces(3, step, places)
-    bits = dropout._draw(where, salt=77, row=[1280]).numpy()
+    bits = dropout.draw_bits(where, "one", 1280).numpy()
     uniform = bits / 2.0**32
     # Chi-squared of 64 bins, 63 degrees of freedom: within six deviations.
     counts = np.histogram(uniform, 64, (0, 1))[0]
@@ -83,8 +83,8 @@ def test_draws_are_uniform_and_independent():
     for other in (
         np.roll(uniform, 1, axis=0),
         np.roll(uniform, 1, axis=1),
-        dropout._draw(later, 77, [1280]).numpy() / 2.0**32,
-        dropout._draw(where, 78, [1280]).numpy() / 2.0**32,
+        dropout.draw_bits(later, "one", 1280).numpy() / 2.0**32,
+        dropout.draw_bits(where, "two", 1280).numpy() / 2.0**32,
     ):
         correlation = np.corrcoef(uniform.ravel(), other.ravel())[0, 1]
         assert abs(correlation) < 6 / np.sqrt(uniform.size)
@@ -102,14 +102,14 @@ def test_single_draws_of_rows_are_uniform_and_independent():
         np.array(
             [
                 [
-                    dropout._draw(
+                    dropout.draw_bits(
                         dropout.BatchPlaces(
                             3, tf.constant(step, tf.int64), places
                         ),
-                        salt,
-                        [1, 1, 1],
-                    ).numpy()[:, 0, 0, 0]
-                    for salt in (1, 2, 0xFFFF0000)
+                        name,
+                        1,
+                    ).numpy()[:, 0]
+                    for name in ("block2_drop", "block3_drop", "head_dropout")
                 ]
                 for step in range(100)
             ]

@@ -51,3 +51,15 @@ def test_sgd_takes_a_nesterov_step():
         velocity = 0.9 * velocity - 0.1
         expected += 0.9 * velocity - 0.1
     np.testing.assert_allclose(variable, [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cosine", "constant"])
+@pytest.mark.parametrize("warmup_steps", [0, 4])
+def test_all_rates_at_once_equal_those_of_the_schedule(name, warmup_steps):
+    schedule = schedules.make_schedule(name, 0.3, warmup_steps, 13)
+    np.testing.assert_allclose(
+        schedules.learning_rates(name, 0.3, warmup_steps, 13),
+        [float(schedule(step)) for step in range(13)],
+        rtol=1e-5,
+        atol=1e-8,
+    )

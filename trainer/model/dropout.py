@@ -65,15 +65,24 @@ class GlobalBatchDropout(keras.layers.Dropout):
                 inputs.shape[1:], noise_shape[1:], strict=True
             )
         ]
-        draws = _draw(current, zlib.crc32(self.name.encode("utf-8")), row)
-        # Of 32 random bits, those below the rate are dropped.
-        keep = draws >= tf.constant(int(self.rate * 2**32), tf.uint32)
-        return inputs * tf.where(
-            keep, tf.constant(1.0 / (1.0 - self.rate), inputs.dtype), 0
-        )
+        draws = draw_bits(current, self.name, math.prod(row))
+        scale = keep_scale(draws, self.rate, inputs.dtype)
+        return inputs * tf.reshape(scale, [-1, *row])
 
 
-def _draw(places: BatchPlaces, salt: int, row: list[int]) -> tf.Tensor:
+def keep_scale(
+    bits: tf.Tensor, rate: tf.Tensor | float, dtype: tf.DType
+) -> tf.Tensor:
+    """What to multiply by: 0 where dropped, else `1 / (1 - rate)`."""
+    # Of 32 random bits, those below the rate are dropped.
+    threshold = tf.cast(tf.cast(rate, tf.float64) * 2.0**32, tf.uint32)
+    scale = tf.cast(1.0 / (1.0 - tf.cast(rate, tf.float64)), dtype)
+    return tf.where(bits >= threshold, scale, tf.zeros([], dtype))
+
+
+def draw_bits(
+    places: BatchPlaces, layer_name: str, num_columns: int | tf.Tensor
+) -> tf.Tensor:
     """Random bits of a place's row, the same wherever they are computed.
 
     `tf.random.stateless_uniform` gives other numbers when XLA compiles it, as
@@ -82,18 +91,19 @@ def _draw(places: BatchPlaces, salt: int, row: list[int]) -> tf.Tensor:
 
     Args:
         places: rows of the batch.
-        salt: of the layer.
-        row: shape of one row.
+        layer_name: each layer draws its own.
+        num_columns: draws of a row.
 
     Returns:
-        uint32 `[per_replica_batch, *row]`.
+        uint32 `[per_replica_batch, num_columns]`.
     """
+    salt = zlib.crc32(layer_name.encode("utf-8"))
     rows = _mix(places.hashes ^ _mix(tf.constant(salt, tf.uint32)))
-    if math.prod(row) == 1:
-        return tf.reshape(rows, [-1, *row])
-    columns = tf.range(math.prod(row), dtype=tf.int64)
-    columns = tf.constant(_GOLDEN, tf.uint32) * tf.cast(columns, tf.uint32)
-    return tf.reshape(_mix(rows[:, tf.newaxis] ^ columns), [-1, *row])
+    if isinstance(num_columns, int) and num_columns == 1:
+        return rows[:, tf.newaxis]
+    columns = tf.cast(tf.range(num_columns), tf.uint32)
+    columns = tf.constant(_GOLDEN, tf.uint32) * columns
+    return _mix(rows[:, tf.newaxis] ^ columns)
 
 
 def _mix(bits: tf.Tensor) -> tf.Tensor:

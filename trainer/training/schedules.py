@@ -1,6 +1,7 @@
 """Learning-rate schedules, functions of the step, and their optimizers."""
 
 import keras
+import numpy as np
 
 # The batch that the default learning rates were chosen at.
 BASE_BATCH_SIZE = 32
@@ -28,6 +29,24 @@ def make_schedule(
         warmup_target=peak if warmup_steps else None,
         warmup_steps=warmup_steps,
     )
+
+
+def learning_rates(
+    name: str, peak: float, warmup_steps: int, total_steps: int
+) -> np.ndarray:
+    """The rate of every step of a schedule, float32 `[total_steps]`.
+
+    All at once: `make_schedule` takes a millisecond a step outside of a graph.
+    """
+    steps = np.arange(total_steps)
+    rising = peak / 10 + (peak - peak / 10) * steps / max(1, warmup_steps)
+    share = (steps - warmup_steps) / max(1, total_steps - warmup_steps)
+    falling = {
+        "cosine": peak * 0.5 * (1 + np.cos(np.pi * share)),
+        "constant": np.full(total_steps, peak),
+    }[name]
+    rates = np.where(steps < warmup_steps, rising, falling)
+    return rates.astype(np.float32)
 
 
 def scale_for_batch(rate: float, global_batch_size: int, rule: str) -> float:
