@@ -10,18 +10,17 @@ from absl import logging
 
 from trainer import config, phases, storage
 from trainer import job as job_lib
-from trainer.data import input_pipeline, output, records
+from trainer.data import input_pipeline, records
 from trainer.evaluation import (
     baselines,
     calibration,
     data_audit,
-    metrics,
     predict,
     report,
 )
 from trainer.evaluation import predictions as predictions_lib
-from trainer.export import saved_model, signature, warmup
-from trainer.model import classifier
+from trainer.export import saved_model, serving_module, signature, warmup
+from trainer.model import classifier, out_of_distribution
 from trainer.training import (
     cluster,
     distribution,
@@ -48,10 +47,7 @@ def run(cfg: config.TrainConfig) -> str:
         ValueError: if data, weights, job directory or hardware do not fit the
             configuration.
     """
-    # What evaluation needs is checked before hours of training.
     calibration.parse_rule(cfg.operating_point)
-    metrics.parse_prevalences(cfg.prevalences.split(","))
-    _read_columns(cfg)
     info = input_pipeline.read_dataset_info(cfg.data_dir)
     if "train" not in info.splits or "validation" not in info.splits:
         raise ValueError(
@@ -102,12 +98,7 @@ def run(cfg: config.TrainConfig) -> str:
         tf.io.gfile.rmtree(job.scratch_dir)
         return ""
     evaluation = _evaluate(job, predictions, rows)
-    return _export(job, evaluation)
-
-
-def _read_columns(cfg: config.TrainConfig) -> dict[str, dict[str, str]]:
-    names = [name for name in cfg.subgroups.split(",") if name]
-    return output.read_columns(cfg.data_dir, names)
+    return _export(job, _copy_for_inference(job), evaluation)
 
 
 def _claim_job_dir(
@@ -146,7 +137,11 @@ def _claim_job_dir(
 
 def _predict(job: job_lib.Job) -> dict[str, predictions_lib.Predictions]:
     """Predicts every image of validation and test; on all workers."""
-    predict_step = loop.make_predict_function(job.strategy, job.model)
+    # What is evaluated is what is served: in float32, whatever it was trained
+    # in.
+    mixed = keras.config.dtype_policy().name != "float32"
+    model = _copy_for_inference(job) if mixed else job.model
+    predict_step = loop.make_predict_function(job.strategy, model)
     predictions = {}
     for split in job.info.splits:
         if split == "train":
@@ -156,6 +151,20 @@ def _predict(job: job_lib.Job) -> dict[str, predictions_lib.Predictions]:
             ids, groups, labels, job.outputs(predict_step, split)
         )
     return predictions
+
+
+def _copy_for_inference(job: job_lib.Job) -> keras.Model:
+    return classifier.copy_for_inference(
+        job.model,
+        job.cfg.image_size,
+        job.info.channels,
+        job.info.num_classes,
+        job.cfg.hidden_units,
+        job.cfg.dropout,
+        job.cfg.weights,
+        job.cfg.head_activation,
+        job.cfg.head_batch_norm,
+    )
 
 
 def _evaluate(
@@ -197,16 +206,7 @@ def _report_context(job: job_lib.Job) -> report.Context:
         )
         for split in job.info.splits
     }
-    columns = {
-        name: {
-            split: [value_of.get(image_id, "") for image_id in index.ids]
-            for split, index in job.index.items()
-        }
-        for name, value_of in _read_columns(job.cfg).items()
-    }
     return report.Context(
-        prevalences=metrics.parse_prevalences(job.cfg.prevalences.split(",")),
-        columns=columns,
         baselines=baselines.make_baselines(images, job.info.num_classes),
         train_groups=frozenset(job.index["train"].groups),
         read_images=lambda split, indices: input_pipeline.read_encoded(
@@ -217,39 +217,32 @@ def _report_context(job: job_lib.Job) -> report.Context:
     )
 
 
-def _export(job: job_lib.Job, evaluation: report.Evaluation) -> str:
+def _export(
+    job: job_lib.Job, model: keras.Model, evaluation: report.Evaluation
+) -> str:
     """Writes the Keras file and the next SavedModel version."""
     cfg, info = job.cfg, job.info
-    model = classifier.copy_for_inference(
-        job.model,
-        cfg.image_size,
-        info.channels,
-        info.num_classes,
-        cfg.hidden_units,
-        cfg.dropout,
-        cfg.weights,
-        cfg.head_activation,
-        cfg.head_batch_norm,
-    )
     saved_model.save_keras(model, storage.join(cfg.job_dir, MODEL_FILE))
-    module = saved_model.ServingModule(
-        model,
-        class_names=info.class_names,
-        positive_index=info.positive_index,
-        temperature=evaluation.temperature,
-        operating_point=evaluation.operating_point,
-    )
     facts = {
         "weights_sha256": saved_model.weights_sha256(model),
         "dataset_fingerprint": info.fingerprint,
         "temperature": evaluation.temperature,
         "operating_point": evaluation.operating_point,
+        "signatures": list(signature.SIGNATURES),
     }
     export_dir = cfg.export_dir or storage.join(cfg.job_dir, "export")
     existing = saved_model.find_version(export_dir, facts)
     if existing:
         logging.info("export    %s holds this model already.", existing)
         return existing
+    module = serving_module.ServingModule(
+        model,
+        class_names=info.class_names,
+        positive_index=info.positive_index,
+        temperature=evaluation.temperature,
+        operating_point=evaluation.operating_point,
+        detector=_make_detector(job, model),
+    )
     count = min(8, info.num_images("validation"))
     images = input_pipeline.read_encoded(
         job.files("validation"), list(range(count))
@@ -261,8 +254,30 @@ def _export(job: job_lib.Job, evaluation: report.Evaluation) -> str:
             records.DATASET_FILE: info.to_json().encode("utf-8"),
             "model_card.md": evaluation.files["model_card.md"],
         },
-        warmup=warmup.make_warmup_file(images, signature.MODEL_NAME),
+        warmup=warmup.make_warmup_file(
+            images, signature.MODEL_NAME, cfg.image_size, info.channels
+        ),
         facts=facts,
     )
     logging.info("export    %s", version_dir)
     return version_dir
+
+
+def _make_detector(
+    job: job_lib.Job, model: keras.Model
+) -> out_of_distribution.Detector:
+    """Knows the training images, and from validation how far is too far."""
+
+    def describe(split):
+        chosen = out_of_distribution.choose_exemplars(
+            job.info.num_images(split)
+        )
+        return out_of_distribution.describe_images(
+            model, input_pipeline.read_encoded(job.files(split), chosen)
+        )
+
+    return out_of_distribution.fit(
+        describe("train"),
+        describe("validation"),
+        out_of_distribution.stage_sizes(model),
+    )

@@ -88,3 +88,31 @@ def test_prepare_batch_bomb_is_refused_by_its_header(size):
         1,
     )
     assert not valid.numpy()[0]
+
+
+def jpeg_of_size(width: int, height: int) -> bytes:
+    """A small JPEG whose header claims a size."""
+    data = bytearray(encode(make_pixels(0, 0), "JPEG"))
+    start = data.index(b"\xff\xc0")  # start of frame: height, then width
+    data[start + 5 : start + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def test_prepare_batch_jpeg_bomb_is_refused_by_its_header():
+    batch = [jpeg_of_size(60_000, 60_000), jpeg_of_size(40, 40)]
+    _, valid = preprocessing.prepare_batch(tf.constant(batch), 24, 1)
+    assert valid.numpy().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "BMP", "WEBP"])
+def test_prepare_batch_other_formats_are_refused(image_format):
+    data = encode(make_pixels(0, 0), image_format)
+    _, valid = preprocessing.prepare_batch(tf.constant([data]), 24, 1)
+    assert not valid.numpy()[0]
+
+
+def test_prepare_batch_headers_alone_are_refused():
+    good = [encode(make_pixels(0, 0), name) for name in ("PNG", "JPEG")]
+    cut = [data[:size] for data in good for size in (3, 8, 20, 24, 30)]
+    images, valid = preprocessing.prepare_batch(tf.constant(cut), 24, 3)
+    assert not valid.numpy().any() and not images.numpy().any()

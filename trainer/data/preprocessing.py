@@ -57,43 +57,74 @@ def prepare_image(
     return resize_image(decode_image(image_bytes, channels), image_size)
 
 
-def _has_few_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Whether a PNG's header stays under `MAX_PIXELS`; True for a JPEG.
+def _png_size(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Height and width that a PNG's header states, int64 `[2]`.
 
-    JPEG decoders allocate by scan line and TensorFlow refuses large ones; a
-    PNG's size stands in bytes 16 to 24, big-endian.
+    They stand in bytes 16 to 24, big-endian, width first. `substr` fails on
+    fewer bytes.
     """
-    is_png = tf.strings.substr(image_bytes, 0, 4) == b"\x89PNG"
-    is_complete = tf.strings.length(image_bytes) >= 24
-    # A constant header for anything else, so that `substr` stays in range.
-    header = tf.where(
-        is_png & is_complete,
-        tf.strings.substr(
-            tf.strings.join([image_bytes, tf.constant(b"\0" * 24)]), 16, 8
-        ),
-        tf.constant(b"\0" * 8),
-    )
-    parts = tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int64)
+    header = tf.strings.substr(image_bytes, 16, 8)
+    parts = tf.reshape(tf.io.decode_raw(header, tf.uint8), [2, 4])
     powers = tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64)
-    width = tf.reduce_sum(parts[:4] * powers)
-    height = tf.reduce_sum(parts[4:] * powers)
-    # Each side is checked first: their product could overflow int64.
-    fits = (
-        (width <= MAX_PIXELS)
-        & (height <= MAX_PIXELS)
-        & (width * height <= MAX_PIXELS)
+    return tf.reduce_sum(tf.cast(parts, tf.int64) * powers, axis=1)[::-1]
+
+
+def _jpeg_size(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Height and width that a JPEG's header states, int64 `[2]`."""
+    shape = tf.io.extract_jpeg_shape(image_bytes, output_type=tf.int32)
+    return tf.cast(shape[:2], tf.int64)
+
+
+def _is_acceptable(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Whether the header is one of a JPEG or PNG of at most `MAX_PIXELS`.
+
+    Read before decoding: some bytes can unfold into gigabytes. The decoder
+    also knows GIF and BMP, which no record holds and no client may send.
+    """
+    is_png = tf.strings.substr(image_bytes, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    is_jpeg = tf.strings.substr(image_bytes, 0, 3) == b"\xff\xd8\xff"
+
+    def fits(size):
+        # Each side is checked first: their product could overflow int64.
+        return tf.reduce_all(size <= MAX_PIXELS) & (
+            tf.reduce_prod(size) <= MAX_PIXELS
+        )
+
+    return tf.case(
+        [
+            (is_png, lambda: fits(_png_size(image_bytes))),
+            (is_jpeg, lambda: fits(_jpeg_size(image_bytes))),
+        ],
+        default=lambda: False,
     )
-    return tf.logical_not(is_png) | fits
+
+
+def isolate(function, element: tf.Tensor, blank):
+    """`function(element)`, or `blank` if any op in it fails.
+
+    TF Serving merges strangers' requests into one batch, so an op that fails
+    would fail them all. `ignore_errors` on a data set of one element drops
+    what fails, and the blank behind it takes its place.
+
+    Args:
+        function: of a tensor; returns tensors like those of `blank`.
+        element: what it is called with.
+        blank: a tensor or a tuple of tensors.
+    """
+    return (
+        tf.data.Dataset.from_tensors(element)
+        .map(function)
+        .ignore_errors()
+        .concatenate(tf.data.Dataset.from_tensors(blank))
+        .take(1)
+        .get_single_element()
+    )
 
 
 def prepare_batch(
     image_bytes: tf.Tensor, image_size: int, channels: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes and resizes a batch in which any image may be broken.
-
-    TF Serving merges strangers' requests into one batch, so an op that fails
-    would fail them all. `ignore_errors` on a data set of one image drops what
-    does not decode, and the blank image behind it takes its place.
 
     Args:
         image_bytes: string `[batch]`, one JPEG or PNG each.
@@ -106,22 +137,18 @@ def prepare_batch(
         valid: bool `[batch]`, whether it could.
     """
     shape = [image_size, image_size, channels]
-    blank = tf.data.Dataset.from_tensors((tf.zeros(shape), False))
 
-    def prepare(one):
-        # The filter comes before the decoder: a bomb is never unfolded.
-        decoded = (
-            tf.data.Dataset.from_tensors(one)
-            .filter(_has_few_pixels)
-            .map(lambda b: (prepare_image(b, image_size, channels), True))
-            .ignore_errors()
+    def decode(one):
+        acceptable = _is_acceptable(one)
+        image = tf.cond(
+            acceptable,
+            lambda: prepare_image(one, image_size, channels),
+            lambda: tf.zeros(shape),
         )
-        image, valid = decoded.concatenate(blank).take(1).get_single_element()
-        image.set_shape(shape)
-        return image, valid
+        return tf.ensure_shape(image, shape), acceptable
 
     return tf.map_fn(
-        prepare,
+        lambda one: isolate(decode, one, (tf.zeros(shape), False)),
         image_bytes,
         fn_output_signature=(
             tf.TensorSpec(shape, tf.float32),

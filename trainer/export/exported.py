@@ -3,7 +3,6 @@
 import json
 import os
 
-import numpy as np
 import tensorflow as tf
 from google.protobuf import message
 
@@ -18,8 +17,6 @@ _OUTPUTS = (
     signature.SCORE,
     signature.VALID,
 )
-_EXPLAIN = "explain"
-_OUT_OF_DISTRIBUTION = "out_of_distribution"
 
 
 def load(path: str) -> served.ServedModel:
@@ -73,12 +70,12 @@ def load(path: str) -> served.ServedModel:
             outputs[signature.SCORE],
             outputs.get(signature.DECISION),
             outputs[signature.VALID],
-            outputs.get(_OUT_OF_DISTRIBUTION),
+            outputs.get(signature.OUT_OF_DISTRIBUTION),
         )
 
     explain = None
-    if _EXPLAIN in functions:
-        explain = _make_explain(loaded, functions[_EXPLAIN])
+    if signature.EXPLAIN in functions:
+        explain = _make_explain(loaded, functions[signature.EXPLAIN])
     info = _read_info(directory)
     return served.ServedModel(
         directory,
@@ -94,15 +91,9 @@ def load(path: str) -> served.ServedModel:
 def _make_explain(loaded, function):
     def explain(images: list[bytes], _=loaded) -> list[bytes]:
         outputs = function(**{signature.IMAGE_BYTES: tf.constant(images)})
-        return [bytes(picture) for picture in _only_strings(outputs)]
+        return outputs[signature.OVERLAY].numpy().tolist()
 
     return explain
-
-
-def _only_strings(outputs: dict) -> np.ndarray:
-    """The overlays among the outputs of `explain`."""
-    (pictures,) = [t for t in outputs.values() if t.dtype == tf.string]
-    return pictures.numpy()
 
 
 def _find_version(path: str) -> str:

@@ -1,8 +1,9 @@
-"""A trained classifier -> a SavedModel with the signatures of the contract.
+"""Versions of a SavedModel under a base path, and the Keras file.
 
-Weights are frozen to constants: the file is half the size that `model.export`
-writes, inference is faster, and a version is one file, so that no reader can
-meet one whose variables have not arrived.
+What is in a version: `serving_module`. Weights are frozen to constants: the
+file is half the size that `model.export` writes, inference is faster, and a
+version is one file, so that no reader can meet one whose variables have not
+arrived.
 """
 
 import hashlib
@@ -13,112 +14,9 @@ import uuid
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework import convert_to_constants
+from tensorflow.python.saved_model import fingerprinting_utils
 
-from trainer.data import preprocessing
-from trainer.export import signature
-
-
-def _freeze(model: keras.Model):
-    """The model as a function of constants: pixels -> logits."""
-    spec = tf.TensorSpec([None, *model.input.shape[1:]], tf.float32)
-    function = tf.function(lambda pixels: model(pixels, training=False))
-    return convert_to_constants.convert_variables_to_constants_v2(
-        function.get_concrete_function(spec)
-    )
-
-
-class ServingModule(tf.Module):
-    """The signatures of the serving contract around frozen weights."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        *,
-        class_names: tuple[str, ...],
-        positive_index: int | None,
-        temperature: float,
-        operating_point: float | None,
-    ):
-        """Wraps a model.
-
-        Args:
-            model: float32, pixels in [0, 255] -> logits.
-            class_names: in the order of the labels.
-            positive_index: label of the positive class, None for more than
-                two classes.
-            temperature: logits are divided by it before the softmax.
-            operating_point: `decision` is `score >= operating_point`; None
-                for more than two classes.
-        """
-        super().__init__(name="lightbox")
-        _, self._image_size, _, self._channels = model.input.shape
-        self._frozen = _freeze(model)
-        self._class_names = tf.constant(class_names)
-        self._positive_index = positive_index
-        self._temperature = temperature
-        self._operating_point = operating_point
-
-    def _classify(self, pixels: tf.Tensor, valid: tf.Tensor) -> dict:
-        # oneDNN's fused convolution fails on an empty batch: one blank image
-        # stands in for it and is cut off again.
-        num_images = tf.shape(pixels)[0]
-        blank = tf.cast(num_images == 0, tf.int32)
-        padded = tf.pad(pixels, [[0, blank], [0, 0], [0, 0], [0, 0]])
-        logits = self._frozen(padded)[0][:num_images] / self._temperature
-        if logits.shape[-1] == 1:
-            logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
-        # Zeros, not NaN, for what could not be read: TF Serving writes NaN as
-        # a bare token that JSON parsers refuse.
-        probabilities = tf.where(valid[:, tf.newaxis], tf.nn.softmax(logits), 0)
-        # Of the logits: probabilities near a half can round to a tie.
-        label_index = tf.argmax(logits, -1, output_type=tf.int32)
-        if self._positive_index is None:
-            score = tf.reduce_max(probabilities, axis=-1)
-        else:
-            score = probabilities[:, self._positive_index]
-        outputs = {
-            signature.PROBABILITIES: probabilities,
-            signature.LABEL: tf.where(
-                valid, tf.gather(self._class_names, label_index), ""
-            ),
-            signature.LABEL_INDEX: tf.where(valid, label_index, -1),
-            signature.SCORE: score,
-            signature.VALID: valid,
-        }
-        if self._positive_index is not None:
-            outputs[signature.DECISION] = valid & (
-                score >= self._operating_point
-            )
-        return outputs
-
-    def signatures(self) -> dict:
-        """Concrete functions by the name of their signature."""
-
-        def serve_bytes(image_bytes):
-            pixels, valid = preprocessing.prepare_batch(
-                image_bytes, self._image_size, self._channels
-            )
-            return self._classify(pixels, valid)
-
-        def serve_pixels(pixels):
-            valid = tf.reduce_all(tf.math.is_finite(pixels), axis=[1, 2, 3])
-            finite = tf.where(
-                valid[:, tf.newaxis, tf.newaxis, tf.newaxis], pixels, 0.0
-            )
-            return self._classify(finite, valid)
-
-        shape = [None, self._image_size, self._image_size, self._channels]
-        return {
-            signature.SERVING_DEFAULT: tf.function(
-                serve_bytes
-            ).get_concrete_function(
-                tf.TensorSpec([None], tf.string, signature.IMAGE_BYTES)
-            ),
-            signature.PIXELS: tf.function(serve_pixels).get_concrete_function(
-                tf.TensorSpec(shape, tf.float32, signature.PIXELS_INPUT)
-            ),
-        }
+from trainer.export import serving_module, signature
 
 
 def next_version(export_dir: str) -> int:
@@ -186,7 +84,7 @@ def write_manifest(version_dir: str, facts: dict) -> None:
 
 
 def export_version(
-    module: ServingModule,
+    module: serving_module.ServingModule,
     export_dir: str,
     *,
     assets: dict[str, bytes],
@@ -218,6 +116,7 @@ def export_version(
                 experimental_custom_gradients=False
             ),
         )
+        _name_classify_method(temporary)
         for name, content in assets.items():
             _write(os.path.join(temporary, "assets", name), content)
         if warmup is not None:
@@ -228,6 +127,22 @@ def export_version(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return version_dir
+
+
+def _name_classify_method(version_dir: str) -> None:
+    """Declares the `classify` signature for the Classify API.
+
+    TensorFlow 2 declares each signature for Predict, and TF Serving refuses
+    it elsewhere under `--enable_signature_method_name_check`.
+    """
+    utils = tf.compat.v1.saved_model.signature_def_utils
+    updater = utils.MethodNameUpdater(version_dir)
+    updater.replace_method_name(
+        signature.CLASSIFY, tf.compat.v1.saved_model.CLASSIFY_METHOD_NAME
+    )
+    updater.save()
+    # It is a checksum of the file that was just changed.
+    fingerprinting_utils.write_fingerprint(version_dir)
 
 
 def _write(path: str, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Names of the serving contract: signatures, inputs and outputs.
+"""Names of the serving contract: signatures, inputs, outputs and files.
 
 Imported by the exporter and by the clients, so it must not import
 TensorFlow: a client that speaks REST runs without it.
@@ -7,21 +7,41 @@ TensorFlow: a client that speaks REST runs without it.
 # Signatures.
 SERVING_DEFAULT = "serving_default"
 PIXELS = "pixels"
+EXPLAIN = "explain"
+CLASSIFY = "classify"  # for the Classify API, or Predict on serialized examples
+SIGNATURES = (SERVING_DEFAULT, PIXELS, EXPLAIN, CLASSIFY)
 
 # Inputs.
 IMAGE_BYTES = "image_bytes"  # string [batch], one JPEG or PNG each
 PIXELS_INPUT = "pixels"  # float32 [batch, height, width, channels], [0, 255]
+# Serialized tf.Examples, string [batch]: the image is in the feature
+# IMAGE_BYTES or, as in Lightbox's own records, in RECORD_IMAGE.
+EXAMPLES = "inputs"
+RECORD_IMAGE = "image/encoded"
 
-# Outputs.
+# Outputs of all signatures but CLASSIFY.
 PROBABILITIES = "probabilities"  # float32 [batch, classes], calibrated
 LABEL = "label"  # string [batch], name of the most probable class
 LABEL_INDEX = "label_index"  # int32 [batch], its index
 SCORE = "score"  # float32 [batch]: P(positive class), or P(label)
 DECISION = "decision"  # bool [batch], binary only: score >= operating point
 VALID = "valid"  # bool [batch]: the image could be decoded
+# float32 [batch]: how unlike the training set; 1 is the threshold, which 95 %
+# of the validation images do not pass.
+OUT_OF_DISTRIBUTION = "out_of_distribution"
+# bool [batch]: whether it is above 1.
+IS_OUT_OF_DISTRIBUTION = "is_out_of_distribution"
+# EXPLAIN only. string [batch]: PNG, Grad-CAM of the label laid over the image;
+# empty where it is not valid. REST encodes what is called `_bytes` in base64.
+OVERLAY = "overlay_bytes"
+# CLASSIFY: string and float32 [batch, classes], in the order of the labels;
+# zeros where an image could not be decoded.
+CLASSES = "classes"
+SCORES = "scores"
 
-# Files.
+# Files of a version.
 MODEL_NAME = "brain_mri"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 DATASET_ASSET = "dataset.json"
 MANIFEST_FILE = "manifest.json"  # facts, and the sha256 of every file
+BLESSING_FILE = "blessing.json"  # see `trainer.export.blessing`

@@ -4,38 +4,94 @@ import os
 import tempfile
 
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    predict_pb2,
+    prediction_log_pb2,
+)
 
+from trainer.data import preprocessing
 from trainer.export import signature
 
 # TF Serving pads a batch to one of the allowed sizes; each is warmed.
 BATCH_SIZES = (1, 2, 4, 8)
+# Beyond it TF Serving does not load the version.
+MAX_RECORDS = 1000
 
 
-def make_warmup_file(images: list[bytes], model_name: str) -> bytes:
+def shrink_image(image_bytes: bytes, image_size: int, channels: int) -> bytes:
+    """A real image as the model sees it, as a JPEG of some kilobytes.
+
+    Every record repeats its images, and a large file takes long to upload and
+    to load.
+    """
+    pixels = preprocessing.prepare_image(image_bytes, image_size, channels)
+    return tf.io.encode_jpeg(tf.cast(tf.round(pixels), tf.uint8)).numpy()
+
+
+def make_warmup_file(
+    images: list[bytes], model_name: str, image_size: int, channels: int
+) -> bytes:
     """The content of `assets.extra/tf_serving_warmup_requests`.
 
     Args:
         images: JPEG or PNG bytes of real images, at least one.
         model_name: for the request's model spec.
+        image_size: height and width of the model's input, in pixels.
+        channels: of the model's input.
 
     Returns:
-        A TFRecord file of `PredictionLog` protos, one per batch size.
+        A TFRecord file of `PredictionLog` protos, one per signature and batch
+        size.
     """
+    small = [shrink_image(image, image_size, channels) for image in images]
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "requests")
         with tf.io.TFRecordWriter(path) as writer:
             for batch_size in BATCH_SIZES:
-                batch = [images[i % len(images)] for i in range(batch_size)]
-                request = predict_pb2.PredictRequest()
-                request.model_spec.name = model_name
-                request.model_spec.signature_name = signature.SERVING_DEFAULT
-                request.inputs[signature.IMAGE_BYTES].CopyFrom(
-                    tf.make_tensor_proto(batch, tf.string)
-                )
-                log = prediction_log_pb2.PredictionLog(
-                    predict_log=prediction_log_pb2.PredictLog(request=request)
-                )
-                writer.write(log.SerializeToString())
+                batch = [small[i % len(small)] for i in range(batch_size)]
+                shape = [batch_size, image_size, image_size, channels]
+                for log in _make_logs(batch, model_name, shape):
+                    writer.write(log.SerializeToString())
         with open(path, "rb") as file:
             return file.read()
+
+
+def _make_logs(
+    batch: list[bytes], model_name: str, pixels_shape: list[int]
+) -> list[prediction_log_pb2.PredictionLog]:
+    """A request to each signature."""
+    encoded = tf.make_tensor_proto(batch, tf.string)
+    # Even grey, which a proto holds as one number: real pixels as floats would
+    # take more than all weights.
+    pixels = tf.make_tensor_proto([128.0], tf.float32)
+    pixels.tensor_shape.CopyFrom(tf.TensorShape(pixels_shape).as_proto())
+    inputs = {
+        signature.SERVING_DEFAULT: (signature.IMAGE_BYTES, encoded),
+        signature.EXPLAIN: (signature.IMAGE_BYTES, encoded),
+        signature.PIXELS: (signature.PIXELS_INPUT, pixels),
+    }
+    logs = []
+    for name, (key, tensor) in inputs.items():
+        predict = predict_pb2.PredictRequest()
+        predict.model_spec.name = model_name
+        predict.model_spec.signature_name = name
+        predict.inputs[key].CopyFrom(tensor)
+        logs.append(
+            prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=predict)
+            )
+        )
+    classify = classification_pb2.ClassificationRequest()
+    classify.model_spec.name = model_name
+    classify.model_spec.signature_name = signature.CLASSIFY
+    for image in batch:
+        example = classify.input.example_list.examples.add()
+        feature = example.features.feature[signature.IMAGE_BYTES]
+        feature.bytes_list.value.append(image)
+    logs.append(
+        prediction_log_pb2.PredictionLog(
+            classify_log=prediction_log_pb2.ClassifyLog(request=classify)
+        )
+    )
+    return logs

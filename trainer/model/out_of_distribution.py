@@ -75,9 +75,9 @@ class _Stage:
     """Training images at one stage, as points on the unit sphere.
 
     Attributes:
-        basis: float32 `[features, rank]`, orthonormal: the directions in which
-            the training images lie.
-        exemplars: float32 `[exemplars, rank]`, the training images in it.
+        basis: float16 `[features, rank]`, orthonormal: the directions in which
+            the training images lie. Half precision halves what is exported.
+        exemplars: float16 `[exemplars, rank]`, the training images in it.
         scale: the median distance of validation images.
     """
 
@@ -88,9 +88,9 @@ class _Stage:
     def distances(self, features: tf.Tensor) -> tf.Tensor:
         """1 - cosine, mean over the nearest exemplars, float32 `[batch]`."""
         unit = tf.math.l2_normalize(features, axis=-1)
-        cosines = tf.matmul(
-            tf.matmul(unit, self.basis), self.exemplars, transpose_b=True
-        )
+        basis = tf.cast(self.basis, tf.float32)
+        exemplars = tf.cast(self.exemplars, tf.float32)
+        cosines = tf.matmul(unit @ basis, exemplars, transpose_b=True)
         k = min(_NUM_NEIGHBOURS, len(self.exemplars))
         nearest = tf.reduce_mean(tf.math.top_k(cosines, k).values, axis=-1)
         return tf.maximum(1 - nearest, _MIN_DISTANCE)
@@ -164,8 +164,9 @@ def fit(
         # Exemplars lie near few directions: the product with the basis gives
         # their cosines at a twentieth of the size.
         _, _, directions = np.linalg.svd(unit, full_matrices=False)
-        basis = np.ascontiguousarray(directions[:_RANK].T)
-        stage = _Stage(basis, unit @ basis)
+        basis = directions[:_RANK].T.astype(np.float16)
+        exemplars = (unit @ basis.astype(np.float32)).astype(np.float16)
+        stage = _Stage(basis, exemplars)
         typical = np.median(stage.distances(unseen).numpy())
         stages.append(dataclasses.replace(stage, scale=float(typical)))
     detector = Detector(tuple(stages))

@@ -192,14 +192,14 @@ def randomized_head_correlations(
 ) -> np.ndarray:
     """Rank correlation of each image's map with one of a randomized head.
 
-    A map that stays the same when the head's weights are drawn anew shows the
+    A map that stays the same when the head's weights are shuffled shows the
     image, not the model. Adebayo et al., 2018, "Sanity Checks for Saliency
     Maps", https://arxiv.org/abs/1810.03292. The class explained is the same.
 
     Args:
         model: a trained classifier; is left as it was.
         pixels: float32 `[images, image_size, image_size, channels]`.
-        seed: of the random weights.
+        seed: of the order.
 
     Returns:
         float64 `[images]` in [-1, 1]; NaN where a map has one value only.
@@ -220,8 +220,9 @@ def randomized_head_correlations(
     generator = np.random.default_rng(seed)
     randomized.set_weights(
         [
-            # Of the trained weights' spread, so that only their order is lost.
-            generator.normal(0, np.std(weight) or 1.0, weight.shape)
+            # The trained values in another order: of the same spread, and
+            # variances stay positive.
+            generator.permutation(weight.ravel()).reshape(weight.shape)
             for weight in head.get_weights()
         ]
     )

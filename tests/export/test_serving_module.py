@@ -1,0 +1,251 @@
+import io
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests.conftest import IMAGE_SIZE, encode, make_pixels
+from tests.export.conftest import (
+    CLASS_NAMES,
+    IMAGES,
+    OPERATING_POINT,
+    TEMPERATURE,
+)
+from trainer.data import preprocessing
+from trainer.export import serving_module, signature
+from trainer.model import classifier, out_of_distribution, saliency
+
+BROKEN = [b"", b"no image", IMAGES[1][:50]]
+
+
+def prepare(images):
+    return np.stack(
+        [preprocessing.prepare_image(i, IMAGE_SIZE, 1) for i in images]
+    )
+
+
+def expected_probabilities(model, images):
+    z = model(prepare(images), training=False).numpy().astype(np.float64)[:, 0]
+    p = 1 / (1 + np.exp(-z / TEMPERATURE))
+    return np.stack([1 - p, p], -1)
+
+
+def make_example(**features):
+    return tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                name.replace("__", "/"): tf.train.Feature(
+                    bytes_list=tf.train.BytesList(value=[value])
+                )
+                for name, value in features.items()
+            }
+        )
+    ).SerializeToString()
+
+
+def test_bytes_signature_gives_calibrated_probabilities(
+    classifier_model, signatures
+):
+    outputs = signatures[signature.SERVING_DEFAULT](IMAGES)
+    expected = expected_probabilities(classifier_model, IMAGES)
+    np.testing.assert_allclose(
+        outputs[signature.PROBABILITIES], expected, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        outputs[signature.SCORE], expected[:, 1], atol=1e-5
+    )
+    names = np.array(CLASS_NAMES, "S")[expected.argmax(-1)]
+    assert outputs[signature.LABEL].tolist() == names.tolist()
+    np.testing.assert_array_equal(
+        outputs[signature.DECISION], expected[:, 1] >= OPERATING_POINT
+    )
+    assert outputs[signature.VALID].all()
+
+
+def test_signature_types_are_those_of_the_contract(signatures):
+    functions = signatures["functions"]
+    answer = {
+        "probabilities": "float32",
+        "label": "string",
+        "label_index": "int32",
+        "score": "float32",
+        "decision": "bool",
+        "valid": "bool",
+        "out_of_distribution": "float32",
+        "is_out_of_distribution": "bool",
+    }
+    expected = {
+        "serving_default": answer,
+        "pixels": answer,
+        "explain": answer | {"overlay_bytes": "string"},
+        "classify": {"classes": "string", "scores": "float32"},
+    }
+    found = {
+        name: {
+            key: spec.dtype.name
+            for key, spec in function.structured_outputs.items()
+        }
+        for name, function in functions.items()
+    }
+    assert found == expected
+    inputs = functions["pixels"].structured_input_signature[1]
+    assert inputs["pixels"].shape.as_list() == [None, IMAGE_SIZE, IMAGE_SIZE, 1]
+
+
+def test_all_signatures_give_the_same_answer(signatures):
+    by_bytes = signatures["serving_default"](IMAGES)
+    by_pixels = signatures["pixels"](prepare(IMAGES))
+    explained = signatures["explain"](IMAGES)
+    assert set(by_pixels) == set(by_bytes)
+    assert set(explained) == set(by_bytes) | {"overlay_bytes"}
+    for name, values in by_bytes.items():
+        for other in (by_pixels, explained):
+            if values.dtype == np.float32:
+                np.testing.assert_allclose(other[name], values, rtol=1e-4)
+            else:
+                np.testing.assert_array_equal(other[name], values)
+
+
+def test_out_of_distribution_is_the_detectors_score(
+    classifier_model, detector, signatures
+):
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 255, (40, 40)).astype(np.uint8)
+    images = [*IMAGES, encode(noise), encode(255 - noise)]
+    outputs = signatures["serving_default"](images)
+    descriptors = out_of_distribution.describe_images(classifier_model, images)
+    expected = detector.score(descriptors).numpy()
+    np.testing.assert_allclose(
+        outputs["out_of_distribution"], expected, rtol=1e-2
+    )
+    flags = outputs["is_out_of_distribution"]
+    np.testing.assert_array_equal(flags, outputs["out_of_distribution"] > 1)
+
+
+@pytest.mark.parametrize("name", ["serving_default", "explain"])
+def test_broken_image_is_invalid_and_leaves_its_neighbours(signatures, name):
+    serve = signatures[name]
+    outputs = serve([IMAGES[0], *BROKEN, IMAGES[1]])
+    assert outputs["valid"].tolist() == [True, False, False, False, True]
+    for key, values in outputs.items():
+        if key not in ("label", "label_index", "overlay_bytes"):
+            assert not values[1:4].any(), key
+    assert set(outputs["label"][1:4]) == {b""}
+    assert set(outputs["label_index"][1:4]) == {-1}
+    alone = serve([IMAGES[1]])["probabilities"]
+    np.testing.assert_allclose(outputs["probabilities"][4:], alone, atol=1e-6)
+    if name == "explain":
+        assert outputs["overlay_bytes"][1:4].tolist() == [b""] * 3
+
+
+def test_pixels_that_are_not_finite_are_invalid(signatures):
+    pixels = np.full((2, IMAGE_SIZE, IMAGE_SIZE, 1), 100, np.float32)
+    pixels[1, 0, 0, 0] = np.nan
+    outputs = signatures["pixels"](pixels)
+    assert outputs["valid"].tolist() == [True, False]
+    assert np.isfinite(outputs["probabilities"]).all()
+    assert np.isfinite(outputs["out_of_distribution"]).all()
+
+
+def test_overlay_is_the_map_of_the_label_over_the_image(
+    classifier_model, signatures
+):
+    expected = saliency.explain_images(classifier_model, IMAGES)
+    found = signatures["explain"](IMAGES)["overlay_bytes"]
+    for one, other in zip(found, expected, strict=True):
+        picture = np.asarray(Image.open(io.BytesIO(one)), int)
+        assert picture.shape == (40, 40, 3)
+        np.testing.assert_allclose(
+            picture, np.asarray(Image.open(io.BytesIO(other)), int), atol=2
+        )
+
+
+def test_classify_reads_examples_of_clients_and_of_records(
+    classifier_model, signatures
+):
+    examples = [
+        make_example(image_bytes=IMAGES[0]),
+        make_example(image__encoded=IMAGES[1], image__class__text=b"tumor"),
+    ]
+    outputs = signatures["classify"](examples)
+    np.testing.assert_allclose(
+        outputs["scores"],
+        expected_probabilities(classifier_model, IMAGES[:2]),
+        atol=1e-5,
+    )
+    assert outputs["classes"].tolist() == [[b"no_tumor", b"tumor"]] * 2
+
+
+def test_classify_broken_example_leaves_its_neighbours(signatures):
+    wrong_type = tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                "image_bytes": tf.train.Feature(
+                    int64_list=tf.train.Int64List(value=[1])
+                )
+            }
+        )
+    ).SerializeToString()
+    good = make_example(image_bytes=IMAGES[0])
+    examples = [good, b"no example", wrong_type, make_example(other=b"x"), good]
+    scores = signatures["classify"](examples)["scores"]
+    assert not scores[1:4].any()
+    np.testing.assert_allclose(scores[[0, 4]].sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", signature.SIGNATURES)
+def test_empty_batch_gives_empty_outputs(signatures, name):
+    empty = np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32)
+    outputs = signatures[name](
+        empty if name == "pixels" else np.zeros([0], object).astype("S")
+    )
+    assert {len(values) for values in outputs.values()} == {0}
+    key = "scores" if name == "classify" else "probabilities"
+    assert outputs[key].shape == (0, 2)
+
+
+@pytest.mark.parametrize("num_images", [33, 1000])
+def test_large_batch_equals_its_parts(signatures, num_images):
+    batch = [IMAGES[i * i % 4] for i in range(num_images - 1)] + [b"no image"]
+    outputs = signatures["serving_default"](batch)
+    parts = signatures["serving_default"](IMAGES)
+    order = [i * i % 4 for i in range(num_images - 1)]
+    assert not outputs["valid"][-1]
+    for name in ("probabilities", "out_of_distribution"):
+        np.testing.assert_allclose(
+            outputs[name][:-1], parts[name][order], rtol=1e-3, atol=1e-5
+        )
+    np.testing.assert_array_equal(outputs["label"][:-1], parts["label"][order])
+
+
+def test_three_classes_give_softmax_and_no_decision():
+    keras.utils.set_random_seed(0)
+    head = classifier.build_head(3, (), 0.2)
+    model = classifier.build_classifier(IMAGE_SIZE, 3, head)
+    descriptors = np.random.default_rng(0).uniform(size=(4, 1600))
+    descriptors = descriptors.astype(np.float32)
+    module = serving_module.ServingModule(
+        model,
+        class_names=("a", "b", "c"),
+        positive_index=None,
+        temperature=1.0,
+        operating_point=None,
+        detector=out_of_distribution.fit(descriptors, descriptors, (320, 1280)),
+    )
+    outputs = module.signatures()["explain"](tf.constant(IMAGES))
+    assert signature.DECISION not in outputs
+    probabilities = outputs["probabilities"].numpy()
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(outputs["score"], probabilities.max(-1))
+    names = np.array([b"a", b"b", b"c"])[probabilities.argmax(-1)]
+    assert outputs["label"].numpy().tolist() == names.tolist()
+    expected = saliency.explain_images(model, IMAGES)
+    assert len(outputs["overlay_bytes"].numpy()[0]) == len(expected[0])
+
+
+def test_image_of_another_shape_is_explained_in_its_own(signatures):
+    wide = encode(np.tile(make_pixels(0, 1), (1, 3)), "JPEG")
+    (overlay,) = signatures["explain"]([wide])["overlay_bytes"]
+    assert Image.open(io.BytesIO(overlay)).size == (120, 40)

@@ -1,0 +1,54 @@
+import os
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from tests.conftest import IMAGE_SIZE
+from tests.export.conftest import IMAGES
+from trainer.data import preprocessing
+from trainer.export import signature, warmup
+
+
+def read_logs(path):
+    return [
+        prediction_log_pb2.PredictionLog.FromString(record)
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator()
+    ]
+
+
+def test_every_signature_is_warmed_at_every_batch_size(exported, signatures):
+    logs = read_logs(os.path.join(exported, signature.WARMUP_FILE))
+    seen = []
+    for log in logs:
+        if log.WhichOneof("log_type") == "classify_log":
+            request = log.classify_log.request
+            values = [
+                e.SerializeToString()
+                for e in request.input.example_list.examples
+            ]
+        else:
+            request = log.predict_log.request
+            (tensor,) = request.inputs.values()
+            values = tf.make_ndarray(tensor)
+        name = request.model_spec.signature_name
+        outputs = signatures[name](values)
+        assert outputs.get("valid", np.array(True)).all()
+        assert all(len(output) == len(values) for output in outputs.values())
+        if name == "classify":
+            np.testing.assert_allclose(outputs["scores"].sum(-1), 1, rtol=1e-5)
+        seen.append((name, len(values)))
+    assert sorted(seen) == sorted(
+        (name, size)
+        for name in signature.SIGNATURES
+        for size in warmup.BATCH_SIZES
+    )
+    assert len(logs) <= warmup.MAX_RECORDS
+
+
+def test_shrunken_image_is_the_image_in_few_bytes():
+    small = warmup.shrink_image(IMAGES[0], IMAGE_SIZE, 1)
+    decoded = preprocessing.decode_image(small, 1).numpy().astype(int)
+    expected = preprocessing.prepare_image(IMAGES[0], IMAGE_SIZE, 1).numpy()
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded - expected).mean() < 5

@@ -1,0 +1,238 @@
+"""The signatures of the serving contract around frozen weights.
+
+The backbone is frozen to constants once, and all signatures share it: a copy
+for each would multiply the file.
+"""
+
+import keras
+import tensorflow as tf
+from tensorflow.python.framework import convert_to_constants
+
+from trainer.data import preprocessing
+from trainer.export import folding, signature
+from trainer.model import out_of_distribution, saliency
+
+# Images in the network at a time. A larger batch goes through it in parts:
+# a thousand at once would take gigabytes.
+MAX_CHUNK = 32
+
+
+def _freeze(function, shape: list[int | None]):
+    """A function of one float32 tensor, its variables made constants."""
+    return convert_to_constants.convert_variables_to_constants_v2(
+        tf.function(function).get_concrete_function(
+            tf.TensorSpec(shape, tf.float32)
+        )
+    )
+
+
+class ServingModule(tf.Module):
+    """What is saved: frozen functions, and the signatures made of them."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        class_names: tuple[str, ...],
+        positive_index: int | None,
+        temperature: float,
+        operating_point: float | None,
+        detector: out_of_distribution.Detector,
+    ):
+        """Wraps a model.
+
+        Args:
+            model: float32, pixels in [0, 255] -> logits.
+            class_names: in the order of the labels.
+            positive_index: label of the positive class, None for more than
+                two classes.
+            temperature: logits are divided by it before the softmax.
+            operating_point: `decision` is `score >= operating_point`; None
+                for more than two classes.
+            detector: of images unlike the training set.
+        """
+        super().__init__(name="lightbox")
+        _, self._image_size, _, self._channels = model.input.shape
+        model = folding.fold_batch_norm(model)
+        feature_map = model.get_layer(saliency.FEATURE_MAP).output
+        describe = out_of_distribution.descriptor_model(model)
+        backbone = keras.Model(model.input, [feature_map, describe.output])
+        head = saliency.head_model(model)
+        # Pixels -> feature map, descriptor; feature map -> logits; feature map
+        # -> heat. Gradients are taken before freezing, which forgets them.
+        self._backbone = _freeze(
+            lambda pixels: backbone(pixels, training=False),
+            [None, *model.input.shape[1:]],
+        )
+        self._head = _freeze(
+            lambda features: head(features, training=False),
+            [None, *feature_map.shape[1:]],
+        )
+        self._heat = _freeze(
+            lambda features: saliency.grad_cam(head, features)[0],
+            [None, *feature_map.shape[1:]],
+        )
+        self._unlike = _freeze(detector.score, [None, describe.output.shape[1]])
+        self._class_names = tf.constant(class_names)
+        self._positive_index = positive_index
+        self._temperature = temperature
+        self._operating_point = operating_point
+
+    def _answer(
+        self, feature_map: tf.Tensor, descriptor: tf.Tensor, valid: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The outputs that three of the signatures share."""
+        logits = self._head(feature_map)[0] / self._temperature
+        if logits.shape[-1] == 1:
+            logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
+        # Zeros, not NaN, for what could not be read: TF Serving writes NaN as
+        # a bare token that JSON parsers refuse.
+        probabilities = tf.where(valid[:, tf.newaxis], tf.nn.softmax(logits), 0)
+        # Of the logits: probabilities near a half can round to a tie.
+        label_index = tf.argmax(logits, -1, output_type=tf.int32)
+        if self._positive_index is None:
+            score = tf.reduce_max(probabilities, axis=-1)
+        else:
+            score = probabilities[:, self._positive_index]
+        unlike = tf.where(valid, self._unlike(descriptor)[0], 0)
+        outputs = {
+            signature.PROBABILITIES: probabilities,
+            signature.LABEL: tf.where(
+                valid, tf.gather(self._class_names, label_index), ""
+            ),
+            signature.LABEL_INDEX: tf.where(valid, label_index, -1),
+            signature.SCORE: score,
+            signature.VALID: valid,
+            signature.OUT_OF_DISTRIBUTION: unlike,
+            signature.IS_OUT_OF_DISTRIBUTION: unlike > 1,
+        }
+        if self._positive_index is not None:
+            outputs[signature.DECISION] = valid & (
+                score >= self._operating_point
+            )
+        return outputs
+
+    def _serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels, valid = preprocessing.prepare_batch(
+            image_bytes, self._image_size, self._channels
+        )
+        return self._answer(*self._backbone(pixels), valid)
+
+    def _serve_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        valid = tf.reduce_all(tf.math.is_finite(pixels), axis=[1, 2, 3])
+        finite = tf.where(
+            valid[:, tf.newaxis, tf.newaxis, tf.newaxis], pixels, 0.0
+        )
+        return self._answer(*self._backbone(finite), valid)
+
+    def _explain(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels, valid = preprocessing.prepare_batch(
+            image_bytes, self._image_size, self._channels
+        )
+        feature_map, descriptor = self._backbone(pixels)
+        heat = self._heat(feature_map)[0]
+
+        def draw(row):
+            return tf.cond(
+                row[2],
+                lambda: preprocessing.isolate(
+                    saliency.overlay_png, row[:2], ""
+                ),
+                lambda: "",
+            )
+
+        overlays = tf.map_fn(
+            draw,
+            (image_bytes, heat, valid),
+            fn_output_signature=tf.TensorSpec([], tf.string),
+        )
+        return {
+            **self._answer(feature_map, descriptor, valid),
+            signature.OVERLAY: overlays,
+        }
+
+    def _classify(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        def parse(example):
+            names = (signature.IMAGE_BYTES, signature.RECORD_IMAGE)
+            features = tf.io.parse_single_example(
+                example,
+                {
+                    name: tf.io.FixedLenFeature([], tf.string, "")
+                    for name in names
+                },
+            )
+            return tf.strings.join([features[name] for name in names])
+
+        outputs = self._serve_bytes(
+            tf.map_fn(
+                lambda example: preprocessing.isolate(parse, example, ""),
+                examples,
+                fn_output_signature=tf.TensorSpec([], tf.string),
+            )
+        )
+        scores = outputs[signature.PROBABILITIES]
+        return {
+            signature.CLASSES: tf.broadcast_to(
+                self._class_names, tf.shape(scores)
+            ),
+            signature.SCORES: scores,
+        }
+
+    def signatures(self) -> dict:
+        """Concrete functions by the name of their signature."""
+        strings = [None]
+        shape = [None, self._image_size, self._image_size, self._channels]
+        image_bytes = tf.TensorSpec(strings, tf.string, signature.IMAGE_BYTES)
+        specs = {
+            signature.SERVING_DEFAULT: (self._serve_bytes, image_bytes),
+            signature.PIXELS: (
+                self._serve_pixels,
+                tf.TensorSpec(shape, tf.float32, signature.PIXELS_INPUT),
+            ),
+            signature.EXPLAIN: (self._explain, image_bytes),
+            signature.CLASSIFY: (
+                self._classify,
+                tf.TensorSpec(strings, tf.string, signature.EXAMPLES),
+            ),
+        }
+        return {
+            name: _chunked(function).get_concrete_function(spec)
+            for name, (function, spec) in specs.items()
+        }
+
+
+def _chunked(function):
+    """`function` applied to a batch of any size in chunks of equal size.
+
+    An empty batch becomes one blank row, which is cut off again: oneDNN's
+    fused convolution fails on none.
+    """
+
+    def call(inputs):
+        num_rows = tf.shape(inputs)[0]
+        num_chunks = tf.maximum(1, -(-num_rows // MAX_CHUNK))
+        size = tf.maximum(1, -(-num_rows // num_chunks))
+        missing = num_chunks * size - num_rows
+        blank = tf.zeros([missing, *inputs.shape[1:]], inputs.dtype)
+        shape = [num_chunks, size, *inputs.shape[1:]]
+        chunks = tf.reshape(tf.concat([inputs, blank], 0), shape)
+        spec = tf.TensorSpec([None, *inputs.shape[1:]], inputs.dtype)
+        one = tf.function(function).get_concrete_function(spec)
+        outputs = tf.map_fn(
+            one,
+            chunks,
+            fn_output_signature={
+                name: tf.TensorSpec(output.shape, output.dtype)
+                for name, output in one.structured_outputs.items()
+            },
+            parallel_iterations=1,
+        )
+        return {
+            name: tf.reshape(
+                output,
+                tf.concat([[num_chunks * size], tf.shape(output)[2:]], 0),
+            )[:num_rows]
+            for name, output in outputs.items()
+        }
+
+    return tf.function(call)
