@@ -21,7 +21,9 @@ _GOLDEN = 0x9E3779B9
 class BatchPlaces:
     """Where the rows of a replica's batch stand in the global batch."""
 
-    def __init__(self, seed: int, step: tf.Tensor, places: tf.Tensor):
+    def __init__(
+        self, seed: int | tf.Tensor, step: tf.Tensor, places: tf.Tensor
+    ):
         """Hashes what all layers have in common, once for all of them.
 
         Args:
@@ -29,9 +31,7 @@ class BatchPlaces:
             step: int64 scalar.
             places: int64 `[per_replica_batch]`, in [0, global_batch_size).
         """
-        key = _mix(
-            tf.cast(step, tf.uint32) + _mix(tf.constant(seed, tf.uint32))
-        )
+        key = _mix(tf.cast(step, tf.uint32) + _mix(tf.cast(seed, tf.uint32)))
         self.hashes = _mix(_mix(tf.cast(places, tf.uint32)) ^ key)
 
 

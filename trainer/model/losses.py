@@ -8,7 +8,7 @@ def cross_entropy(
     labels: tf.Tensor,
     logits: tf.Tensor,
     label_smoothing: float = 0.0,
-    focal_gamma: float = 0.0,
+    focal_gamma: float | tf.Tensor = 0.0,
 ) -> tf.Tensor:
     """Cross-entropy of each example, possibly focal.
 
@@ -29,7 +29,7 @@ def cross_entropy(
         float32 `[batch]`.
     """
     loss = _smoothed_cross_entropy(labels, logits, label_smoothing)
-    if not focal_gamma:
+    if not tf.is_tensor(focal_gamma) and focal_gamma == 0:
         return loss
     if logits.shape[-1] == 1:
         signs = 2.0 * tf.cast(labels, tf.float32) - 1.0
