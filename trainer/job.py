@@ -20,6 +20,16 @@ from trainer.training import (
 )
 
 
+def make_augmentation(settings: dict) -> augmentation.Augmentation:
+    """The augmentation that the fields of a `TrainConfig` say."""
+    return augmentation.Augmentation(
+        **{
+            field.name: settings[field.name]
+            for field in dataclasses.fields(augmentation.Augmentation)
+        }
+    )
+
+
 class Job:
     """One run: the model, the data and the strategy that its steps share."""
 
@@ -53,12 +63,7 @@ class Job:
             cfg.weights,
             dropout.GlobalBatchDropout,
         )
-        self.augmentation = augmentation.Augmentation(
-            **{
-                field.name: getattr(cfg, field.name)
-                for field in dataclasses.fields(augmentation.Augmentation)
-            }
-        )
+        self.augmentation = make_augmentation(dataclasses.asdict(cfg))
         logging.info(
             "Model: EfficientNetB0 at %d px, %d channel(s), weights=%s, built "
             "in %.0f s.",
@@ -71,7 +76,7 @@ class Job:
     def files(self, split):
         return input_pipeline.split_files(self.cfg.data_dir, self.info, split)
 
-    def outputs(self, predict_step, split, view=None):
+    def outputs(self, predict_step, split, view=0, augmented_by=None):
         """Outputs of a compiled step for every image of a split."""
         num_images = self.info.num_images(split)
         batch_size = self.cfg.global_batch_size // self.cfg.accumulation_steps
@@ -86,9 +91,9 @@ class Job:
                 per_replica_batch_size=self.per_replica,
                 num_workers=num_workers,
                 worker_index=worker_index,
-                augmentation=None if view is None else self.augmentation,
+                augmentation=augmented_by,
                 seed=self.cfg.seed,
-                view=view or 0,
+                view=view,
             )
 
         return loop.predict_all(
@@ -98,26 +103,29 @@ class Job:
             batch_size,
         )
 
-    def features(self, split: str, num_views: int = 0) -> np.ndarray:
+    def features(
+        self,
+        split: str,
+        num_views: int = 1,
+        augmented_by: augmentation.Augmentation | None = None,
+    ) -> np.ndarray:
         """Features of a split by the backbone as it came, cached on disk.
 
         Args:
             split: "train" or "validation".
-            num_views: augmented views of each image; 0 for the image as it is
-                served.
+            num_views: of each image; one if they are not augmented.
+            augmented_by: None for the images as they are served.
 
         Returns:
-            float32 `[images, features]`, or `[views, images, features]`.
+            float32 `[views, images, features]`.
         """
         backbone = classifier.features_model(self.model)
         facts = {
             "data": self.info.fingerprint,
             "split": split,
             "num_views": num_views,
-            "augmentation": dataclasses.asdict(self.augmentation)
-            if num_views
-            else None,
-            "seed": self.cfg.seed if num_views else None,
+            "augmentation": augmented_by and dataclasses.asdict(augmented_by),
+            "seed": augmented_by and self.cfg.seed,
             "image_size": self.cfg.image_size,
             "backbone": features.weights_sha256(backbone),
             "precision": keras.config.dtype_policy().name,
@@ -128,8 +136,8 @@ class Job:
             start = time.monotonic()
             step = loop.make_predict_function(self.strategy, backbone)
             views = [
-                self.outputs(step, split, view)
-                for view in (range(num_views) if num_views else [None])
+                self.outputs(step, split, view, augmented_by)
+                for view in range(num_views)
             ]
             logging.info(
                 "features  of %d %s images in %d view(s): %.0f images/s",
@@ -138,7 +146,7 @@ class Job:
                 len(views),
                 len(views) * len(views[0]) / (time.monotonic() - start),
             )
-            return np.stack(views) if num_views else views[0]
+            return np.stack(views)
 
         return feature_cache.load_or_compute(
             self.cfg.features_dir

@@ -58,8 +58,8 @@ def _train_head(job: job_lib.Job) -> list[dict]:
         logging.info("head      already finished; its result is kept.")
         job.head.set_weights(setup.checkpoint.progress.best_weights)
         return setup.checkpoint.progress.history
-    train_features = job.features("train", cfg.feature_views)
-    validation_features = job.features("validation")
+    train_features = job.features("train", cfg.feature_views, job.augmentation)
+    (validation_features,) = job.features("validation")
 
     def make_dataset(start_step):
         return distribution.distribute(

@@ -10,24 +10,11 @@ import sys
 
 from absl import app, flags
 
-from trainer import config, startup
+from trainer import config, config_flags, startup
 
 FLAGS = flags.FLAGS
 
-_DEFINE = {
-    bool: flags.DEFINE_boolean,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-}
-
-for _field in dataclasses.fields(config.TrainConfig):
-    if _field.name == "hidden_units":
-        flags.DEFINE_list("hidden_units", [], _field.metadata["help"])
-    else:
-        _DEFINE[_field.type](
-            _field.name, _field.default, _field.metadata["help"]
-        )
+config_flags.define()
 flags.DEFINE_string(
     "hparams",
     "",
@@ -56,22 +43,12 @@ def _read_hparams(path: str) -> dict:
 
 def make_config() -> config.TrainConfig:
     """The configuration that flags and `--hparams` say."""
-    values = {
-        f.name: FLAGS[f.name].value
-        for f in dataclasses.fields(config.TrainConfig)
-    }
+    values = config_flags.values()
     if FLAGS.hparams:
         for name, value in _read_hparams(FLAGS.hparams).items():
             if not FLAGS[name].present:
                 values[name] = value
-    try:
-        values["hidden_units"] = tuple(int(u) for u in values["hidden_units"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "--hidden_units must be numbers separated by commas. Received: "
-            f"hidden_units={values['hidden_units']}."
-        ) from error
-    return config.TrainConfig(**values)
+    return config_flags.make_config(values)
 
 
 def main(argv):

@@ -1,0 +1,53 @@
+"""A flag of every field of `TrainConfig`, for the commands that take them."""
+
+import dataclasses
+
+from absl import flags
+
+from trainer import config
+
+_DEFINE = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def define(left_out: tuple[str, ...] = ()) -> None:
+    """Defines the flags, but for some, with the fields' defaults and help."""
+    for field in dataclasses.fields(config.TrainConfig):
+        if field.name in left_out:
+            continue
+        if field.name == "hidden_units":
+            flags.DEFINE_list("hidden_units", [], field.metadata["help"])
+        else:
+            _DEFINE[field.type](
+                field.name, field.default, field.metadata["help"]
+            )
+
+
+def values() -> dict:
+    """The values of the flags that are defined, by name."""
+    names = [field.name for field in dataclasses.fields(config.TrainConfig)]
+    return {
+        name: flags.FLAGS[name].value for name in names if name in flags.FLAGS
+    }
+
+
+def make_config(settings: dict) -> config.TrainConfig:
+    """A configuration of settings by name.
+
+    Raises:
+        ValueError: if a setting is not valid.
+    """
+    if "hidden_units" in settings:
+        try:
+            units = tuple(int(u) for u in settings["hidden_units"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "--hidden_units must be numbers separated by commas. Received: "
+                f"hidden_units={settings['hidden_units']}."
+            ) from error
+        settings = settings | {"hidden_units": units}
+    return config.TrainConfig(**settings)

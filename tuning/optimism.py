@@ -1,0 +1,77 @@
+"""How good the best of many trials really is.
+
+The best score of N trials is too good: it was chosen for being the best on
+these images. Tsamardinos, Greasidou and Borboudakis, 2018, "Bootstrapping the
+out-of-sample predictions for efficient and accurate cross-validation",
+https://arxiv.org/abs/1708.07180: draw the images with replacement, choose the
+best trial on those drawn, and judge it on those that were not.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from trainer.evaluation import resampling
+from tuning import trial
+
+NUM_RESAMPLES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A score without the optimism of the choice.
+
+    Attributes:
+        value: mean over resamples, None if no resample defines it.
+        interval: 95 %, likewise.
+        num_trials: that were chosen from.
+    """
+
+    value: float | None
+    interval: list[float] | None
+    num_trials: int
+
+
+def correct(
+    logits: list[np.ndarray],
+    data: trial.SweepData,
+    objective: str,
+    seed: int = 0,
+) -> Estimate:
+    """What the choice of the best trial gives on images not chosen by.
+
+    Whole groups are drawn, so images of one patient are on one side.
+
+    Args:
+        logits: of each completed trial, float32 `[judged, K]`.
+        data: of the sweep.
+        objective: that the trial was chosen by.
+        seed: of the draws.
+    """
+    places = data.judged
+    groups = [data.groups[i] for i in places]
+    (weights,) = resampling.resample_weights(groups, NUM_RESAMPLES, seed)
+    drawn, left_out = [], []
+    for one in logits:
+        predictions = data.predictions(places, one)
+
+        def score(some, predictions=predictions):
+            return trial.point_metrics(
+                predictions, data.class_names, data.positive_index, some
+            )[objective]
+
+        drawn.append(score(weights))
+        left_out.append(score((weights == 0).astype(np.float64)))
+    drawn, left_out = np.array(drawn), np.array(left_out)
+    if trial.direction(objective) == "min":
+        drawn = -drawn
+    best = np.argmax(np.where(np.isfinite(drawn), drawn, -np.inf), axis=0)
+    scores = left_out[best, np.arange(NUM_RESAMPLES)]
+    finite = scores[np.isfinite(scores)]
+    if not len(finite):
+        return Estimate(None, None, len(logits))
+    return Estimate(
+        float(finite.mean()),
+        resampling.percentile_interval(scores),
+        len(logits),
+    )

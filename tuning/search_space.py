@@ -1,0 +1,174 @@
+"""The hyperparameters that a sweep searches, and what they mean for a run.
+
+`SPACE` is the one place for the ranges. A user narrows it by a JSON file:
+`{"dropout": [0.2, 0.4], "optimizer": ["adamw"]}` keeps a part of a range, or
+some of the choices; one value fixes it.
+"""
+
+import dataclasses
+import json
+
+import keras_tuner
+
+from trainer import storage
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of some values; searched only where `parent` is one of `when`."""
+
+    values: tuple
+    parent: str = ""
+    when: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """A number between two, drawn evenly on a linear or a log scale."""
+
+    low: float
+    high: float
+    sampling: str = "linear"
+
+
+_HIDDEN = {"parent": "num_hidden_layers", "when": (1, 2)}
+SPACE: dict[str, Choice | Range] = {
+    # The head. A second hidden layer is half as wide as the first.
+    "num_hidden_layers": Choice((0, 1, 2)),
+    "hidden_units": Choice((32, 64, 128, 256), **_HIDDEN),
+    "head_activation": Choice(("relu", "gelu", "swish"), **_HIDDEN),
+    "head_batch_norm": Choice((False, True), **_HIDDEN),
+    "dropout": Range(0.0, 0.7),
+    # Its training.
+    "optimizer": Choice(("adamw", "sgd")),
+    "head_learning_rate": Range(1e-4, 3e-2, "log"),
+    "schedule": Choice(("cosine", "constant")),
+    "weight_decay": Range(1e-6, 1e-1, "log"),
+    "global_batch_size": Choice((16, 32, 64)),
+    "label_smoothing": Range(0.0, 0.2),
+    "class_weights": Choice(("balanced", "none")),
+    "focal_gamma": Choice((0.0, 1.0, 2.0)),
+    # Times the ranges of --rotation_degrees and so on; each strength has
+    # cached views of its own. 0 needs one view only.
+    "augmentation_strength": Choice((0.0, 1.0)),
+}
+AUGMENTATION_FIELDS = (
+    "rotation_degrees",
+    "shift_fraction",
+    "zoom_fraction",
+    "brightness",
+    "contrast",
+)
+FLIP_FIELDS = ("horizontal_flip", "vertical_flip")
+
+
+def read_space(path: str) -> dict[str, Choice | Range]:
+    """`SPACE`, narrowed by a JSON file unless its path is empty.
+
+    Raises:
+        ValueError: if the file is not JSON, or names what is not searched, or
+            leaves nothing of a range.
+        OSError: if it cannot be read.
+    """
+    if not path:
+        return dict(SPACE)
+    try:
+        narrowed = json.loads(storage.read_bytes(path))
+    except ValueError as error:
+        raise ValueError(
+            f"--search_space={path} is not JSON: {error}."
+        ) from error
+    if not isinstance(narrowed, dict):
+        raise ValueError(
+            f"--search_space={path} must be a JSON object of hyperparameter to "
+            'values, for example {"dropout": [0.2, 0.4]}.'
+        )
+    unknown = sorted(set(narrowed) - set(SPACE))
+    if unknown:
+        raise ValueError(
+            f"--search_space={path} has {', '.join(unknown)}, which is not "
+            f"searched: choose among {', '.join(SPACE)}."
+        )
+    space = dict(SPACE)
+    for name, wanted in narrowed.items():
+        wanted = wanted if isinstance(wanted, list) else [wanted]
+        space[name] = _narrow(path, name, SPACE[name], wanted)
+    return space
+
+
+def _narrow(path, name, whole, wanted):
+    if isinstance(whole, Choice):
+        values = tuple(v for v in whole.values if v in wanted)
+        strange = [v for v in wanted if v not in whole.values]
+        if strange or not values:
+            raise ValueError(
+                f"--search_space={path}: {name} must be some of "
+                f"{list(whole.values)}. Received: {json.dumps(wanted)}."
+            )
+        return dataclasses.replace(whole, values=values)
+    is_number = all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) for v in wanted
+    )
+    if (
+        not is_number
+        or len(wanted) not in (1, 2)
+        or not whole.low <= wanted[0] <= wanted[-1] <= whole.high
+    ):
+        raise ValueError(
+            f"--search_space={path}: {name} must be one number or a lower and "
+            f"an upper bound, within {whole.low} and {whole.high}. Received: "
+            f"{json.dumps(wanted)}."
+        )
+    if wanted[0] == wanted[-1]:
+        return Choice((float(wanted[0]),))
+    return Range(float(wanted[0]), float(wanted[1]), whole.sampling)
+
+
+def to_hyperparameters(
+    space: dict[str, Choice | Range],
+) -> keras_tuner.HyperParameters:
+    """A space as keras-tuner has it, all of it known beforehand."""
+    hyperparameters = keras_tuner.HyperParameters()
+    for name, values in space.items():
+        if isinstance(values, Range):
+            hyperparameters.Float(
+                name, values.low, values.high, sampling=values.sampling
+            )
+        elif values.parent:
+            when = [v for v in space[values.parent].values if v in values.when]
+            if when:
+                with hyperparameters.conditional_scope(values.parent, when):
+                    hyperparameters.Choice(name, list(values.values))
+        else:
+            hyperparameters.Choice(name, list(values.values))
+    return hyperparameters
+
+
+def to_settings(values: dict, base: dict) -> dict:
+    """What hyperparameters mean, as fields of a `TrainConfig`.
+
+    Args:
+        values: of a trial.
+        base: the fields of the sweep's own configuration.
+
+    Returns:
+        The fields that the values decide; their names are flags of
+        `trainer.task`.
+    """
+    settings = {
+        name: values[name]
+        for name in values
+        if name in SPACE
+        and name
+        not in ("num_hidden_layers", "hidden_units", "augmentation_strength")
+    }
+    depth, width = values["num_hidden_layers"], values.get("hidden_units", 0)
+    settings["hidden_units"] = [width // 2**i for i in range(depth)]
+    strength = values["augmentation_strength"]
+    for name in AUGMENTATION_FIELDS:
+        settings[name] = base[name] * strength
+    for name in FLIP_FIELDS:
+        settings[name] = bool(base[name] and strength)
+    if not strength:
+        settings["feature_views"] = 1
+    return settings
