@@ -7,7 +7,7 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 
 MEDICAL = ["pydicom>=3.0", "pylibjpeg[all]>=2.0", "nibabel>=5.2"]
-SERVER = ["starlette>=0.40", "uvicorn>=0.30"]
+SERVER = ["grpcio-health-checking>=1.60", "starlette>=0.40", "uvicorn>=0.30"]
 
 setuptools.setup(
     name="lightbox",
@@ -22,7 +22,10 @@ setuptools.setup(
     packages=setuptools.find_packages(
         include=["trainer*", "tuning*", "serving*", "deploy*"]
     ),
-    package_data={"trainer.evaluation": ["templates/*"]},
+    package_data={
+        "serving": ["page_files/*"],
+        "trainer.evaluation": ["templates/*"],
+    },
     install_requires=[
         "tensorflow>=2.20,<2.22",
         # keras-tuner imports TensorBoard's plugin with its callbacks, and
@@ -56,6 +59,7 @@ setuptools.setup(
             *MEDICAL,
             *SERVER,
             "apache-beam>=2.70",
+            "prometheus_client>=0.20",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.6",

@@ -1,65 +1,111 @@
 """The gRPC side of the local server: official servicers over `inference`."""
 
+import time
 from collections.abc import Callable
 from concurrent import futures
 
 import grpc
 from absl import logging
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
 )
 
-from serving import inference, model_versions, status_codes
+from serving import (
+    example_inference,
+    inference,
+    metrics,
+    served_models,
+    status_codes,
+)
 
 # TF Serving cuts messages here; longer ones do not fit into gRPC's trailers.
 MAX_MESSAGE_LENGTH = 1024
 NUM_THREADS = 16
+# Those that wait hold their request in memory. More get RESOURCE_EXHAUSTED.
+MAX_CONCURRENT_REQUESTS = 512
+# TF Serving's names for its health service, and the whole server's.
+HEALTH_SERVICES = ("", "PredictionService", "ModelService")
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict, Classify and GetModelMetadata.
+    """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
-    Regress and MultiInference answer UNIMPLEMENTED: a classifier has no use
-    for them.
-    """
-
-    def __init__(self, versions: model_versions.ModelVersions):
-        self._versions = versions
+    def __init__(
+        self, models: served_models.ServedModels, counters: metrics.Metrics
+    ):
+        self._models = models
+        self._metrics = counters
 
     def Predict(self, request, context):
-        return _answer(inference.predict, self._versions, request, context)
+        return self._count("Predict", inference.predict, request, context)
 
     def Classify(self, request, context):
-        return _answer(inference.classify, self._versions, request, context)
+        return self._count(
+            "Classify", example_inference.classify, request, context
+        )
+
+    def Regress(self, request, context):
+        return self._count(
+            "Regress", example_inference.regress, request, context
+        )
+
+    def MultiInference(self, request, context):
+        return _answer(
+            example_inference.multi_inference, self._models, request, context
+        )
 
     def GetModelMetadata(self, request, context):
         return _answer(
-            inference.get_model_metadata, self._versions, request, context
+            inference.get_model_metadata, self._models, request, context
         )
+
+    def _count(self, api: str, method: Callable, request, context):
+        started = time.perf_counter()
+        try:
+            return _answer(method, self._models, request, context)
+        finally:
+            name = request.model_spec.name
+            self._metrics.record(
+                model_name=name if name in self._models.names else "",
+                api=api,
+                entrypoint="GRPC",
+                code=(context.code() or grpc.StatusCode.OK).name,
+                latency_s=time.perf_counter() - started,
+            )
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus; the model list itself cannot be changed from outside."""
+    """GetModelStatus and HandleReloadConfigRequest."""
 
-    def __init__(self, versions: model_versions.ModelVersions):
-        self._versions = versions
+    def __init__(self, models: served_models.ServedModels):
+        self._models = models
 
     def GetModelStatus(self, request, context):
         return _answer(
-            inference.get_model_status, self._versions, request, context
+            inference.get_model_status, self._models, request, context
         )
+
+    def HandleReloadConfigRequest(self, request, context):
+        return _answer(inference.reload_config, self._models, request, context)
 
 
 def start(
-    versions: model_versions.ModelVersions, host: str, port: int
+    models: served_models.ServedModels,
+    counters: metrics.Metrics,
+    host: str,
+    port: int,
+    max_request_bytes: int,
 ) -> tuple[grpc.Server, int]:
     """Starts serving.
 
     Args:
-        versions: the model.
+        models: what to serve.
+        counters: what to count requests with.
         host: address to bind.
         port: port to bind, 0 for a free one.
+        max_request_bytes: longer messages get RESOURCE_EXHAUSTED.
 
     Returns:
         The running server and its port.
@@ -71,10 +117,11 @@ def start(
         futures.ThreadPoolExecutor(
             NUM_THREADS, thread_name_prefix="grpc-request"
         ),
+        maximum_concurrent_rpcs=MAX_CONCURRENT_REQUESTS,
         options=[
             # Python's default of 4 MiB refuses a batch of eight images as
             # floats.
-            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_receive_message_length", max_request_bytes),
             ("grpc.max_send_message_length", -1),
             # Otherwise a second server on the same port would go unnoticed
             # and get half of the requests.
@@ -82,11 +129,15 @@ def start(
         ],
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(versions), server
+        PredictionService(models, counters), server
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(versions), server
+        ModelService(models), server
     )
+    health_service = health.HealthServicer()
+    for name in HEALTH_SERVICES:
+        health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     try:
         url_host = f"[{host}]" if ":" in host else host
         bound_port = server.add_insecure_port(f"{url_host}:{port}")
@@ -99,9 +150,15 @@ def start(
     return server, bound_port
 
 
-def _answer(method: Callable, versions, request, context):
+def _answer(method: Callable, models, request, context):
+    remaining_s = context.time_remaining()
+    if remaining_s is not None and remaining_s <= 0:
+        # It waited for its thread until nobody waited for it.
+        context.abort(
+            grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded in the queue"
+        )
     try:
-        return method(versions, request)
+        return method(models, request)
     except status_codes.StatusError as error:
         code, message = error.code, error.message
     # The server outlives whatever one request does to it.

@@ -2,15 +2,14 @@
 
 The gRPC and the REST server are thin layers over these functions, so both
 protocols give the same answers. The order of checks and the wording follow
-TF Serving (`predict_util.cc`, `classifier.cc`, `get_model_*_impl.cc`).
+TF Serving (`predict_util.cc`, `get_model_*_impl.cc`, `model_service_impl.cc`).
+What works on tf.Example is in `example_inference`.
 """
 
-from tensorflow.core.example import example_pb2
-from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
     model_pb2,
     predict_pb2,
     status_pb2,
@@ -18,24 +17,20 @@ from tensorflow_serving.apis import (
 
 from serving import (
     metadata_json,
-    model_versions,
     saved_models,
+    served_models,
     status_codes,
 )
 from trainer.export import signature
 
 DEFAULT_SIGNATURE = signature.SERVING_DEFAULT
-# Names that TF Serving's Classify API asks of a signature.
-CLASSIFY_INPUTS = "inputs"
-CLASSIFY_CLASSES = "classes"
-CLASSIFY_SCORES = "scores"
 
 
 def find_model(
-    versions: model_versions.ModelVersions, spec: model_pb2.ModelSpec
+    models: served_models.ServedModels, spec: model_pb2.ModelSpec
 ) -> saved_models.LoadedModel:
     """Returns the version that a request's ModelSpec asks for."""
-    return versions.get(
+    return models.get(
         spec.name,
         spec.version.value if spec.HasField("version") else None,
         spec.version_label if spec.HasField("version_label") else None,
@@ -43,10 +38,10 @@ def find_model(
 
 
 def predict(
-    versions: model_versions.ModelVersions, request: predict_pb2.PredictRequest
+    models: served_models.ServedModels, request: predict_pb2.PredictRequest
 ) -> predict_pb2.PredictResponse:
     """Answers PredictionService.Predict."""
-    model = find_model(versions, request.model_spec)
+    model = find_model(models, request.model_spec)
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     if name not in model.functions:
         raise status_codes.StatusError(
@@ -59,7 +54,7 @@ def predict(
     )
     outputs = model.run(name, request.inputs, output_names)
     response = predict_pb2.PredictResponse()
-    _fill_model_spec(
+    fill_model_spec(
         response.model_spec, request.model_spec.name, model.version, name
     )
     for output_name, tensor in outputs.items():
@@ -67,36 +62,8 @@ def predict(
     return response
 
 
-def classify(
-    versions: model_versions.ModelVersions,
-    request: classification_pb2.ClassificationRequest,
-) -> classification_pb2.ClassificationResponse:
-    """Answers PredictionService.Classify."""
-    model = find_model(versions, request.model_spec)
-    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    if name not in model.functions:
-        raise status_codes.invalid_argument(
-            f"No signature was found with the name: {name}"
-        )
-    output_names = _check_classify_signature(model.signature_defs[name])
-    examples = _serialized_examples(request.input)
-    if not examples:
-        raise status_codes.invalid_argument("Input is empty.")
-    inputs = tensor_pb2.TensorProto(
-        dtype=types_pb2.DT_STRING, string_val=examples
-    )
-    inputs.tensor_shape.dim.add(size=len(examples))
-    outputs = model.run(name, {CLASSIFY_INPUTS: inputs}, output_names)
-    response = classification_pb2.ClassificationResponse()
-    _fill_model_spec(
-        response.model_spec, request.model_spec.name, model.version, name
-    )
-    _fill_classifications(outputs, len(examples), response.result)
-    return response
-
-
 def get_model_metadata(
-    versions: model_versions.ModelVersions,
+    models: served_models.ServedModels,
     request: get_model_metadata_pb2.GetModelMetadataRequest,
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
     """Answers PredictionService.GetModelMetadata."""
@@ -111,12 +78,12 @@ def get_model_metadata(
             raise status_codes.invalid_argument(
                 f"Metadata field {field} is not supported"
             )
-    model = find_model(versions, request.model_spec)
+    model = find_model(models, request.model_spec)
     signature_map = get_model_metadata_pb2.SignatureDefMap()
     for name, declared in model.signature_defs.items():
         signature_map.signature_def[name].CopyFrom(declared)
     response = get_model_metadata_pb2.GetModelMetadataResponse()
-    _fill_model_spec(
+    fill_model_spec(
         response.model_spec, request.model_spec.name, model.version, ""
     )
     response.metadata[metadata_json.SIGNATURE_DEF].Pack(signature_map)
@@ -124,7 +91,7 @@ def get_model_metadata(
 
 
 def get_model_status(
-    versions: model_versions.ModelVersions,
+    models: served_models.ServedModels,
     request: get_model_status_pb2.GetModelStatusRequest,
 ) -> get_model_status_pb2.GetModelStatusResponse:
     """Answers ModelService.GetModelStatus."""
@@ -133,7 +100,7 @@ def get_model_status(
     spec = request.model_spec
     version = spec.version.value if spec.HasField("version") else None
     response = get_model_status_pb2.GetModelStatusResponse()
-    for number, state in versions.states(spec.name, version).items():
+    for number, state in models.states(spec.name, version).items():
         response.model_version_status.add(
             version=number,
             state=state.state,
@@ -145,9 +112,21 @@ def get_model_status(
     return response
 
 
-def _fill_model_spec(
+def reload_config(
+    models: served_models.ServedModels,
+    request: model_management_pb2.ReloadConfigRequest,
+) -> model_management_pb2.ReloadConfigResponse:
+    """Answers ModelService.HandleReloadConfigRequest."""
+    models.reload(request.config)
+    return model_management_pb2.ReloadConfigResponse(
+        status=status_pb2.StatusProto()
+    )
+
+
+def fill_model_spec(
     spec: model_pb2.ModelSpec, name: str, version: int, signature_name: str
 ) -> None:
+    """Fills the ModelSpec of an answer."""
     spec.name = name
     spec.version.value = version
     spec.signature_name = signature_name
@@ -159,15 +138,15 @@ def _check_inputs(sent: set[str], declared: set[str]) -> None:
     if len(sent) != len(declared):
         raise status_codes.invalid_argument(
             f"input size does not match signature: {len(sent)}!="
-            f"{len(declared)} len({_braces(sent)}) != "
-            f"len({_braces(declared)}). Sent extra: "
-            f"{_braces(sent - declared)}. Missing but required: "
-            f"{_braces(declared - sent)}."
+            f"{len(declared)} len({braces(sent)}) != "
+            f"len({braces(declared)}). Sent extra: "
+            f"{braces(sent - declared)}. Missing but required: "
+            f"{braces(declared - sent)}."
         )
     raise status_codes.invalid_argument(
         f"Signature input alias: {min(declared - sent)} not found in request "
         "and no default value provided. Inputs expected to be in the request "
-        f"{_braces(sent)}"
+        f"{braces(sent)}"
     )
 
 
@@ -177,7 +156,7 @@ def _select_outputs(wanted: list[str], declared: list[str]) -> list[str]:
         if name not in declared:
             raise status_codes.invalid_argument(
                 f"output tensor alias not found in signature: {name} Outputs "
-                f"expected to be in the set {_braces(declared)}."
+                f"expected to be in the set {braces(declared)}."
             )
         if name in seen:
             raise status_codes.invalid_argument(
@@ -187,77 +166,6 @@ def _select_outputs(wanted: list[str], declared: list[str]) -> list[str]:
     return wanted or declared
 
 
-def _braces(names) -> str:
+def braces(names) -> str:
+    """Returns names as TF Serving lists them, `{a,b}`."""
     return "{" + ",".join(sorted(names)) + "}"
-
-
-def _check_classify_signature(declared) -> list[str]:
-    if len(declared.inputs) != 1:
-        raise status_codes.invalid_argument("Expected one input Tensor.")
-    if len(declared.outputs) not in (1, 2):
-        raise status_codes.invalid_argument(
-            f"Expected one or two output Tensors, found {len(declared.outputs)}"
-        )
-    if CLASSIFY_INPUTS not in declared.inputs:
-        raise status_codes.StatusError(
-            "FAILED_PRECONDITION",
-            "No classification inputs found in SignatureDef: "
-            f"{_braces(declared.inputs)}",
-        )
-    names = [
-        name
-        for name in (CLASSIFY_CLASSES, CLASSIFY_SCORES)
-        if name in declared.outputs
-    ]
-    if not names:
-        raise status_codes.StatusError(
-            "FAILED_PRECONDITION",
-            "Expected classification signature outputs to contain at least "
-            f'one of "{CLASSIFY_CLASSES}" or "{CLASSIFY_SCORES}". Signature '
-            f"was: {_braces(declared.outputs)}",
-        )
-    return names
-
-
-def _serialized_examples(request_input) -> list[bytes]:
-    if request_input.WhichOneof("kind") == "example_list_with_context":
-        with_context = request_input.example_list_with_context
-        examples = []
-        for example in with_context.examples:
-            # Of a feature in both, the example's own value counts.
-            merged = example_pb2.Example()
-            merged.CopyFrom(with_context.context)
-            merged.MergeFrom(example)
-            examples.append(merged.SerializeToString())
-        return examples
-    return [
-        example.SerializeToString()
-        for example in request_input.example_list.examples
-    ]
-
-
-def _fill_classifications(outputs, num_examples: int, result) -> None:
-    for name, proto in outputs.items():
-        sizes = [dim.size for dim in proto.tensor_shape.dim]
-        if len(sizes) != 2:
-            raise status_codes.invalid_argument(
-                "Expected Tensor shape: [batch_size num_classes] but got "
-                f"{sizes}"
-            )
-        if sizes[0] != num_examples:
-            raise status_codes.invalid_argument(
-                f"Expected {name} output batch size of {num_examples}. Got: "
-                f"{sizes[0]}"
-            )
-    classes = outputs.get(CLASSIFY_CLASSES)
-    scores = outputs.get(CLASSIFY_SCORES)
-    num_classes = (classes or scores).tensor_shape.dim[1].size
-    for row in range(num_examples):
-        classifications = result.classifications.add()
-        for column in range(num_classes):
-            index = row * num_classes + column
-            entry = classifications.classes.add()
-            if classes is not None:
-                entry.label = classes.string_val[index].decode("utf-8")
-            if scores is not None:
-                entry.score = scores.float_val[index]

@@ -1,7 +1,7 @@
-"""TF Serving's JSON for the Classify API: objects to tf.Example."""
+"""TF Serving's JSON for Classify and Regress: objects to tf.Example."""
 
 from tensorflow.core.example import example_pb2, feature_pb2
-from tensorflow_serving.apis import classification_pb2
+from tensorflow_serving.apis import classification_pb2, regression_pb2
 
 from serving import json_text, status_codes
 
@@ -12,13 +12,16 @@ _KIND_NAMES = {
 }
 
 
-def fill_classification_request(
-    document: dict, request: classification_pb2.ClassificationRequest
+def fill_request(
+    document: dict,
+    request: classification_pb2.ClassificationRequest
+    | regression_pb2.RegressionRequest,
 ) -> None:
     """Fills a request from a JSON object with `examples` and `context`."""
     request.model_spec.signature_name = json_text.signature_name(document)
     examples = document.get("examples")
     if "examples" not in document:
+        # TF Serving says "classify" for both.
         raise _document_error(
             document,
             "When method is classify, key 'examples' is expected and was not "

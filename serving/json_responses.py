@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
-from tensorflow_serving.apis import classification_pb2
+from tensorflow_serving.apis import classification_pb2, regression_pb2
 
 from serving import json_tensors, status_codes
 
@@ -57,6 +57,15 @@ def classifications(result: classification_pb2.ClassificationResult) -> bytes:
     ]
     lists = ", ".join(f"[{row}]" for row in rows)
     return f'{{\n    "results": [{lists}\n    ]\n}}'.encode()
+
+
+def regressions(result: regression_pb2.RegressionResult) -> bytes:
+    """Returns the body that answers a regress request."""
+    values = ", ".join(
+        _decimal(np.float32(regression.value))
+        for regression in result.regressions
+    )
+    return f'{{\n    "results": [{values}]\n}}'.encode()
 
 
 def error(message: str) -> bytes:

@@ -1,12 +1,14 @@
-r"""Serves one SavedModel with TF Serving's protocols, for laptops and tests.
+r"""Serves SavedModels with TF Serving's protocols, for laptops and tests.
 
     python -m serving.local_server --model_base_path=run/export \
         --model_name=brain_mri
 
 The newest version under the base path answers; a new one is picked up within
-a second and takes over once it has loaded. In production, run TF Serving
-itself: `--engine=tensorflow_model_server` does so with the same flags if the
-program is installed.
+a second and takes over once it has loaded. With `--model_config_file` it
+serves what TF Serving would: several models, other version policies, labels.
+The REST port also shows a page, at `/`, that one can drop images on. In
+production, run TF Serving itself: `--engine=tensorflow_model_server` does so
+with the same flags if the program is installed.
 """
 
 import os
@@ -19,6 +21,8 @@ from absl import app, flags, logging
 
 from trainer import startup
 
+MAX_REQUEST_BYTES = 256 * 2**20
+TIMEOUT_S = 30.0
 ENGINES = ("local", "tensorflow_model_server")
 
 FLAGS = flags.FLAGS
@@ -30,10 +34,13 @@ def define_flags() -> None:
         "model_base_path",
         None,
         "Directory that holds one numbered directory per version.",
-        required=True,
     )
+    flags.DEFINE_string("model_name", None, "What clients call the model.")
     flags.DEFINE_string(
-        "model_name", None, "What clients call the model.", required=True
+        "model_config_file",
+        None,
+        "Instead of the two: a ModelServerConfig as text, as TF Serving reads "
+        "it. A change of the file comes into force within a second.",
     )
     flags.DEFINE_integer(
         "port",
@@ -55,6 +62,18 @@ def define_flags() -> None:
         "Address to listen on. Images of patients travel unencrypted: choose "
         "0.0.0.0 on a trusted network only.",
     )
+    flags.DEFINE_integer(
+        "rest_api_timeout_in_ms",
+        30_000,
+        "Milliseconds for a REST request to arrive, and then to be answered.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "max_request_bytes",
+        MAX_REQUEST_BYTES,
+        "Larger requests are refused.",
+        lower_bound=1024,
+    )
     flags.DEFINE_enum(
         "engine",
         "local",
@@ -74,8 +93,8 @@ class LocalServer:
         rest_target: likewise.
     """
 
-    def __init__(self, versions, host, grpc_server, grpc_port, rest_server):
-        self._versions = versions
+    def __init__(self, models, host, grpc_server, grpc_port, rest_server):
+        self._models = models
         self._grpc_server = grpc_server
         self._rest_server = rest_server
         self.grpc_port = grpc_port
@@ -90,20 +109,24 @@ class LocalServer:
         Args:
             grace_s: how long a gRPC request may take to finish.
         """
-        self._versions.stop()
+        self._models.stop()
         stopped = self._grpc_server.stop(grace_s)
         self._rest_server.stop()
         stopped.wait()
 
 
 def start(
-    model_base_path: str,
-    model_name: str,
+    model_base_path: str | None = None,
+    model_name: str | None = None,
     port: int = 0,
     rest_api_port: int = 0,
     host: str = "127.0.0.1",
+    *,
+    config_file: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+    max_request_bytes: int = MAX_REQUEST_BYTES,
 ) -> LocalServer:
-    """Loads the newest version and starts serving it.
+    """Loads the models and starts serving them.
 
     Args:
         model_base_path: directory that holds the version directories.
@@ -111,35 +134,62 @@ def start(
         port: for gRPC, 0 for a free one.
         rest_api_port: for REST, 0 for a free one.
         host: address to listen on.
+        config_file: a ModelServerConfig, instead of base path and name.
+        timeout_s: for a REST request to arrive, and then to be answered.
+        max_request_bytes: larger requests are refused.
 
     Raises:
         FileNotFoundError: there is no such directory or no version in it.
-        ValueError: the newest version does not load.
+        ValueError: the configuration is wrong, or a model does not load.
         OSError: a port is taken.
     """
-    check_base_path(model_base_path)
+    if config_file is None:
+        check_base_path(model_base_path)
     # TensorFlow takes seconds to import: only once the flags are known good.
     startup.import_tensorflow()
-    from serving import grpc_service, model_versions, rest_api, saved_models
+    from serving import grpc_service, metrics, rest_api
 
-    versions = model_versions.ModelVersions(
-        model_name, model_base_path, saved_models.load
+    models = _load_models(model_base_path, model_name, config_file)
+    counters = metrics.Metrics()
+    grpc_server, grpc_port = grpc_service.start(
+        models, counters, host, port, max_request_bytes
     )
-    versions.refresh()
-    newest, state = next(iter(versions.states(model_name, None).items()))
-    if state.state != "AVAILABLE":
-        raise ValueError(
-            f"Version {newest} under {model_base_path} does not load: "
-            f"{state.error_message}. Remove it or export it again."
-        )
-    grpc_server, grpc_port = grpc_service.start(versions, host, port)
+    api = rest_api.RestApi(models, counters, max_request_bytes, timeout_s)
     try:
-        rest_server = rest_api.RestServer(versions, host, rest_api_port)
+        rest_server = rest_api.RestServer(api, host, rest_api_port)
     except OSError:
         grpc_server.stop(None)
         raise
-    versions.start_polling()
-    return LocalServer(versions, host, grpc_server, grpc_port, rest_server)
+    models.start_polling(config_file=config_file)
+    return LocalServer(models, host, grpc_server, grpc_port, rest_server)
+
+
+def _load_models(
+    model_base_path: str | None, model_name: str | None, config_file: str | None
+):
+    """Returns the ServedModels, each with a version that is available."""
+    from serving import saved_models, served_models, status_codes
+
+    if config_file is None:
+        config = served_models.make_config(
+            model_name, os.path.abspath(model_base_path)
+        )
+    else:
+        config = served_models.read_config(config_file)
+    models = served_models.ServedModels(saved_models.load)
+    try:
+        models.reload(config)
+        for name in models.names:
+            states = models.states(name, None)
+            if all(s.state != "AVAILABLE" for s in states.values()):
+                newest, state = next(iter(states.items()))
+                raise ValueError(
+                    f"Version {newest} of {name} does not load: "
+                    f"{state.error_message}. Remove it or export it again."
+                )
+    except status_codes.StatusError as error:
+        raise ValueError(f"{error.message}.") from error
+    return models
 
 
 def check_base_path(model_base_path: str) -> None:
@@ -163,6 +213,25 @@ def check_base_path(model_base_path: str) -> None:
     )
 
 
+def check_flags() -> None:
+    """Raises ValueError unless the flags name either a model or a file."""
+    one_model = (FLAGS.model_base_path, FLAGS.model_name)
+    if FLAGS.model_config_file is not None:
+        if any(one_model):
+            raise ValueError(
+                "Pass either --model_config_file, or --model_base_path and "
+                "--model_name."
+            )
+        return
+    if not all(one_model):
+        raise ValueError(
+            "Pass --model_base_path and --model_name, or --model_config_file. "
+            f"Received: --model_base_path={FLAGS.model_base_path}, "
+            f"--model_name={FLAGS.model_name}."
+        )
+    check_base_path(FLAGS.model_base_path)
+
+
 def run_model_server() -> None:
     """Replaces this process with `tensorflow_model_server`."""
     program = shutil.which("tensorflow_model_server")
@@ -180,11 +249,21 @@ def run_model_server() -> None:
         "tensorflow_model_server listens on all addresses, whatever --host"
     )
     arguments = [
-        f"--model_base_path={os.path.abspath(FLAGS.model_base_path)}",
-        f"--model_name={FLAGS.model_name}",
         f"--port={FLAGS.port}",
         f"--rest_api_port={FLAGS.rest_api_port}",
+        f"--rest_api_timeout_in_ms={FLAGS.rest_api_timeout_in_ms}",
     ]
+    if FLAGS.model_config_file is not None:
+        arguments += [
+            f"--model_config_file={os.path.abspath(FLAGS.model_config_file)}",
+            "--model_config_file_poll_wait_seconds=1",
+            "--allow_version_labels_for_unavailable_models=true",
+        ]
+    else:
+        arguments += [
+            f"--model_base_path={os.path.abspath(FLAGS.model_base_path)}",
+            f"--model_name={FLAGS.model_name}",
+        ]
     os.execv(program, [program, *arguments])
 
 
@@ -196,13 +275,16 @@ def serve_until_signal() -> None:
         FLAGS.port,
         FLAGS.rest_api_port,
         FLAGS.host,
+        config_file=FLAGS.model_config_file,
+        timeout_s=FLAGS.rest_api_timeout_in_ms / 1000,
+        max_request_bytes=FLAGS.max_request_bytes,
     )
     asked_to_stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked_to_stop.set())
     print(
-        f"Serving {FLAGS.model_name}: {server.grpc_target} and "
-        f"{server.rest_target}. Ctrl-C stops.",
+        f"Serving {FLAGS.model_name or FLAGS.model_config_file}: "
+        f"{server.grpc_target} and {server.rest_target}. Ctrl-C stops.",
         flush=True,
     )
     asked_to_stop.wait()
@@ -213,8 +295,8 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     try:
+        check_flags()
         if FLAGS.engine == "tensorflow_model_server":
-            check_base_path(FLAGS.model_base_path)
             run_model_server()
         else:
             serve_until_signal()

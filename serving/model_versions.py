@@ -1,23 +1,21 @@
 """Which versions of a model are served: found, loaded, swapped and dropped.
 
-Follows TF Serving's default policy: every directory with a numeric name under
-the base path is a version, the newest one is served, and the one before stays
-until the newest has loaded. Two deliberate differences, both for people who
-work with one model on one machine: a version that failed to load is tried
-again as soon as its files change, and when the base path is empty for a moment
-the last version stays. Knows nothing of TensorFlow: loading is passed in.
+Follows TF Serving: every directory with a numeric name under the base path is
+a version, a policy says which of them are served, and what is served stays
+until one that replaces it has loaded. Two deliberate differences, both for
+people who work with models on one machine: a version that failed to load is
+tried again as soon as its files change, and when the base path is empty for a
+moment the last version stays. Knows nothing of TensorFlow: loading is passed
+in.
 """
 
 import dataclasses
 import os
 import re
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import logging
-
-from serving import status_codes
 
 VERSION_PATTERN = re.compile(r"[0-9]+")
 MAX_VERSION = 2**63 - 1
@@ -38,132 +36,105 @@ class VersionState:
     error_message: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class VersionPolicy:
+    """Which of the versions on disk are served; by default the newest.
+
+    Attributes:
+        num_latest: how many of the newest, None for all.
+        specific: these and no others, if there are any.
+    """
+
+    num_latest: int | None = 1
+    specific: frozenset[int] = frozenset()
+
+    def choose(self, versions: Iterable[int]) -> list[int]:
+        """Returns those to serve, newest first."""
+        newest_first = sorted(versions, reverse=True)
+        if self.specific:
+            return [v for v in newest_first if v in self.specific]
+        return newest_first[: self.num_latest]
+
+
+LATEST = VersionPolicy()
+
+
 class ModelVersions:
     """The versions of one model.
 
-    `refresh` looks at the disk once; `start_polling` does so each second in
-    the background. Requests only read `_available`, which is replaced and
-    never changed, so they take no lock and a version stays alive until the
-    last request that uses it has been answered.
+    `refresh` looks at the disk once. Requests only read `_available`, which
+    is replaced and never changed, so they take no lock and a version stays
+    alive until the last request that uses it has been answered.
     """
 
     def __init__(
         self,
-        name: str,
         base_path: str,
         load: Callable[[str, int], Any],
+        policy: VersionPolicy = LATEST,
     ):
         """Does not look at the disk yet.
 
         Args:
-            name: what clients call the model.
             base_path: the directory that holds the version directories.
             load: returns the model in a version directory, given the directory
                 and the version number; whatever it raises marks the version
                 as failed.
+            policy: which versions are served.
         """
-        self.name = name
-        self._base_path = base_path
+        self.base_path = base_path
+        self.policy = policy
         self._load = load
         self._available: dict[int, Any] = {}
         self._states: dict[int, VersionState] = {}
         self._failed_contents: dict[int, tuple] = {}
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
 
-    def get(self, name: str, version: int | None, label: str | None) -> Any:
-        """Returns the model that answers a request.
+    def find(self, version: int | None) -> Any:
+        """Returns a model that is served, by its number, or the newest.
 
         Args:
-            name: the model that the request names.
-            version: a version number, or None for the newest.
-            label: a version label, or None.
+            version: a version number, None for the newest.
 
-        Raises:
-            StatusError: nothing of that name is served.
+        Returns:
+            None if that version is not served.
         """
-        if not name:
-            raise status_codes.invalid_argument(
-                "ModelSpec has no name specified."
-            )
-        if label is not None:
-            # Labels come from a model config file, which one model on one
-            # machine does not have.
-            raise status_codes.invalid_argument(
-                f"Unrecognized servable version label: {label}"
-            )
-        available = self._available if name == self.name else {}
+        available = self._available
         if version is None and available:
             return available[max(available)]
-        if version in available:
-            return available[version]
-        wanted = (
-            f"Latest({name})"
-            if version is None
-            else f"Specific({name}, {version})"
-        )
-        raise status_codes.StatusError(
-            "NOT_FOUND", f"Servable not found for request: {wanted}"
-        )
+        return available.get(version)
 
-    def states(self, name: str, version: int | None) -> dict[int, VersionState]:
-        """Returns the state of one version or of all, newest first."""
-        states = dict(self._states) if name == self.name else {}
-        if version is not None:
-            if version not in states:
-                raise status_codes.StatusError(
-                    "NOT_FOUND",
-                    f"Could not find version {version} of model {name}",
-                )
-            return {version: states[version]}
-        if not states:
-            raise status_codes.StatusError(
-                "NOT_FOUND", f"Could not find any versions of model {name}"
-            )
-        return dict(sorted(states.items(), reverse=True))
+    def states(self) -> dict[int, VersionState]:
+        """Returns the state of every version seen so far, newest first."""
+        return dict(sorted(self._states.items(), reverse=True))
 
     def refresh(self) -> None:
-        """Loads the newest version on disk if it is not served yet."""
-        versions = find_versions(self._base_path)
-        if not versions:
-            return
-        newest = max(versions)
-        directory = versions[newest]
-        if newest not in self._available:
-            contents = _directory_contents(directory)
-            if self._failed_contents.get(newest) == contents:
-                return
-            if not self._load_version(newest, directory):
-                self._failed_contents[newest] = contents
-                return
-        for version in [v for v in self._available if v != newest]:
+        """Loads what the policy asks for, then drops what it does not.
+
+        Raises:
+            OSError: the base path cannot be listed.
+        """
+        on_disk = find_versions(self.base_path)
+        wanted = self.policy.choose(on_disk)
+        for version in wanted:
+            if version not in self._available:
+                self._try_version(version, on_disk[version])
+        # What is served stays until one that replaces it is available.
+        if any(version in self._available for version in wanted):
+            for version in [v for v in self._available if v not in wanted]:
+                self._unload_version(version)
+
+    def unload(self) -> None:
+        """Drops every version."""
+        for version in list(self._available):
             self._unload_version(version)
 
-    def start_polling(self, interval_s: float = 1.0) -> None:
-        """Calls `refresh` every `interval_s` seconds until `stop`."""
-
-        def poll():
-            while not self._stopped.wait(interval_s):
-                try:
-                    self.refresh()
-                except OSError as error:
-                    # A network file system may be gone for a while.
-                    logging.warning(
-                        "Cannot look for versions in %s: %s",
-                        self._base_path,
-                        error,
-                    )
-
-        self._thread = threading.Thread(
-            target=poll, name="model-versions", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the polling; what is loaded stays."""
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
+    def _try_version(self, version: int, directory: str) -> None:
+        """Loads a version, unless it failed before and has not changed."""
+        contents = _directory_contents(directory)
+        if self._failed_contents.get(version) == contents:
+            return
+        if not self._load_version(version, directory):
+            self._failed_contents[version] = contents
 
     def _load_version(self, version: int, directory: str) -> bool:
         logging.info("Loading version %d from %s", version, directory)

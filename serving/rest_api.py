@@ -1,70 +1,206 @@
-"""The REST side of the local server: TF Serving's routes over `inference`.
+"""The REST side of the local server: HTTP, limits, metrics and the page.
 
-Paths, methods and codes follow TF Serving's `http_rest_api_util.cc` and
-`http_rest_api_handler.cc`. What lies outside `/v1/` is a plain 404 page, as
-with TF Serving's HTTP library.
+What `/v1/` answers is in `rest_handlers`. Other paths, but those of the page
+and of the metrics, get a plain 404 page, as with TF Serving's HTTP library.
 """
 
-import json
-import re
+import asyncio
+import dataclasses
+import functools
 import socket
 import threading
-import urllib.parse
+import time
 import zlib
 from collections.abc import Callable
+from concurrent import futures
 
 import uvicorn
 from absl import logging
-from google.protobuf import json_format
-from starlette import applications, concurrency, requests, responses, routing
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    predict_pb2,
-)
+from starlette import applications, requests, responses, routing
 
 from serving import (
-    inference,
-    json_examples,
     json_responses,
-    json_tensors,
-    json_text,
-    metadata_json,
-    model_versions,
+    metrics,
+    page,
+    rest_handlers,
+    served_models,
     status_codes,
 )
 
-MAX_BODY_BYTES = 256 * 2**20
+METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_GUNZIPPED_BYTES = 100 * 2**20  # TF Serving's limit.
+# Of all requests that are under way. More get UNAVAILABLE, and a client that
+# comes back later.
+MAX_PENDING_BYTES = 2**30
+NUM_THREADS = 16
 STOP_TIMEOUT_S = 10
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
-_NAME = r"/v1/models/(?P<name>[^/:]+)"
-_VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
-_PREDICTION = re.compile(
-    _NAME + _VERSION + ":(?P<method>classify|regress|predict)", re.IGNORECASE
-)
-_STATUS = re.compile(
-    f"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?",
-    re.IGNORECASE,
-)
 _NOT_FOUND_PAGE = (
     "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n"
     "<H1>Not Found</H1>\n</BODY></HTML>\n"
 )
 
 
+@dataclasses.dataclass
+class _Body:
+    """What has been read of a request."""
+
+    num_bytes: int = 0
+    data: bytes = b""
+
+
+class RestApi:
+    """The ASGI application and the threads that it works with."""
+
+    def __init__(
+        self,
+        models: served_models.ServedModels,
+        counters: metrics.Metrics,
+        max_request_bytes: int,
+        timeout_s: float,
+    ):
+        """Makes `app`.
+
+        Args:
+            models: what to serve.
+            counters: what to count requests with.
+            max_request_bytes: larger bodies are refused.
+            timeout_s: for a request to arrive, and then to be answered.
+        """
+        self._models = models
+        self._metrics = counters
+        self._max_request_bytes = max_request_bytes
+        self._timeout_s = timeout_s
+        self._pending_bytes = 0  # Changed by the event loop's thread alone.
+        self._executor = futures.ThreadPoolExecutor(
+            NUM_THREADS, thread_name_prefix="rest-request"
+        )
+        self.app = applications.Starlette(
+            routes=[
+                routing.Route(
+                    METRICS_PATH, self._answer_metrics, methods=METHODS
+                ),
+                *(
+                    routing.Route(path, self._answer_file, methods=["GET"])
+                    for path in page.FILES
+                ),
+                routing.Route(
+                    page.READ_PATH, self._answer_read, methods=["POST"]
+                ),
+                routing.Route("/{path:path}", self._answer, methods=METHODS),
+            ]
+        )
+
+    async def _answer_metrics(self, unused_request) -> responses.Response:
+        return responses.PlainTextResponse(self._metrics.to_text())
+
+    async def _answer_file(self, request) -> responses.Response:
+        content, media_type = page.FILES[request.url.path]
+        return responses.Response(
+            content, media_type=media_type, headers=page.HEADERS
+        )
+
+    async def _answer_read(self, request) -> responses.Response:
+        return _to_response(*await self._run(request, page.read_images))
+
+    async def _answer(self, request) -> responses.Response:
+        # The path as it was sent: names are matched before they are decoded.
+        path = request.scope["raw_path"].decode("latin-1")
+        if not path.lower().startswith("/v1/"):
+            return responses.HTMLResponse(_NOT_FOUND_PAGE, 404)
+        started = time.perf_counter()
+        content, code = await self._run(
+            request,
+            functools.partial(
+                rest_handlers.answer, self._models, request.method, path
+            ),
+        )
+        prediction = rest_handlers.parse_prediction(request.method, path)
+        if prediction is not None:
+            name, api = prediction
+            self._metrics.record(
+                model_name=name if name in self._models.names else "",
+                api=api,
+                entrypoint="REST",
+                code=code,
+                latency_s=time.perf_counter() - started,
+            )
+        return _to_response(content, code)
+
+    async def _run(
+        self, request: requests.Request, work: Callable[[bytes], bytes]
+    ) -> tuple[bytes, str]:
+        """Returns what `work` makes of the body, and the code of the result."""
+        body = _Body()
+        try:
+            await asyncio.wait_for(
+                self._read_body(request, body), self._timeout_s
+            )
+            content = await asyncio.wait_for(
+                asyncio.get_running_loop().run_in_executor(
+                    self._executor, _work_on, work, request.headers, body.data
+                ),
+                self._timeout_s,
+            )
+        except status_codes.StatusError as error:
+            return json_responses.error(error.message), error.code
+        except asyncio.TimeoutError:
+            # The words of TensorFlow's session.
+            message = "Timed out waiting for notification"
+            return json_responses.error(message), "DEADLINE_EXCEEDED"
+        # The server outlives whatever one request does to it.
+        except Exception as error:
+            logging.exception("A request failed")
+            message = f"{type(error).__name__}: {error}"
+            return json_responses.error(message), "INTERNAL"
+        finally:
+            self._pending_bytes -= body.num_bytes
+        return content, "OK"
+
+    async def _read_body(self, request: requests.Request, body: _Body) -> None:
+        """Fills `body`.
+
+        What is too much is read to its end and dropped: a client that is not
+        read until it has sent everything sees a broken connection, and not
+        the answer.
+        """
+        chunks = []
+        refusal = None
+        async for chunk in request.stream():
+            if refusal is not None:
+                continue
+            body.num_bytes += len(chunk)
+            self._pending_bytes += len(chunk)
+            chunks.append(chunk)
+            refusal = self._find_refusal(body.num_bytes)
+            if refusal is not None:
+                chunks.clear()
+        if refusal is not None:
+            raise refusal
+        body.data = b"".join(chunks)
+
+    def _find_refusal(self, num_bytes: int) -> status_codes.StatusError | None:
+        if num_bytes > self._max_request_bytes:
+            return status_codes.StatusError(
+                "RESOURCE_EXHAUSTED",
+                f"A request must have at most {self._max_request_bytes} bytes.",
+            )
+        if self._pending_bytes > MAX_PENDING_BYTES:
+            return status_codes.StatusError(
+                "UNAVAILABLE", "Too many large requests are under way."
+            )
+        return None
+
+
 class RestServer:
     """An HTTP server in a thread of its own."""
 
-    def __init__(
-        self, versions: model_versions.ModelVersions, host: str, port: int
-    ):
+    def __init__(self, api: RestApi, host: str, port: int):
         """Binds the port and starts serving.
 
         Args:
-            versions: the model.
+            api: what to serve.
             host: address to bind.
             port: port to bind, 0 for a free one.
 
@@ -74,7 +210,7 @@ class RestServer:
         self._socket = _bind(host, port)
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            make_app(versions),
+            api.app,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -97,40 +233,6 @@ class RestServer:
         self._socket.close()
 
 
-def make_app(
-    versions: model_versions.ModelVersions,
-) -> applications.Starlette:
-    """Returns the ASGI application."""
-
-    async def endpoint(request: requests.Request) -> responses.Response:
-        # The path as it was sent: names are matched before they are decoded.
-        path = request.scope["raw_path"].decode("latin-1")
-        if not path.lower().startswith("/v1/"):
-            return responses.HTMLResponse(_NOT_FOUND_PAGE, 404)
-        try:
-            body = await _read_body(request)
-            content = await concurrency.run_in_threadpool(
-                _answer, versions, request.method, path, body
-            )
-            status = 200
-        except status_codes.StatusError as error:
-            content = json_responses.error(error.message)
-            status = status_codes.HTTP_STATUS[error.code]
-        # The server outlives whatever one request does to it.
-        except Exception as error:
-            logging.exception("A request failed")
-            content = json_responses.error(f"{type(error).__name__}: {error}")
-            status = 500
-        return responses.Response(
-            content, status, media_type="application/json"
-        )
-
-    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-    return applications.Starlette(
-        routes=[routing.Route("/{path:path}", endpoint, methods=methods)]
-    )
-
-
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named, or asyncio does not turn Nagle's algorithm off, and every answer
@@ -151,21 +253,18 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-async def _read_body(request: requests.Request) -> bytes:
-    chunks = []
-    num_bytes = 0
-    async for chunk in request.stream():
-        num_bytes += len(chunk)
-        if num_bytes > MAX_BODY_BYTES:
-            raise status_codes.StatusError(
-                "RESOURCE_EXHAUSTED",
-                f"A request must have at most {MAX_BODY_BYTES} bytes.",
-            )
-        chunks.append(chunk)
-    body = b"".join(chunks)
-    if request.headers.get("content-encoding", "").lower() != "gzip":
-        return body
-    return _gunzip(body)
+def _work_on(work: Callable[[bytes], bytes], headers, data: bytes) -> bytes:
+    if headers.get("content-encoding", "").lower() == "gzip":
+        data = _gunzip(data)
+    return work(data)
+
+
+def _to_response(content: bytes, code: str) -> responses.Response:
+    return responses.Response(
+        content,
+        status_codes.HTTP_STATUS[code],
+        media_type="application/json",
+    )
 
 
 def _gunzip(body: bytes) -> bytes:
@@ -182,99 +281,3 @@ def _gunzip(body: bytes) -> bytes:
             f"most {MAX_GUNZIPPED_BYTES} bytes long"
         )
     return content
-
-
-def _answer(
-    versions: model_versions.ModelVersions, method: str, path: str, body: bytes
-) -> bytes:
-    """Returns the body of a successful answer."""
-    if method == "POST" and (match := _PREDICTION.fullmatch(path)):
-        handler = _PREDICTION_HANDLERS.get(match["method"].lower())
-        if handler is None:
-            raise status_codes.StatusError(
-                "UNIMPLEMENTED",
-                "This server answers predict and classify requests only.",
-            )
-        return handler(versions, _model_spec(match), body)
-    if method == "GET" and (match := _STATUS.fullmatch(path)):
-        spec = _model_spec(match)
-        if not spec.name:
-            raise status_codes.invalid_argument(
-                "Missing model name in request."
-            )
-        if match["metadata"]:
-            return _metadata(versions, spec)
-        return _status(versions, spec)
-    raise status_codes.invalid_argument(f"Malformed request: {method} {path}")
-
-
-def _model_spec(match: re.Match) -> model_pb2.ModelSpec:
-    spec = model_pb2.ModelSpec(name=urllib.parse.unquote(match["name"] or ""))
-    if match["version"]:
-        version = int(match["version"])
-        if version > model_versions.MAX_VERSION:
-            raise status_codes.invalid_argument(
-                f"Failed to convert version: {match['version']} to numeric."
-            )
-        spec.version.value = version
-    if match["label"]:
-        spec.version_label = urllib.parse.unquote(match["label"])
-    return spec
-
-
-def _predict(versions, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    document = json_text.parse(body)
-    request = predict_pb2.PredictRequest(model_spec=spec)
-    name = json_text.signature_name(document)
-    request.model_spec.signature_name = name
-    model = inference.find_model(versions, spec)
-    name = name or inference.DEFAULT_SIGNATURE
-    if name not in model.signature_defs:
-        raise status_codes.invalid_argument(
-            f'Serving signature name: "{name}" not found in signature def'
-        )
-    declared = dict(model.signature_defs[name].inputs)
-    if not declared:
-        raise status_codes.invalid_argument(
-            f"Failed to get input map for signature: {name}"
-        )
-    request_format = json_tensors.fill_predict_request(
-        document, declared, request
-    )
-    response = inference.predict(versions, request)
-    return json_responses.predictions(dict(response.outputs), request_format)
-
-
-def _classify(versions, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    request = classification_pb2.ClassificationRequest(model_spec=spec)
-    json_examples.fill_classification_request(json_text.parse(body), request)
-    response = inference.classify(versions, request)
-    return json_responses.classifications(response.result)
-
-
-_PREDICTION_HANDLERS: dict[str, Callable] = {
-    "predict": _predict,
-    "classify": _classify,
-}
-
-
-def _status(versions, spec: model_pb2.ModelSpec) -> bytes:
-    response = inference.get_model_status(
-        versions, get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-    )
-    return json_format.MessageToJson(
-        response,
-        always_print_fields_with_no_presence=True,
-        preserving_proto_field_name=True,
-    ).encode()
-
-
-def _metadata(versions, spec: model_pb2.ModelSpec) -> bytes:
-    response = inference.get_model_metadata(
-        versions,
-        get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=spec, metadata_field=[metadata_json.SIGNATURE_DEF]
-        ),
-    )
-    document = metadata_json.to_document(response)
-    return json.dumps(document, indent=1).encode()

@@ -80,6 +80,13 @@ def build_module(operating_point: float):
             return {"classes": classes, "scores": answer["probabilities"]}
 
         @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.string, "inputs")]
+        )
+        def regress_examples(self, inputs):
+            scores = self.from_examples(inputs)["scores"]
+            return {"outputs": scores[:, 1]}
+
+        @tf.function(
             input_signature=[tf.TensorSpec([None, 2], tf.float64, "x")]
         )
         def inverse(self, x):
@@ -90,6 +97,7 @@ def build_module(operating_point: float):
         "serving_default": module.from_bytes,
         "pixels": module.from_pixels,
         "classify": module.from_examples,
+        "regress": module.regress_examples,
         "inverse": module.inverse,
     }
 

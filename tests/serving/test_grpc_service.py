@@ -13,9 +13,12 @@ from tensorflow_serving.apis import (  # noqa: E402
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 
@@ -70,17 +73,122 @@ def test_eight_megabytes_of_pixels_are_accepted(stub):
     np.testing.assert_allclose(response.outputs["score"].float_val, 0.2, 1e-5)
 
 
-def test_classify_gives_labels_and_scores(stub):
-    request = classification_pb2.ClassificationRequest()
-    request.model_spec.name = conftest.MODEL_NAME
-    request.model_spec.signature_name = "classify"
+def fill_examples(request, signature_name):
+    if signature_name:
+        request.model_spec.name = conftest.MODEL_NAME
+        request.model_spec.signature_name = signature_name
     example = request.input.example_list.examples.add()
     example.features.feature["image_bytes"].bytes_list.value.append(
         conftest.encode_image(204)
     )
+    return request
+
+
+def test_classify_gives_labels_and_scores(stub):
+    request = fill_examples(
+        classification_pb2.ClassificationRequest(), "classify"
+    )
     (answer,) = stub.Classify(request, timeout=10).result.classifications
     assert [c.label for c in answer.classes] == ["dark", "bright"]
     assert answer.classes[1].score == np.float32(0.8)
+
+
+def test_regress_gives_a_number(stub):
+    request = fill_examples(regression_pb2.RegressionRequest(), "regress")
+    response = stub.Regress(request, timeout=10)
+    (answer,) = response.result.regressions
+    assert answer.value == np.float32(0.8)
+    assert response.model_spec.signature_name == "regress"
+    request.model_spec.signature_name = "serving_default"
+    with pytest.raises(grpc.RpcError, match="Expected one output Tensor"):
+        stub.Regress(request, timeout=10)
+
+
+def multi_inference_request(*tasks):
+    request = fill_examples(inference_pb2.MultiInferenceRequest(), "")
+    for signature_name, method in tasks:
+        task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
+        task.model_spec.name = conftest.MODEL_NAME
+        task.model_spec.signature_name = signature_name
+    return request
+
+
+@pytest.mark.parametrize("method", ["classify", "regress"])
+def test_multi_inference_answers_a_task(stub, method):
+    request = multi_inference_request((method, method))
+    (result,) = stub.MultiInference(request, timeout=10).results
+    assert result.model_spec.version.value == 1
+    if method == "classify":
+        (answer,) = result.classification_result.classifications
+        assert answer.classes[1].score == np.float32(0.8)
+    else:
+        (answer,) = result.regression_result.regressions
+        assert answer.value == np.float32(0.8)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "code", "message"),
+    [
+        ([], "INVALID_ARGUMENT", "ModelSpec has no name specified."),
+        (
+            [("classify", "classify"), ("regress", "regress")],
+            "INVALID_ARGUMENT",
+            "Input tensor must be the same for all Signatures.",
+        ),
+        (
+            [("classify", "classify")] * 2,
+            "INVALID_ARGUMENT",
+            "Duplicate evaluation of signature: classify",
+        ),
+        (
+            [("x", "classify")],
+            "INVALID_ARGUMENT",
+            "Requested signature not found in model graph: x",
+        ),
+        (
+            [("classify", "x")],
+            "UNIMPLEMENTED",
+            "Unsupported signature method_name: tensorflow/serving/x",
+        ),
+    ],
+)
+def test_bad_tasks_get_tf_serving_s_code(stub, tasks, code, message):
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.MultiInference(multi_inference_request(*tasks), timeout=10)
+    assert (caught.value.code().name, caught.value.details()) == (code, message)
+
+
+def test_empty_input_gets_invalid_argument(stub):
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name = conftest.MODEL_NAME
+    request.model_spec.signature_name = "classify"
+    with pytest.raises(grpc.RpcError, match=r"Input is empty\."):
+        stub.Classify(request, timeout=10)
+
+
+@pytest.mark.parametrize("service", ["", "PredictionService", "ModelService"])
+def test_health_is_serving(channel, service):
+    health = pytest.importorskip("grpc_health.v1.health_pb2")
+    stubs = pytest.importorskip("grpc_health.v1.health_pb2_grpc")
+    request = health.HealthCheckRequest(service=service)
+    answer = stubs.HealthStub(channel).Check(request, timeout=10)
+    assert answer.status == health.HealthCheckResponse.SERVING
+
+
+def test_reload_with_a_relative_path_is_refused(channel):
+    request = model_management_pb2.ReloadConfigRequest()
+    request.config.model_config_list.config.add(name="m", base_path="a")
+    stub = model_service_pb2_grpc.ModelServiceStub(channel)
+    with pytest.raises(grpc.RpcError, match="to have an absolute path"):
+        stub.HandleReloadConfigRequest(request, timeout=10)
+
+
+def test_request_that_nobody_waits_for_is_not_computed(stub):
+    request = predict_request(image_bytes=[conftest.encode_image(204)])
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(request, timeout=1e-6)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert stub.Predict(request, timeout=10).outputs["score"].float_val
 
 
 def test_metadata_is_a_signature_map(stub):

@@ -137,7 +137,7 @@ def test_version_given_as_base_path_names_its_parent(saved_models):
 
 def test_damaged_first_version_is_named(tmp_path):
     (tmp_path / "1").mkdir()
-    with pytest.raises(ValueError, match=r"Version 1 under .* does not load"):
+    with pytest.raises(ValueError, match=r"Version 1 of m does not load"):
         local_server.start(str(tmp_path), "m")
 
 
@@ -213,10 +213,11 @@ def test_other_engine_runs_with_the_same_flags(saved_models, tmp_path):
     )
     output, _ = command.communicate(timeout=20)
     assert output.split() == [
-        f"--model_base_path={saved_models}",
-        "--model_name=m",
         "--port=8510",
         "--rest_api_port=8501",
+        "--rest_api_timeout_in_ms=30000",
+        f"--model_base_path={saved_models}",
+        "--model_name=m",
     ]
 
 

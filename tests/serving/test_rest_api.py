@@ -115,6 +115,19 @@ def test_context_feature_is_added_to_each_example(rest_target):
     assert [row[1][1] for row in answer["results"]] == [0.8, 0.8]
 
 
+def test_regress_gives_numbers(rest_target):
+    body = {"signature_name": "regress", "examples": [{"image_bytes": BRIGHT}]}
+    answer = post(rest_target, f"{MODEL}:regress", body)
+    assert answer.text == '{\n    "results": [0.8]\n}'
+
+
+def test_regress_asks_for_its_signature(rest_target):
+    body = {"signature_name": "classify", "examples": [{"image_bytes": BRIGHT}]}
+    answer = post(rest_target, f"{MODEL}:regress", body)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "Expected one output Tensor."
+
+
 def test_status_is_tf_serving_s_document(rest_target):
     for path in (MODEL, f"{MODEL}/versions/1"):
         assert requests.get(rest_target + path, timeout=10).json() == {
@@ -170,7 +183,12 @@ BAD_PATHS = [
         400,
         "Failed to convert version: 99999999999999999999 to numeric.",
     ),
-    ("POST", f"{MODEL}:regress", 501, "predict and classify"),
+    (
+        "GET",
+        f"{MODEL}:regress",
+        400,
+        f"Malformed request: GET {MODEL}:regress",
+    ),
 ]
 
 
