@@ -11,6 +11,7 @@ import pathlib
 from serving import status_codes
 from trainer.data import readers
 
+MODELS_PATH = "/page/models"
 READ_PATH = "/page/images"
 # A volume has hundreds of slices; the page shows the first.
 MAX_IMAGES = 64

@@ -85,6 +85,7 @@ class RestApi:
                     routing.Route(path, self._answer_file, methods=["GET"])
                     for path in page.FILES
                 ),
+                routing.Route(page.MODELS_PATH, self._answer_models),
                 routing.Route(
                     page.READ_PATH, self._answer_read, methods=["POST"]
                 ),
@@ -100,6 +101,9 @@ class RestApi:
         return responses.Response(
             content, media_type=media_type, headers=page.HEADERS
         )
+
+    async def _answer_models(self, unused_request) -> responses.Response:
+        return responses.JSONResponse({"models": self._models.names})
 
     async def _answer_read(self, request) -> responses.Response:
         return _to_response(*await self._run(request, page.read_images))

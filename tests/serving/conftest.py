@@ -21,6 +21,9 @@ def encode_image(brightness: int, image_format: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+OVERLAY = encode_image(77)
+
+
 def build_module(operating_point: float):
     """Returns the model and its signatures."""
     import tensorflow as tf
@@ -36,6 +39,8 @@ def build_module(operating_point: float):
                 "score": score,
                 "decision": score >= operating_point,
                 "valid": valid,
+                "out_of_distribution": 2 * score,
+                "is_out_of_distribution": 2 * score > 1,
             }
 
         @tf.function(
@@ -55,6 +60,14 @@ def build_module(operating_point: float):
 
             score = tf.map_fn(decode, image_bytes, tf.float32)
             return self.answer(tf.maximum(score, 0.0), score >= 0)
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")]
+        )
+        def explain(self, image_bytes):
+            answer = self.from_bytes(image_bytes)
+            overlays = tf.where(answer["valid"], OVERLAY, b"")
+            return {**answer, "overlay_bytes": overlays}
 
         @tf.function(
             input_signature=[
@@ -96,6 +109,7 @@ def build_module(operating_point: float):
     return module, {
         "serving_default": module.from_bytes,
         "pixels": module.from_pixels,
+        "explain": module.explain,
         "classify": module.from_examples,
         "regress": module.regress_examples,
         "inverse": module.inverse,

@@ -33,6 +33,8 @@ def test_row_format_gives_an_object_for_each_instance(rest_target):
                 "score": 0.8,
                 "decision": True,
                 "valid": True,
+                "out_of_distribution": 1.6,
+                "is_out_of_distribution": True,
             }
         ]
         * 2
@@ -333,7 +335,7 @@ BAD_EXAMPLES = {
     "null": ({"examples": [{"a": None}]}, "unexpected JSON type: Null"),
     "no classify signature": (
         {"signature_name": "serving_default", "examples": [{}]},
-        "Expected one or two output Tensors, found 6",
+        "Expected one or two output Tensors, found 8",
     ),
     "unknown signature": (
         {"signature_name": "x", "examples": [{}]},
