@@ -19,7 +19,13 @@ from trainer.evaluation import (
     report,
 )
 from trainer.evaluation import predictions as predictions_lib
-from trainer.export import saved_model, serving_module, signature, warmup
+from trainer.export import (
+    blessing,
+    saved_model,
+    serving_module,
+    signature,
+    warmup,
+)
 from trainer.model import classifier, out_of_distribution
 from trainer.training import (
     cluster,
@@ -98,7 +104,9 @@ def run(cfg: config.TrainConfig) -> str:
         tf.io.gfile.rmtree(job.scratch_dir)
         return ""
     evaluation = _evaluate(job, predictions, rows)
-    return _export(job, _copy_for_inference(job), evaluation)
+    version_dir = _export(job, _copy_for_inference(job), evaluation)
+    _bless(job, version_dir)
+    return version_dir
 
 
 def _claim_job_dir(
@@ -141,6 +149,8 @@ def _predict(job: job_lib.Job) -> dict[str, predictions_lib.Predictions]:
     # in.
     mixed = keras.config.dtype_policy().name != "float32"
     model = _copy_for_inference(job) if mixed else job.model
+    # GPUs would round what they multiply to ten bits.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     predict_step = loop.make_predict_function(job.strategy, model)
     predictions = {}
     for split in job.info.splits:
@@ -261,6 +271,21 @@ def _export(
     )
     logging.info("export    %s", version_dir)
     return version_dir
+
+
+def _bless(job: job_lib.Job, version_dir: str) -> None:
+    """Tries the export in a process of its own."""
+    if not blessing.refusal(version_dir):
+        return
+    refusal = blessing.bless_in_new_process(
+        version_dir,
+        job.cfg.data_dir,
+        storage.join(job.cfg.job_dir, "evaluation", "predictions.csv"),
+    )
+    if refusal:
+        logging.error("export    must not be published: %s", refusal)
+    else:
+        logging.info("export    blessed: it may be published.")
 
 
 def _make_detector(

@@ -118,7 +118,7 @@ def test_out_of_distribution_is_the_detectors_score(
     descriptors = out_of_distribution.describe_images(classifier_model, images)
     expected = detector.score(descriptors).numpy()
     np.testing.assert_allclose(
-        outputs["out_of_distribution"], expected, rtol=1e-2
+        outputs["out_of_distribution"], expected, rtol=1e-3
     )
     flags = outputs["is_out_of_distribution"]
     np.testing.assert_array_equal(flags, outputs["out_of_distribution"] > 1)

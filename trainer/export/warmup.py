@@ -26,7 +26,9 @@ def shrink_image(image_bytes: bytes, image_size: int, channels: int) -> bytes:
     to load.
     """
     pixels = preprocessing.prepare_image(image_bytes, image_size, channels)
-    return tf.io.encode_jpeg(tf.cast(tf.round(pixels), tf.uint8)).numpy()
+    return tf.io.encode_jpeg(
+        tf.cast(tf.round(pixels), tf.uint8), quality=75
+    ).numpy()
 
 
 def make_warmup_file(

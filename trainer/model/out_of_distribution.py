@@ -22,6 +22,8 @@ STAGES = ("block7a_project_bn", "top_activation")
 MAX_EXEMPLARS = 1000
 _NUM_NEIGHBOURS = 5
 _RANK = 64
+# Of numbers between -1 and 1 in 16 bits.
+_STEP = 1 / 32767
 # The share of validation images that is not flagged, by the threshold.
 _COVERAGE = 0.95
 # Below it distances are rounding: of copies of training images.
@@ -75,9 +77,10 @@ class _Stage:
     """Training images at one stage, as points on the unit sphere.
 
     Attributes:
-        basis: float16 `[features, rank]`, orthonormal: the directions in which
-            the training images lie. Half precision halves what is exported.
-        exemplars: float16 `[exemplars, rank]`, the training images in it.
+        basis: `[features, rank]`, orthonormal: the directions in which the
+            training images lie.
+        exemplars: `[exemplars, rank]`, the training images in it. Both are
+            int16 in units of `_STEP`, which halves what is exported.
         scale: the median distance of validation images.
     """
 
@@ -88,8 +91,8 @@ class _Stage:
     def distances(self, features: tf.Tensor) -> tf.Tensor:
         """1 - cosine, mean over the nearest exemplars, float32 `[batch]`."""
         unit = tf.math.l2_normalize(features, axis=-1)
-        basis = tf.cast(self.basis, tf.float32)
-        exemplars = tf.cast(self.exemplars, tf.float32)
+        basis = _STEP * tf.cast(self.basis, tf.float32)
+        exemplars = _STEP * tf.cast(self.exemplars, tf.float32)
         cosines = tf.matmul(unit @ basis, exemplars, transpose_b=True)
         k = min(_NUM_NEIGHBOURS, len(self.exemplars))
         nearest = tf.reduce_mean(tf.math.top_k(cosines, k).values, axis=-1)
@@ -128,6 +131,11 @@ class Detector:
         return tf.exp(tf.add_n(logs) / len(logs)) / self.threshold
 
 
+def _quantize(values: np.ndarray) -> np.ndarray:
+    """int16 of values in [-1, 1], in units of `_STEP`."""
+    return np.clip(np.rint(values / _STEP), -32767, 32767).astype(np.int16)
+
+
 def choose_exemplars(num_images: int) -> list[int]:
     """Indices of the training images that stand for all, evenly spread."""
     count = min(num_images, MAX_EXEMPLARS)
@@ -164,9 +172,8 @@ def fit(
         # Exemplars lie near few directions: the product with the basis gives
         # their cosines at a twentieth of the size.
         _, _, directions = np.linalg.svd(unit, full_matrices=False)
-        basis = directions[:_RANK].T.astype(np.float16)
-        exemplars = (unit @ basis.astype(np.float32)).astype(np.float16)
-        stage = _Stage(basis, exemplars)
+        basis = directions[:_RANK].T
+        stage = _Stage(_quantize(basis), _quantize(unit @ basis))
         typical = np.median(stage.distances(unseen).numpy())
         stages.append(dataclasses.replace(stage, scale=float(typical)))
     detector = Detector(tuple(stages))

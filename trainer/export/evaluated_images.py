@@ -1,0 +1,106 @@
+"""Images that a run evaluated, and what it said of them."""
+
+import csv
+import dataclasses
+import io
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import storage
+from trainer.data import input_pipeline, records
+from trainer.export import signature
+
+# Images that are read, evenly spread over the splits.
+_MAX_IMAGES = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatedImages:
+    """Some images, in the order of `predictions.csv`.
+
+    Attributes:
+        images: encoded, as they were evaluated.
+        probabilities: float64 `[images, classes]`, of `predictions.csv`.
+        predicted: names of the most probable classes.
+        decisions: names of the classes decided on.
+    """
+
+    images: list[bytes]
+    probabilities: np.ndarray
+    predicted: list[str]
+    decisions: list[str]
+
+
+def read_info(version_dir: str) -> records.DatasetInfo:
+    """The data set that a version was made of.
+
+    Raises:
+        FileNotFoundError: if there is no such version.
+    """
+    path = os.path.join(version_dir, "assets", signature.DATASET_ASSET)
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"{path} does not exist: --version_dir must name a version that "
+            "trainer.task exported, for example run/export/1."
+        )
+    with open(path, encoding="utf-8") as file:
+        return records.DatasetInfo.from_json(file.read(), path)
+
+
+def read_evaluated(
+    data_dir: str, predictions_path: str, info: records.DatasetInfo
+) -> EvaluatedImages:
+    """Rows of `predictions.csv`, and the images they are about.
+
+    Args:
+        data_dir: the records that were evaluated.
+        predictions_path: of the file.
+        info: the data set that it must be about.
+
+    Raises:
+        FileNotFoundError: if there are no such records or file.
+        ValueError: if they are of another data set.
+    """
+    found = input_pipeline.read_dataset_info(data_dir)
+    if found.fingerprint != info.fingerprint:
+        raise ValueError(
+            f"{data_dir} is another data set than the version was made of "
+            f"(fingerprints {found.fingerprint[:12]} and "
+            f"{info.fingerprint[:12]}): give the run's --data_dir."
+        )
+    if not storage.exists(predictions_path):
+        raise FileNotFoundError(
+            f"{predictions_path} does not exist: give the predictions.csv in "
+            "the evaluation folder of the run."
+        )
+    text = storage.read_bytes(predictions_path).decode("utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if not rows:
+        raise ValueError(f"{predictions_path} has no rows: run trainer.task.")
+    count = min(len(rows), _MAX_IMAGES)
+    rows = [rows[i * len(rows) // count] for i in range(count)]
+    wanted = {(row["split"], row["id"]) for row in rows}
+    images = {}
+    for split in {split for split, _ in wanted}:
+        dataset = tf.data.TFRecordDataset(
+            input_pipeline.split_files(data_dir, found, split)
+        ).map(records.parse_example)
+        for example in dataset.as_numpy_iterator():
+            key = split, example["id"].decode("utf-8")
+            if key in wanted:
+                images[key] = example["image"]
+    absent = sorted(wanted - set(images))
+    if absent:
+        raise ValueError(
+            f"{predictions_path} has a row of {absent[0][1]}, which "
+            f"{data_dir} does not hold: give the files of one run."
+        )
+    columns = [f"probability_{name}" for name in info.class_names]
+    return EvaluatedImages(
+        [images[row["split"], row["id"]] for row in rows],
+        np.array([[float(row[c]) for c in columns] for row in rows]),
+        [row["predicted"] for row in rows],
+        [row["decision"] for row in rows],
+    )

@@ -1,0 +1,364 @@
+"""What a version must stand before it is published.
+
+Each check returns a sentence on what it saw, or raises `CheckError`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from trainer.data import preprocessing, records
+from trainer.export import evaluated_images, signature, warmup
+
+# Between what evaluation computed and what the version answers.
+TOLERANCE = 1e-5
+_BATCH_SIZES = (1, 32)
+_NUM_TIMED = 20
+_BROKEN = (b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0")
+
+
+class CheckError(Exception):
+    """A check failed; the message says what was seen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Version:
+    """A loaded version: a function per signature, and what it was made of."""
+
+    directory: str
+    info: records.DatasetInfo
+    loaded: object
+    load_s: float
+
+    def call(self, name: str, values) -> dict[str, np.ndarray]:
+        function = self.loaded.signatures[name]
+        (argument,) = function.structured_input_signature[1]
+        outputs = function(**{argument: tf.constant(values)})
+        return {key: tensor.numpy() for key, tensor in outputs.items()}
+
+
+def run_checks(
+    version_dir: str,
+    data_dir: str,
+    predictions_path: str,
+    *,
+    max_latency_ms: float,
+    max_megabytes: float,
+) -> list[dict]:
+    """Tries a version.
+
+    Args:
+        version_dir: of the version, local.
+        data_dir: the records that it was evaluated on.
+        predictions_path: `predictions.csv` of that evaluation.
+        max_latency_ms: of the median call with one image.
+        max_megabytes: of all files.
+
+    Returns:
+        Per check its `name`, whether it `passed`, and `detail`.
+
+    Raises:
+        FileNotFoundError: if there is no such version, data or file.
+        ValueError: if the records are not those that the version was made of.
+    """
+    info = evaluated_images.read_info(version_dir)
+    evaluated = evaluated_images.read_evaluated(
+        data_dir, predictions_path, info
+    )
+    checks = [
+        _run("manifest", lambda: _check_manifest(version_dir)),
+        _run("size", lambda: _check_size(version_dir, max_megabytes)),
+    ]
+    try:
+        start = time.monotonic()
+        loaded = tf.saved_model.load(version_dir, tags=["serve"])
+        version = _Version(version_dir, info, loaded, time.monotonic() - start)
+    # On a damaged SavedModel TensorFlow raises a dozen kinds of errors, and
+    # whichever it is, the version must not be published.
+    except Exception as error:
+        checks.append(_failed("load", error))
+        return checks
+    trials = {
+        "load": lambda: f"The version loads in {version.load_s:.1f} s.",
+        "signatures": lambda: _check_signatures(version),
+        "warm-up": lambda: _check_warmup(version),
+        "predictions": lambda: _check_predictions(version, evaluated),
+        "agreement": lambda: _check_agreement(version, evaluated),
+        "bad input": lambda: _check_bad_input(version, evaluated.images[0]),
+        "latency": lambda: _check_latency(
+            version, evaluated.images[0], max_latency_ms
+        ),
+    }
+    return checks + [_run(name, check) for name, check in trials.items()]
+
+
+def _run(name: str, check: Callable[[], str]) -> dict:
+    try:
+        return {"name": name, "passed": True, "detail": check()}
+    # See `run_checks`: what a broken graph raises cannot be listed.
+    except Exception as error:
+        return _failed(name, error)
+
+
+def _failed(name: str, error: Exception) -> dict:
+    detail = " ".join(str(error).split())[:300]
+    if not isinstance(error, CheckError):
+        detail = f"{type(error).__name__}: {detail}"
+    return {"name": name, "passed": False, "detail": detail}
+
+
+def _read_manifest(version_dir: str) -> dict:
+    path = os.path.join(version_dir, signature.MANIFEST_FILE)
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _check_manifest(version_dir: str) -> str:
+    listed = _read_manifest(version_dir)["files"]
+    for name, expected in listed.items():
+        with open(os.path.join(version_dir, name), "rb") as file:
+            if hashlib.sha256(file.read()).hexdigest() != expected["sha256"]:
+                raise CheckError(f"{name} is not the file that was exported.")
+    return f"All {len(listed)} files are as they were exported."
+
+
+def _check_size(version_dir: str, max_megabytes: float) -> str:
+    size = sum(
+        os.path.getsize(os.path.join(directory, name))
+        for directory, _, names in os.walk(version_dir)
+        for name in names
+    )
+    detail = f"All files have {size / 1e6:.1f} MB, of {max_megabytes:g} MB."
+    if size > 1e6 * max_megabytes:
+        raise CheckError(detail)
+    return detail
+
+
+def _check_signatures(version: _Version) -> str:
+    num_classes = version.info.num_classes
+    answer = {
+        signature.PROBABILITIES: (tf.float32, [None, num_classes]),
+        signature.LABEL: (tf.string, [None]),
+        signature.LABEL_INDEX: (tf.int32, [None]),
+        signature.SCORE: (tf.float32, [None]),
+        signature.VALID: (tf.bool, [None]),
+        signature.OUT_OF_DISTRIBUTION: (tf.float32, [None]),
+        signature.IS_OUT_OF_DISTRIBUTION: (tf.bool, [None]),
+    }
+    if version.info.positive_index is not None:
+        answer[signature.DECISION] = (tf.bool, [None])
+    classified = {
+        signature.CLASSES: (tf.string, [None, num_classes]),
+        signature.SCORES: (tf.float32, [None, num_classes]),
+    }
+    strings = (tf.string, [None])
+    expected = {
+        signature.SERVING_DEFAULT: ({signature.IMAGE_BYTES: strings}, answer),
+        signature.EXPLAIN: (
+            {signature.IMAGE_BYTES: strings},
+            {**answer, signature.OVERLAY: strings},
+        ),
+        signature.CLASSIFY: ({signature.EXAMPLES: strings}, classified),
+        signature.PIXELS: (
+            {signature.PIXELS_INPUT: (tf.float32, _pixels_shape(version))},
+            answer,
+        ),
+    }
+    for name, (inputs, outputs) in expected.items():
+        function = version.loaded.signatures.get(name)
+        if function is None:
+            raise CheckError(f"There is no signature {name}.")
+        for wanted, found in (
+            (inputs, function.structured_input_signature[1]),
+            (outputs, function.structured_outputs),
+        ):
+            seen = {k: (s.dtype, s.shape.as_list()) for k, s in found.items()}
+            if seen != wanted:
+                raise CheckError(f"{name} has {seen} where {wanted} must be.")
+    return f"There are {', '.join(expected)}, as the contract says."
+
+
+def _pixels_shape(version: _Version) -> list[int | None]:
+    function = version.loaded.signatures[signature.PIXELS]
+    spec = function.structured_input_signature[1][signature.PIXELS_INPUT]
+    return [None, *spec.shape.as_list()[1:3], version.info.channels]
+
+
+def _check_warmup(version: _Version) -> str:
+    path = os.path.join(version.directory, signature.WARMUP_FILE)
+    found = set()
+    num_records = 0
+    for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        num_records += 1
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        if log.HasField("classify_log"):
+            request = log.classify_log.request
+            examples = request.input.example_list.examples
+            values = [example.SerializeToString() for example in examples]
+        else:
+            request = log.predict_log.request
+            (tensor,) = request.inputs.values()
+            values = tf.make_ndarray(tensor)
+        name = request.model_spec.signature_name
+        _require_finite(version.call(name, values), f"Warming {name}")
+        found.add((name, len(values)))
+    absent = {
+        (name, size)
+        for name in signature.SIGNATURES
+        for size in warmup.BATCH_SIZES
+    } - found
+    if absent:
+        raise CheckError(f"No record warms {sorted(absent)[0]}.")
+    if num_records > warmup.MAX_RECORDS:
+        raise CheckError(
+            f"{num_records} records are more than TF Serving takes."
+        )
+    return f"All {num_records} records are answered."
+
+
+def _require_finite(outputs: dict[str, np.ndarray], doing: str) -> None:
+    for name, values in outputs.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise CheckError(f"{doing} gave {name} that is not finite.")
+
+
+def _in_batches(version, name, values, batch_size) -> dict[str, np.ndarray]:
+    parts = [
+        version.call(name, values[i : i + batch_size])
+        for i in range(0, len(values), batch_size)
+    ]
+    return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+
+
+def _check_predictions(
+    version: _Version, evaluated: evaluated_images.EvaluatedImages
+) -> str:
+    """Probabilities, labels and decisions are those of evaluation."""
+    operating_point = _read_manifest(version.directory).get("operating_point")
+    furthest = 0.0
+    for batch_size in _BATCH_SIZES:
+        outputs = _in_batches(
+            version, signature.SERVING_DEFAULT, evaluated.images, batch_size
+        )
+        _require_finite(outputs, f"A batch of {batch_size}")
+        if not outputs[signature.VALID].all():
+            raise CheckError("An evaluated image is called invalid.")
+        probabilities = outputs[signature.PROBABILITIES]
+        gaps = np.abs(probabilities - evaluated.probabilities)
+        # What is not finite in the file must not pass for a small distance.
+        furthest = max(furthest, float(np.max(np.nan_to_num(gaps, nan=1.0))))
+        _check_labels(version.info, operating_point, outputs, evaluated)
+    detail = (
+        f"Probabilities of {len(evaluated.images)} images lie within "
+        f"{furthest:.1e} of predictions.csv."
+    )
+    if furthest > TOLERANCE:
+        raise CheckError(detail)
+    return detail
+
+
+def _check_labels(info, operating_point, outputs, evaluated) -> None:
+    """Where it is no matter of rounding, names are equal."""
+    ordered = np.sort(evaluated.probabilities, axis=1)
+    is_clear = ordered[:, -1] - ordered[:, -2] > 2 * TOLERANCE
+    labels = [label.decode("utf-8") for label in outputs[signature.LABEL]]
+    for i in np.flatnonzero(is_clear):
+        if labels[i] != evaluated.predicted[i]:
+            raise CheckError(
+                f"A label is {labels[i]}, in predictions.csv "
+                f"{evaluated.predicted[i]}."
+            )
+    if info.positive_index is None:
+        return
+    positive = info.class_names[info.positive_index]
+    expected = np.array([name == positive for name in evaluated.decisions])
+    gaps = np.abs(outputs[signature.SCORE] - operating_point)
+    wrong = outputs[signature.DECISION] != expected
+    if np.any(wrong & (gaps > TOLERANCE)):
+        raise CheckError("A decision is not that of predictions.csv.")
+
+
+def _check_agreement(
+    version: _Version, evaluated: evaluated_images.EvaluatedImages
+) -> str:
+    """All signatures answer alike."""
+    images = evaluated.images[: _BATCH_SIZES[-1]]
+    default = version.call(signature.SERVING_DEFAULT, images)
+    _, height, _, channels = _pixels_shape(version)
+    pixels = np.stack(
+        [preprocessing.prepare_image(i, height, channels) for i in images]
+    )
+    examples = [
+        tf.train.Example(
+            features=tf.train.Features(
+                feature={
+                    signature.IMAGE_BYTES: tf.train.Feature(
+                        bytes_list=tf.train.BytesList(value=[image])
+                    )
+                }
+            )
+        ).SerializeToString()
+        for image in images
+    ]
+    explained = version.call(signature.EXPLAIN, images)
+    answers = {
+        signature.PIXELS: version.call(signature.PIXELS, pixels)[
+            signature.PROBABILITIES
+        ],
+        signature.EXPLAIN: explained[signature.PROBABILITIES],
+        signature.CLASSIFY: version.call(signature.CLASSIFY, examples)[
+            signature.SCORES
+        ],
+    }
+    for name, found in answers.items():
+        gap = np.max(np.abs(found - default[signature.PROBABILITIES]))
+        if not gap <= TOLERANCE:
+            raise CheckError(f"{name} differs by {gap:.1e} from the default.")
+    for overlay in explained[signature.OVERLAY]:
+        tf.io.decode_png(overlay)  # Raises if it is none.
+    return f"All signatures agree on {len(images)} images."
+
+
+def _check_bad_input(version: _Version, image: bytes) -> str:
+    """Broken images harm nobody else; nothing and a lot can be asked."""
+    for name in (signature.SERVING_DEFAULT, signature.EXPLAIN):
+        alone = version.call(name, [image])
+        outputs = version.call(name, [image, *_BROKEN, image])
+        _require_finite(outputs, "A broken image")
+        valid = outputs[signature.VALID].tolist()
+        if valid != [True] + [False] * len(_BROKEN) + [True]:
+            raise CheckError(f"Broken images are not found: valid is {valid}.")
+        gap = np.abs(
+            outputs[signature.PROBABILITIES][[0, -1]]
+            - alone[signature.PROBABILITIES]
+        )
+        if not np.max(gap) <= TOLERANCE:
+            raise CheckError("A broken image changes its neighbours' answers.")
+    for name in signature.SIGNATURES:
+        shape = [0, *_pixels_shape(version)[1:]]
+        empty = np.zeros([0], "S1")
+        if name == signature.PIXELS:
+            empty = np.zeros(shape, np.float32)
+        if any(map(len, version.call(name, empty).values())):
+            raise CheckError(f"{name} answers an empty batch with something.")
+    return f"{len(_BROKEN)} broken images and empty batches do no harm."
+
+
+def _check_latency(version: _Version, image: bytes, max_latency_ms) -> str:
+    times = []
+    for _ in range(_NUM_TIMED):
+        start = time.perf_counter()
+        version.call(signature.SERVING_DEFAULT, [image])
+        times.append(time.perf_counter() - start)
+    median = 1e3 * float(np.median(times))
+    detail = f"One image takes {median:.0f} ms, of {max_latency_ms:g} ms."
+    if median > max_latency_ms:
+        raise CheckError(detail)
+    return detail
