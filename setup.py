@@ -25,6 +25,7 @@ setuptools.setup(
     package_data={
         "serving": ["page_files/*"],
         "trainer.evaluation": ["templates/*"],
+        "tuning": ["templates/*"],
     },
     install_requires=[
         "tensorflow>=2.20,<2.22",

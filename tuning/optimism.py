@@ -50,7 +50,9 @@ def correct(
     """
     places = data.judged
     groups = [data.groups[i] for i in places]
-    (weights,) = resampling.resample_weights(groups, NUM_RESAMPLES, seed)
+    weights = np.concatenate(
+        list(resampling.resample_weights(groups, NUM_RESAMPLES, seed))
+    )
     drawn, left_out = [], []
     for one in logits:
         predictions = data.predictions(places, one)

@@ -59,6 +59,15 @@ AUGMENTATION_FIELDS = (
     "brightness",
     "contrast",
 )
+# What the sweep's own flags say of the head phase, and a run must share.
+HEAD_PHASE_FIELDS = (
+    "image_size",
+    "feature_views",
+    "patience",
+    "warmup_fraction",
+    "gradient_clip_norm",
+    "learning_rate_scaling",
+)
 FLIP_FIELDS = ("horizontal_flip", "vertical_flip")
 
 
@@ -162,11 +171,21 @@ def to_settings(values: dict, base: dict) -> dict:
         and name
         not in ("num_hidden_layers", "hidden_units", "augmentation_strength")
     }
+    if "head_batch_norm" in settings:
+        # keras-tuner makes numbers of booleans.
+        settings["head_batch_norm"] = bool(settings["head_batch_norm"])
     depth, width = values["num_hidden_layers"], values.get("hidden_units", 0)
     settings["hidden_units"] = [width // 2**i for i in range(depth)]
-    strength = values["augmentation_strength"]
-    for name in AUGMENTATION_FIELDS:
-        settings[name] = base[name] * strength
+    for name in HEAD_PHASE_FIELDS:
+        settings[name] = base[name]
+    # Hyperband gives most trials a part of the epochs.
+    settings["head_epochs"] = values.get("tuner/epochs", base["head_epochs"])
+    return settings | scale_augmentation(base, values["augmentation_strength"])
+
+
+def scale_augmentation(base: dict, strength: float) -> dict:
+    """The augmentation fields of a `TrainConfig` at another strength."""
+    settings = {name: base[name] * strength for name in AUGMENTATION_FIELDS}
     for name in FLIP_FIELDS:
         settings[name] = bool(base[name] and strength)
     if not strength:

@@ -116,8 +116,9 @@ class TrialQueue:
                 )
             elif (
                 trial.status == trial_module.TrialStatus.STOPPED
-                and self._oracle._retry_queue
+                and self._oracle.ongoing_trials
             ):
+                # Who runs the last ones may die.
                 trial.status = trial_module.TrialStatus.IDLE
             return trial
 

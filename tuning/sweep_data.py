@@ -1,0 +1,101 @@
+"""Reads the records, computes the features and cuts the folds of a sweep."""
+
+import numpy as np
+from absl import logging
+from sklearn import model_selection
+
+from trainer import config, job
+from trainer.data import input_pipeline
+from trainer.training import distribution
+from tuning import search_space, trial
+
+
+def load(
+    cfg: config.TrainConfig, strengths: tuple[float, ...], num_folds: int
+) -> trial.SweepData:
+    """Features in all views that trials may ask for, from the cache or new.
+
+    Args:
+        cfg: of the runs that the sweep is for.
+        strengths: of augmentation.
+        num_folds: 0 judges on the validation split; else training and
+            validation images are judged on in turn.
+
+    Raises:
+        ValueError: if the records cannot be used, or have fewer groups of a
+            class than folds.
+    """
+    info = input_pipeline.read_dataset_info(cfg.data_dir)
+    if "train" not in info.splits or "validation" not in info.splits:
+        raise ValueError(
+            f"{cfg.data_dir} has the splits {', '.join(info.splits)}; a sweep "
+            "needs train and validation: build the records again."
+        )
+    strategy = distribution.create_strategy(cfg.strategy, cfg.cluster_timeout_s)
+    with strategy.scope():
+        sweep_job = job.Job(cfg, info, strategy)
+    splits = ("train", "validation")
+    index = [sweep_job.index[split] for split in splits]
+    ids, groups, labels = (
+        [value for one in index for value in getattr(one, name)]
+        for name in ("ids", "groups", "labels")
+    )
+    num_train = len(index[0].labels)
+    labels = np.array(labels, np.int32)
+    if num_folds:
+        folds = _cut_folds(labels, groups, num_folds, cfg.seed)
+    else:
+        everything = np.arange(len(labels))
+        folds = [(everything[:num_train], everything[num_train:])]
+    trained_on = splits if num_folds else splits[:1]
+    judged_on = splits if num_folds else splits[1:]
+
+    def read(some_splits, num_views, augmentation):
+        parts = [
+            sweep_job.features(split, num_views, augmentation)
+            for split in some_splits
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    with strategy.scope():
+        views = {}
+        for strength in strengths:
+            settings = search_space.scale_augmentation(vars(cfg), strength)
+            views[strength] = read(
+                trained_on,
+                settings.get("feature_views", cfg.feature_views),
+                job.make_augmentation(vars(cfg) | settings),
+            )
+        (features,) = read(judged_on, 1, None)
+    logging.info(
+        "sweep     %d images to train on, %d to judge on, %d fold(s).",
+        views[strengths[0]].shape[1],
+        len(features),
+        len(folds),
+    )
+    return trial.SweepData(
+        views=views,
+        features=features,
+        first_judged=0 if num_folds else num_train,
+        ids=ids,
+        groups=groups,
+        labels=labels,
+        folds=folds,
+        class_names=info.class_names,
+        positive_index=info.positive_index,
+    )
+
+
+def _cut_folds(labels, groups, num_folds, seed):
+    """Stratified folds that no group spans."""
+    for label in np.unique(labels):
+        found = len({groups[i] for i in np.flatnonzero(labels == label)})
+        if found < num_folds:
+            raise ValueError(
+                f"--num_folds={num_folds} needs as many groups of every class; "
+                f"one class has {found}: lower --num_folds."
+            )
+    cutter = model_selection.StratifiedGroupKFold(
+        num_folds, shuffle=True, random_state=seed
+    )
+    return list(cutter.split(labels, labels, groups))

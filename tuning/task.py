@@ -1,0 +1,119 @@
+"""Sweeps the head's hyperparameters on features that are computed once.
+
+python -m tuning.task --data_dir=records --job_dir=sweep --max_trials=50
+python -m trainer.task --data_dir=records --job_dir=run \
+    --hparams=sweep/best_hyperparameters.json
+"""
+
+import os
+import sys
+
+from absl import app, flags
+
+from trainer import config_flags, startup
+
+FLAGS = flags.FLAGS
+
+# The space decides on these, and nothing else of a run is done in a sweep.
+_NOT_FLAGS = (
+    "export_dir",
+    "fine_tune_epochs",
+    "fine_tune_blocks",
+    "fine_tune_learning_rate",
+    "head_learning_rate",
+    "optimizer",
+    "schedule",
+    "weight_decay",
+    "label_smoothing",
+    "focal_gamma",
+    "class_weights",
+    "hidden_units",
+    "head_activation",
+    "head_batch_norm",
+    "dropout",
+    "operating_point",
+    "steps_per_execution",
+    "accumulation_steps",
+    "profile_steps",
+)
+config_flags.define(left_out=_NOT_FLAGS)
+flags.DEFINE_enum(
+    "oracle",
+    "random",
+    ["random", "bayesian", "hyperband", "grid"],
+    "What says which hyperparameters to try next.",
+)
+flags.DEFINE_integer(
+    "max_trials",
+    50,
+    "Trials at most; their number follows from --head_epochs for hyperband.",
+    lower_bound=1,
+)
+flags.DEFINE_string(
+    "objective", "roc_auc", "A metric of metrics.json, judged on validation."
+)
+flags.DEFINE_integer(
+    "executions_per_trial",
+    1,
+    "Heads of other seeds that a trial trains; their mean counts.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "num_folds",
+    0,
+    "Judge on training and validation images in turn, in so many folds that no "
+    "group spans; 0: on the validation split.",
+    lower_bound=0,
+)
+flags.DEFINE_string(
+    "search_space",
+    "",
+    "JSON file that narrows the space of tuning/search_space.py, for example "
+    '{"dropout": [0.2, 0.4], "optimizer": ["adamw"]}.',
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    package = os.path.dirname(__file__)
+    startup.set_up_logging(os.path.dirname(package))
+    try:
+        cfg = config_flags.make_config(config_flags.values())
+        if not cfg.is_pretrained or not cfg.head_epochs:
+            raise ValueError(
+                "A sweep trains heads on a pretrained backbone: --weights must "
+                "not be none, and --head_epochs must be positive."
+            )
+        if FLAGS.num_folds == 1:
+            raise ValueError("--num_folds must be 0, or 2 and more.")
+    except ValueError as error:
+        sys.exit(f"tuning.task: {error}")
+    # TensorFlow takes seconds to import; a wrong flag is told before that.
+    startup.import_tensorflow()
+    import keras
+
+    from tuning import search_space, tuner
+
+    keras.utils.set_random_seed(cfg.seed)
+    try:
+        options = tuner.SweepOptions(
+            FLAGS.oracle,
+            FLAGS.max_trials,
+            FLAGS.objective,
+            FLAGS.executions_per_trial,
+            FLAGS.num_folds,
+            search_space.read_space(FLAGS.search_space),
+        )
+        tuner.run(cfg, options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"tuning.task: {error}")
+    except KeyboardInterrupt:
+        sys.exit(
+            "tuning.task: stopped; the same command continues with the trials "
+            "that are left."
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,284 @@
+"""A sweep from start to end: trials, one after the other, and their result."""
+
+import csv
+import dataclasses
+import io
+import json
+import time
+
+import numpy as np
+
+from trainer import config, storage
+from trainer.data import input_pipeline
+from trainer.evaluation import metrics as metrics_lib
+from tuning import (
+    optimism,
+    report,
+    search_space,
+    sweep_data,
+    trial,
+    trial_log,
+    trial_queue,
+)
+
+SWEEP_FILE = "sweep.json"
+BEST_FILE = "best_hyperparameters.json"
+TRIALS_FILE = "trials.csv"
+LOGITS_DIR = "logits"
+_IDLE_S = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOptions:
+    """What a sweep does beside what a run does.
+
+    Attributes:
+        oracle: one of `trial_queue.ORACLES`.
+        max_trials: at most.
+        objective: a metric of `metrics.json`.
+        executions_per_trial: heads of other seeds that a trial trains.
+        num_folds: see `sweep_data.load`.
+        space: what is searched.
+    """
+
+    oracle: str
+    max_trials: int
+    objective: str
+    executions_per_trial: int
+    num_folds: int
+    space: dict
+
+
+def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
+    """Checks that a job directory is this sweep's, and makes it so.
+
+    Raises:
+        ValueError: if it is another sweep's, or the objective is no metric.
+    """
+    info = input_pipeline.read_dataset_info(cfg.data_dir)
+    names = trial.metric_names(len(info.class_names))
+    if options.objective not in names:
+        raise ValueError(
+            f"--objective must be one of {', '.join(names)}. Received: "
+            f"objective={options.objective}."
+        )
+    mine = {
+        "data": info.fingerprint,
+        "config": {
+            name: value
+            for name, value in dataclasses.asdict(cfg).items()
+            if name not in ("data_dir", "job_dir", "features_dir", "strategy")
+        },
+        "oracle": options.oracle,
+        "objective": options.objective,
+        "executions_per_trial": options.executions_per_trial,
+        "num_folds": options.num_folds,
+        "space": {
+            name: dataclasses.asdict(values)
+            for name, values in options.space.items()
+        },
+    }
+    if options.oracle in ("bayesian", "grid"):
+        mine["max_trials"] = options.max_trials
+    mine = json.loads(json.dumps(mine))
+    path = storage.join(cfg.job_dir, SWEEP_FILE)
+    if storage.exists(path):
+        theirs = json.loads(storage.read_bytes(path))
+        different = [k for k in mine if mine[k] != theirs.get(k)]
+        if different:
+            raise ValueError(
+                f"{cfg.job_dir} belongs to a sweep with another "
+                f"{' and '.join(different)}: give the same flags and data to "
+                "continue it, or another --job_dir."
+            )
+    storage.write_atomically(path, json.dumps(mine, indent=2) + "\n")
+
+
+def make_queue(
+    cfg: config.TrainConfig, options: SweepOptions
+) -> trial_queue.TrialQueue:
+    """The queue of a sweep, where its log left it."""
+    oracle = trial_queue.make_oracle(
+        options.oracle,
+        search_space.to_hyperparameters(options.space),
+        options.objective,
+        trial.direction(options.objective),
+        options.max_trials,
+        cfg.head_epochs,
+        cfg.seed,
+    )
+    return trial_queue.TrialQueue(oracle, trial_log.TrialLog(cfg.job_dir))
+
+
+def load_data(
+    cfg: config.TrainConfig, options: SweepOptions
+) -> trial.SweepData:
+    return sweep_data.load(
+        cfg, options.space["augmentation_strength"].values, options.num_folds
+    )
+
+
+def run_one(
+    cfg: config.TrainConfig,
+    options: SweepOptions,
+    data: trial.SweepData,
+    trial_id: str,
+    values: dict,
+) -> dict:
+    """Runs a trial and returns its outcome, as `TrialQueue.end_trial` takes it.
+
+    Whatever goes wrong in a trial is its outcome, and not the sweep's end.
+    """
+    settings = dataclasses.asdict(cfg) | search_space.to_settings(
+        values, dataclasses.asdict(cfg)
+    )
+    seeds = [cfg.seed + i for i in range(options.executions_per_trial)]
+    try:
+        result = trial.run_trial(
+            settings,
+            values["augmentation_strength"],
+            data,
+            seeds,
+            options.objective,
+        )
+    except (ValueError, ArithmeticError, MemoryError) as error:
+        return {
+            "status": trial_queue.FAILED,
+            "message": str(error).splitlines()[0],
+        }
+    buffer = io.BytesIO()
+    np.save(buffer, result.logits)
+    storage.write_atomically(
+        storage.join(cfg.job_dir, LOGITS_DIR, f"{trial_id}.npy"),
+        buffer.getvalue(),
+    )
+    return {
+        "status": trial_queue.COMPLETED,
+        "score": result.metrics[options.objective],
+        "metrics": result.metrics,
+        "executions": result.executions,
+        "num_epochs": result.num_epochs,
+        "seconds": result.seconds,
+    }
+
+
+def run(
+    cfg: config.TrainConfig, options: SweepOptions, worker: str = "worker-0"
+) -> dict:
+    """Runs a sweep in this process; goes on where an earlier start stopped.
+
+    Returns:
+        What `finish` does.
+    """
+    claim(cfg, options)
+    queue = make_queue(cfg, options)
+    table = report.LiveTable(options, queue.finished)
+    data = load_data(cfg, options)
+    while True:
+        found = queue.next_trial(worker)
+        if found.status == "STOPPED":
+            break
+        if found.status == "IDLE":
+            time.sleep(_IDLE_S)
+            continue
+        outcome = run_one(
+            cfg, options, data, found.trial_id, found.hyperparameters.values
+        )
+        queue.end_trial(found.trial_id, outcome)
+        table.add(queue.finished[-1], found.hyperparameters.values)
+    return finish(cfg, options, data, queue.finished)
+
+
+def values_of_trials(events: list[dict]) -> dict[str, dict]:
+    """Hyperparameters by trial."""
+    return {
+        e["trial"]: e["values"]
+        for e in events
+        if e["event"] == trial_log.STARTED
+    }
+
+
+def finish(
+    cfg: config.TrainConfig,
+    options: SweepOptions,
+    data: trial.SweepData,
+    finished: list[dict],
+) -> dict:
+    """Writes what the sweep found and says how far to believe it.
+
+    Returns:
+        The settings of the best trial.
+
+    Raises:
+        ValueError: if no trial succeeded.
+    """
+    completed = [e for e in finished if e["status"] == trial_queue.COMPLETED]
+    values = values_of_trials(trial_log.TrialLog(cfg.job_dir).events)
+    storage.write_atomically(
+        storage.join(cfg.job_dir, TRIALS_FILE), _trials_csv(finished, values)
+    )
+    if not completed:
+        reason = finished[-1]["message"] if finished else "none was run"
+        raise ValueError(
+            f"None of {len(finished)} trials succeeded ({reason}): see "
+            f"{storage.join(cfg.job_dir, TRIALS_FILE)}, and narrow the space "
+            "with --search_space."
+        )
+    sign = -1 if trial.direction(options.objective) == "min" else 1
+    best = max(completed, key=lambda e: sign * e["score"])
+    settings = search_space.to_settings(
+        values[best["trial"]], dataclasses.asdict(cfg)
+    )
+    storage.write_atomically(
+        storage.join(cfg.job_dir, BEST_FILE),
+        json.dumps(settings, indent=2) + "\n",
+    )
+    logits = [
+        np.load(
+            io.BytesIO(
+                storage.read_bytes(
+                    storage.join(cfg.job_dir, LOGITS_DIR, f"{e['trial']}.npy")
+                )
+            )
+        )
+        for e in completed
+    ]
+    chosen = data.predictions(data.judged, logits[completed.index(best)])
+    judged = metrics_lib.compute_metrics(
+        chosen, data.class_names, data.positive_index, 0.5, seed=cfg.seed
+    )
+    estimate = optimism.correct(logits, data, options.objective, cfg.seed)
+    verdict = report.make_verdict(
+        options, best, judged["metrics"][options.objective], estimate
+    )
+    for name, content in report.make_files(
+        options, finished, values, best, verdict
+    ).items():
+        storage.write_atomically(storage.join(cfg.job_dir, name), content)
+    for sentence in verdict:
+        print(sentence)
+    print(
+        f"{storage.join(cfg.job_dir, BEST_FILE)} is for trainer.task --hparams;"
+        f" {storage.join(cfg.job_dir, 'sweep.html')} shows the sweep.",
+        flush=True,
+    )
+    return settings
+
+
+def _trials_csv(finished: list[dict], values: dict[str, dict]) -> str:
+    names = list(search_space.SPACE)
+    metric_names = sorted({n for e in finished for n in e.get("metrics", {})})
+    buffer = io.StringIO()
+    writer = csv.DictWriter(
+        buffer,
+        ["trial", "status", "score", "seconds", "num_epochs"]
+        + names
+        + metric_names
+        + ["message"],
+        lineterminator="\n",
+        extrasaction="ignore",
+    )
+    writer.writeheader()
+    for e in finished:
+        writer.writerow(e | values[e["trial"]] | e.get("metrics", {}))
+    return buffer.getvalue()
