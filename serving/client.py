@@ -4,7 +4,8 @@
     for prediction in client.predict([open("scan.png", "rb").read()]):
         print(prediction.label, prediction.score)
 
-Images are JPEG or PNG; `trainer.data.readers` turns other formats into PNG.
+Images are JPEG or PNG; `image_files` streams files and folders of every format
+that Lightbox trains on, DICOM included, as the pixels that it trains on.
 The REST path imports neither TensorFlow nor gRPC, so a client that speaks REST
 starts quickly and runs where they are not installed.
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from serving import rest_transport, status_codes
 from trainer import startup
+from trainer.export import signature
 
 SCHEMES = ("grpc", "grpcs", "http", "https")
 BATCH_SIZE = 32
@@ -27,6 +29,13 @@ BATCH_SIZE = 32
 MAX_BATCH_BYTES = 32 * 2**20
 MAX_ATTEMPTS = 4
 FIRST_DELAY_S = 0.2
+_REQUIRED = (
+    signature.PROBABILITIES,
+    signature.LABEL,
+    signature.LABEL_INDEX,
+    signature.SCORE,
+    signature.VALID,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +51,10 @@ class Prediction:
             more than two classes.
         valid: False if the server could not decode the image; then the other
             fields mean nothing.
+        out_of_distribution: how unlike the training images it is, above 1 is
+            unusual; None if the model does not say.
+        is_out_of_distribution: whether it is above 1, or None.
+        overlay: PNG of what the label rests on, if `explain` asked for it.
     """
 
     probabilities: tuple[float, ...]
@@ -50,6 +63,9 @@ class Prediction:
     score: float
     decision: bool | None
     valid: bool
+    out_of_distribution: float | None = None
+    is_out_of_distribution: bool | None = None
+    overlay: bytes | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +158,18 @@ class Client:
         Raises:
             ServerError: with one line that says what is wrong.
         """
-        predictions = []
-        for batch in split_batches(images, self._batch_size):
-            outputs = self._call(self._transport.predict, batch)
-            predictions.extend(_to_predictions(outputs, len(batch)))
-        return predictions
+        return self._predict(signature.SERVING_DEFAULT, images)
+
+    def explain(self, images: Iterable[bytes]) -> list[Prediction]:
+        """Returns predictions with overlays; the model must have `explain`.
+
+        Args:
+            images: JPEG or PNG files. They are sent in batches.
+
+        Raises:
+            ServerError: with one line that says what is wrong.
+        """
+        return self._predict(signature.EXPLAIN, images)
 
     def status(self) -> list[VersionStatus]:
         """Returns the state of each version that the server knows."""
@@ -168,6 +191,15 @@ class Client:
 
     def __exit__(self, *unused_exception) -> None:
         self.close()
+
+    def _predict(
+        self, signature_name: str, images: Iterable[bytes]
+    ) -> list[Prediction]:
+        predictions = []
+        for batch in split_batches(images, self._batch_size):
+            outputs = self._call(self._transport.predict, signature_name, batch)
+            predictions.extend(_to_predictions(outputs, len(batch)))
+        return predictions
 
     def _call(self, method: Callable, *args) -> Any:
         """Calls the server, again if it is busy or starting."""
@@ -237,9 +269,13 @@ def _parse_target(target: str) -> urllib.parse.SplitResult:
 
 def _to_predictions(outputs: dict, num_images: int) -> list[Prediction]:
     """Returns predictions from the columns of a server's answer."""
-    fields = [f.name for f in dataclasses.fields(Prediction)]
-    outputs = {"decision": [None] * num_images, **outputs}
-    missing = [name for name in fields if name not in outputs]
+    columns = {
+        signature.DECISION: [None] * num_images,
+        signature.IS_OUT_OF_DISTRIBUTION: [None] * num_images,
+        signature.OVERLAY: [None] * num_images,
+        **outputs,
+    }
+    missing = [name for name in _REQUIRED if name not in columns]
     if missing:
         raise ServerError(
             "FAILED_PRECONDITION",
@@ -248,16 +284,25 @@ def _to_predictions(outputs: dict, num_images: int) -> list[Prediction]:
         )
     # The model's numbers are float32. REST writes them with the digits that
     # tell them apart, which as doubles would differ from what gRPC carries.
-    probabilities = np.float32(outputs["probabilities"]).tolist()
-    scores = np.float32(outputs["score"]).tolist()
+    probabilities = np.float32(columns[signature.PROBABILITIES]).tolist()
+    scores = np.float32(columns[signature.SCORE]).tolist()
+    unlike = [None] * num_images
+    if signature.OUT_OF_DISTRIBUTION in columns:
+        unlike = np.float32(columns[signature.OUT_OF_DISTRIBUTION]).tolist()
     return [
         Prediction(
             probabilities=tuple(probabilities[row]),
-            label=outputs["label"][row],
-            label_index=outputs["label_index"][row],
+            label=columns[signature.LABEL][row],
+            label_index=columns[signature.LABEL_INDEX][row],
             score=scores[row],
-            decision=outputs["decision"][row],
-            valid=outputs["valid"][row],
+            decision=columns[signature.DECISION][row],
+            valid=columns[signature.VALID][row],
+            out_of_distribution=unlike[row],
+            is_out_of_distribution=columns[signature.IS_OUT_OF_DISTRIBUTION][
+                row
+            ],
+            # Empty for an image that cannot be decoded.
+            overlay=columns[signature.OVERLAY][row] or None,
         )
         for row in range(num_images)
     ]

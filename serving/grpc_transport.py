@@ -65,10 +65,12 @@ class GrpcTransport:
         )
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
-    def predict(self, images: list[bytes], timeout_s: float) -> dict:
-        """Returns a list per output of the serving signature."""
+    def predict(
+        self, signature_name: str, images: list[bytes], timeout_s: float
+    ) -> dict:
+        """Returns a list per output of a signature that takes images."""
         request = predict_pb2.PredictRequest(model_spec=self._spec)
-        request.model_spec.signature_name = signature.SERVING_DEFAULT
+        request.model_spec.signature_name = signature_name
         # Not `tf.make_tensor_proto`: it would look at every byte first.
         tensor = request.inputs[signature.IMAGE_BYTES]
         tensor.dtype = types_pb2.DT_STRING
@@ -76,7 +78,7 @@ class GrpcTransport:
         tensor.string_val.extend(images)
         response = self._call(self._predictions.Predict, request, timeout_s)
         return {
-            name: _decode(tf.make_ndarray(output).tolist())
+            name: _decode(name, tf.make_ndarray(output).tolist())
             for name, output in response.outputs.items()
         }
 
@@ -126,8 +128,10 @@ def _credentials(ca_file: str | None) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(root_certificates=file.read())
 
 
-def _decode(values: list) -> list:
-    """Returns strings as text, as REST does."""
+def _decode(name: str, values: list) -> list:
+    """Returns strings as text, as REST does, but for those that are bytes."""
+    if name.endswith("_bytes"):
+        return values
     return [
         value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         for value in values

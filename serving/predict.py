@@ -5,56 +5,29 @@ r"""Asks a server what is on images.
 
 Prints a table, or with `--json` or `--csv` something for machines. Images of
 every format that Lightbox trains on are sent as the pixels that it trains on.
-One bad image does not keep the others from being answered, but the exit code
-is 1.
+The column `unlike` warns of images that the model has seen nothing like. One
+bad image does not keep the others from being answered, but the exit code is 1.
 """
 
-import concurrent.futures
 import csv
 import dataclasses
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
 
-import tqdm
 from absl import app, flags
 
-from serving import client
-from trainer.data import readers
+from serving import client, image_files
 
 FLAGS = flags.FLAGS
-COLUMNS = ("file", "label", "score", "decision", "probabilities")
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadOptions:
-    """How files become pixels; must be as it was for the training images.
-
-    Attributes:
-        window_center: see `readers.read_images`.
-        window_width: likewise.
-        slice_axis: likewise.
-    """
-
-    window_center: float | None = None
-    window_width: float | None = None
-    slice_axis: int = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What became of one image.
-
-    Attributes:
-        file: its path, with the frame if the file holds several.
-        prediction: None if the image could not be read.
-        error: None, or why there is no valid prediction.
-    """
-
-    file: str
-    prediction: client.Prediction | None
-    error: str | None
+COLUMNS = ("file", "label", "score", "decision", "unlike", "probabilities")
+# Of a prediction, what goes into JSON and CSV.
+FIELDS = tuple(
+    field.name
+    for field in dataclasses.fields(client.Prediction)
+    if field.name != "overlay"
+)
 
 
 def define_flags() -> None:
@@ -78,10 +51,16 @@ def define_flags() -> None:
         lower_bound=0.001,
     )
     flags.DEFINE_integer(
-        "batch_size", client.BATCH_SIZE, "Images per request.", lower_bound=1
+        "batch_size",
+        image_files.BATCH_SIZE,
+        "Images per request.",
+        lower_bound=1,
     )
     flags.DEFINE_integer(
-        "concurrency", 4, "Requests under way at a time.", lower_bound=1
+        "concurrency",
+        image_files.CONCURRENCY,
+        "Requests under way at a time.",
+        lower_bound=1,
     )
     flags.DEFINE_string(
         "ca_file", None, "PEM file of the authority to trust with TLS."
@@ -103,65 +82,17 @@ def define_flags() -> None:
         lower_bound=0,
         upper_bound=2,
     )
+    flags.DEFINE_string(
+        "explain_dir",
+        None,
+        "Directory for a PNG of each image that shows what its label rests "
+        "on. Takes several times as long.",
+    )
     flags.DEFINE_bool("json", False, "Print one JSON document.")
     flags.DEFINE_bool("csv", False, "Print CSV.")
 
 
-def find_files(paths: Iterable[str]) -> list[str]:
-    """Returns the paths, with folders replaced by the files below them."""
-    files = []
-    for path in paths:
-        if not os.path.isdir(path):
-            files.append(path)
-            continue
-        for folder, subfolders, names in os.walk(path):
-            subfolders.sort()
-            files += [
-                os.path.join(folder, name)
-                for name in sorted(names)
-                if not name.startswith(".")
-            ]
-    return files
-
-
-def predict_files(
-    asked: client.Client,
-    files: list[str],
-    options: ReadOptions,
-    batch_size: int,
-    concurrency: int,
-) -> Iterator[Answer]:
-    """Yields the answers for all images of all files, in order.
-
-    Args:
-        asked: the model.
-        files: what to read. Files are read as their turn comes, so a folder
-            of any size fits into memory.
-        options: how to read it.
-        batch_size: files per request.
-        concurrency: requests under way at a time.
-
-    Raises:
-        ServerError: the server cannot answer.
-    """
-    batches = [
-        files[start : start + batch_size]
-        for start in range(0, len(files), batch_size)
-    ]
-    with concurrent.futures.ThreadPoolExecutor(concurrency) as executor:
-        futures = [
-            executor.submit(_predict_batch, asked, batch, options)
-            for batch in batches
-        ]
-        try:
-            for future in futures:
-                yield from future.result()
-        finally:
-            # When one batch fails, the others would fail in the same way.
-            executor.shutdown(wait=False, cancel_futures=True)
-
-
-def format_table(answers: list[Answer]) -> str:
+def format_table(answers: list[image_files.Answer]) -> str:
     """Returns an aligned table of the images that were answered."""
     rows = [COLUMNS]
     for answer in answers:
@@ -176,6 +107,9 @@ def format_table(answers: list[Answer]) -> str:
                 {None: "-", True: "positive", False: "negative"}[
                     prediction.decision
                 ],
+                {None: "-", True: "yes", False: "no"}[
+                    prediction.is_out_of_distribution
+                ],
                 " ".join(f"{p:.4f}" for p in prediction.probabilities),
             )
         )
@@ -188,13 +122,14 @@ def format_table(answers: list[Answer]) -> str:
     )
 
 
-def format_json(answers: list[Answer], target: str, model_name: str) -> str:
+def format_json(
+    answers: list[image_files.Answer], target: str, model_name: str
+) -> str:
     """Returns one JSON document with all answers and errors."""
     predictions = []
     for answer in answers:
         fields = {
-            field.name: getattr(answer.prediction, field.name, None)
-            for field in dataclasses.fields(client.Prediction)
+            name: getattr(answer.prediction, name, None) for name in FIELDS
         }
         predictions.append(
             {"file": answer.file, "error": answer.error, **fields}
@@ -209,14 +144,13 @@ def format_json(answers: list[Answer], target: str, model_name: str) -> str:
     )
 
 
-def write_csv(answers: list[Answer], file) -> None:
+def write_csv(answers: list[image_files.Answer], file) -> None:
     """Writes a line for each image, with its error if it has one."""
     num_classes = max(
         (len(a.prediction.probabilities) for a in answers if a.prediction),
         default=0,
     )
-    names = [f.name for f in dataclasses.fields(client.Prediction)]
-    names.remove("probabilities")
+    names = [name for name in FIELDS if name != "probabilities"]
     writer = csv.writer(file, lineterminator="\n")
     classes = [f"probability_{index}" for index in range(num_classes)]
     writer.writerow(["file", *names, *classes, "error"])
@@ -228,40 +162,6 @@ def write_csv(answers: list[Answer], file) -> None:
         writer.writerow([answer.file, *values, *probabilities, answer.error])
 
 
-def _predict_batch(
-    asked: client.Client, files: list[str], options: ReadOptions
-) -> list[Answer]:
-    answers: list[Answer | None] = []
-    waiting: list[tuple[int, bytes]] = []
-    for file in files:
-        for name, encoded, error in _read(file, options):
-            if error is None:
-                waiting.append((len(answers), encoded))
-            answers.append(Answer(name, None, error))
-    predictions = asked.predict([encoded for _, encoded in waiting])
-    for (index, _), prediction in zip(waiting, predictions, strict=True):
-        error = None if prediction.valid else "the server cannot decode it"
-        answers[index] = Answer(answers[index].file, prediction, error)
-    return answers
-
-
-def _read(
-    file: str, options: ReadOptions
-) -> list[tuple[str, bytes, str | None]]:
-    """Returns name, bytes to send and error of each image in a file."""
-    try:
-        images = readers.read_images(
-            file,
-            window_center=options.window_center,
-            window_width=options.window_width,
-            slice_axis=options.slice_axis,
-        )
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        return [(file, b"", " ".join(reason.split()))]
-    return [(file + image.suffix, image.encoded, None) for image in images]
-
-
 def _read_token() -> str | None:
     if FLAGS.token_file is None:
         return None
@@ -269,14 +169,34 @@ def _read_token() -> str | None:
         return file.read().strip()
 
 
+def _keep(answer: image_files.Answer) -> image_files.Answer:
+    """Writes the overlay to a file, if there is one, and drops it."""
+    if answer.prediction is None or answer.prediction.overlay is None:
+        return answer
+    overlay = answer.prediction.overlay
+    path = os.path.join(FLAGS.explain_dir, overlay_name(answer.file))
+    with open(path, "wb") as file:
+        file.write(overlay)
+    prediction = dataclasses.replace(answer.prediction, overlay=None)
+    return dataclasses.replace(answer, prediction=prediction)
+
+
+def overlay_name(file: str) -> str:
+    """Returns a file name that differs for different paths."""
+    relative = os.path.normpath(file).replace("\\", "/").lstrip("/")
+    return re.sub(r"[^\w.#-]", "_", relative.replace("_", "__")) + ".png"
+
+
 def run(paths: list[str]) -> int:
     """Asks, prints, and returns the exit code."""
-    files = find_files(paths)
+    files = image_files.find_files(paths)
     if not files:
         raise ValueError(
             f"There must be at least one image. Received: {paths}."
         )
-    options = ReadOptions(
+    if FLAGS.explain_dir is not None:
+        os.makedirs(FLAGS.explain_dir, exist_ok=True)
+    options = image_files.ReadOptions(
         FLAGS.window_center, FLAGS.window_width, FLAGS.slice_axis
     )
     with client.Client(
@@ -288,17 +208,18 @@ def run(paths: list[str]) -> int:
         token=_read_token(),
         ca_file=FLAGS.ca_file,
     ) as asked:
-        answers = list(
-            tqdm.tqdm(
-                predict_files(
-                    asked, files, options, FLAGS.batch_size, FLAGS.concurrency
-                ),
-                total=len(files),
-                unit="image",
-                disable=not sys.stderr.isatty() or len(files) < 2,
-                leave=False,
+        answers = [
+            _keep(answer)
+            for answer in image_files.predict_files(
+                asked,
+                files,
+                options,
+                batch_size=FLAGS.batch_size,
+                concurrency=FLAGS.concurrency,
+                explain=FLAGS.explain_dir is not None,
+                progress=True,
             )
-        )
+        ]
     if FLAGS.json:
         print(format_json(answers, FLAGS.target, FLAGS.model_name))
     elif FLAGS.csv:

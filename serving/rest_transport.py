@@ -38,24 +38,27 @@ class RestTransport:
         self._session = requests.Session()
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
-        if ca_file:
-            self._session.verify = ca_file
+        # With each request: the session's own is less than what
+        # REQUESTS_CA_BUNDLE names.
+        self._verify = ca_file or None
 
-    def predict(self, images: list[bytes], timeout_s: float) -> dict:
-        """Returns a list per output of the serving signature."""
+    def predict(
+        self, signature_name: str, images: list[bytes], timeout_s: float
+    ) -> dict:
+        """Returns a list per output of a signature that takes images."""
         instances = [
             {signature.IMAGE_BYTES: {"b64": base64.b64encode(image).decode()}}
             for image in images
         ]
         body = {
-            "signature_name": signature.SERVING_DEFAULT,
+            "signature_name": signature_name,
             "instances": instances,
         }
         rows = self._request("POST", ":predict", timeout_s, body)["predictions"]
         # A model with one output answers with bare values.
         if not all(isinstance(row, dict) for row in rows):
             return {}
-        return {name: [row[name] for row in rows] for name in rows[0]}
+        return {name: [_decode(row[name]) for row in rows] for name in rows[0]}
 
     def status(self, timeout_s: float) -> list[tuple[int, str, str]]:
         """Returns version, state and error of each version."""
@@ -82,11 +85,20 @@ class RestTransport:
     ) -> dict:
         try:
             response = self._session.request(
-                method, self._url + suffix, json=body, timeout=timeout_s
+                method,
+                self._url + suffix,
+                json=body,
+                timeout=timeout_s,
+                verify=self._verify,
             )
         except requests.Timeout as error:
             raise status_codes.StatusError(
                 "DEADLINE_EXCEEDED", "no answer in time"
+            ) from error
+        # No server to wait for: another attempt would end in the same way.
+        except requests.exceptions.SSLError as error:
+            raise status_codes.StatusError(
+                "UNKNOWN", f"no trust in its certificate: {_reason(error)}"
             ) from error
         except requests.ConnectionError as error:
             raise status_codes.StatusError(
@@ -100,6 +112,13 @@ class RestTransport:
             response.status_code, "UNKNOWN"
         )
         raise status_codes.StatusError(code, _error_message(response))
+
+
+def _decode(value):
+    """Returns the bytes of a `{"b64": …}` object, other values as they are."""
+    if isinstance(value, dict):
+        return base64.b64decode(value["b64"])
+    return value
 
 
 def _parse(response: requests.Response) -> dict:

@@ -1,8 +1,11 @@
 """The client over both protocols, against the local server."""
 
+import dataclasses
 import http.server
 import json
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -32,6 +35,94 @@ def test_images_give_the_model_s_predictions(
     assert [p.label_index for p in predictions] == [0, 1, 0]
     assert [p.decision for p in predictions] == [False, True, False]
     assert [p.valid for p in predictions] == [True, True, False]
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_explain_adds_overlays(protocol, grpc_target, rest_target, images):
+    target = {"grpc": grpc_target, "rest": rest_target}[protocol]
+    with client.Client(target, conftest.MODEL_NAME) as asked:
+        explained = asked.explain(images)
+        predicted = asked.predict(images)
+    overlays = [p.overlay for p in explained]
+    assert overlays == [conftest.OVERLAY, conftest.OVERLAY, None]
+    assert [
+        dataclasses.replace(p, overlay=None) for p in explained
+    ] == predicted
+    assert [p.is_out_of_distribution for p in predicted] == [False, True, False]
+    assert predicted[1].out_of_distribution == pytest.approx(1.6)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Paths of a self-signed certificate for 127.0.0.1 and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    paths = str(folder / "cert.pem"), str(folder / "key.pem")
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
+            *("-out", paths[0], "-keyout", paths[1], "-days", "2"),
+            *("-subj", "/CN=127.0.0.1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return paths
+
+
+def test_grpc_over_tls_sends_the_token(certificate):
+    grpc = pytest.importorskip("grpc")
+    tokens = []
+
+    def answer(request, context):
+        tokens.append(dict(context.invocation_metadata())["authorization"])
+        context.abort(grpc.StatusCode.INTERNAL, "reached")
+
+    service = grpc.method_handlers_generic_handler(
+        "tensorflow.serving.PredictionService",
+        {"Predict": grpc.unary_unary_rpc_method_handler(answer)},
+    )
+    with open(certificate[0], "rb") as cert, open(certificate[1], "rb") as key:
+        credentials = grpc.ssl_server_credentials([(key.read(), cert.read())])
+    running = grpc.server(futures.ThreadPoolExecutor(1), [service])
+    port = running.add_secure_port("127.0.0.1:0", credentials)
+    running.start()
+    target = f"grpcs://127.0.0.1:{port}"
+    with (
+        client.Client(
+            target, "m", token="secret", ca_file=certificate[0]
+        ) as asked,
+        pytest.raises(client.ServerError, match="INTERNAL: reached"),
+    ):
+        asked.predict([b"a"])
+    # A server that nobody vouches for is not spoken to.
+    with (
+        client.Client(target, "m", timeout_s=1, token="secret") as asked,
+        pytest.raises(client.ServerError),
+    ):
+        asked.predict([b"a"])
+    running.stop(None).wait()
+    assert tokens == ["Bearer secret"]
+
+
+def test_rest_over_tls_trusts_the_given_authority(scripted, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    scripted.socket = context.wrap_socket(scripted.socket, server_side=True)
+    target = scripted.target.replace("http://", "https://")
+    scripted.statuses = [200]
+    with client.Client(
+        target, "m", token="secret", ca_file=certificate[0]
+    ) as asked:
+        assert asked.predict([b"a"])[0].label == "b"
+    with (
+        client.Client(target, "m", token="secret") as asked,
+        pytest.raises(client.ServerError, match="no trust in its certificate"),
+    ):
+        asked.predict([b"a"])
+    assert scripted.tokens == ["Bearer secret"]
 
 
 def test_both_protocols_give_equal_results(grpc_target, rest_target, images):
@@ -249,7 +340,7 @@ def test_model_without_lightbox_s_outputs_raises(scripted, monkeypatch):
     monkeypatch.setattr(
         client.rest_transport.RestTransport,
         "predict",
-        lambda self, images, timeout_s: {"scores": [[0.5]]},
+        lambda self, name, images, timeout_s: {"scores": [[0.5]]},
     )
     with (
         client.Client(scripted.target, "m") as asked,

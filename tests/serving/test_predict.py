@@ -9,7 +9,8 @@ import sys
 import pytest
 from PIL import Image
 
-from serving import client, predict
+from serving import client, image_files, predict
+from tests.conftest import SHARED
 from tests.serving import conftest
 
 DARK = client.Prediction((0.75, 0.25), "dark", 0, 0.25, False, True)
@@ -44,11 +45,14 @@ def test_folder_gives_a_row_for_each_image(rest_target, folder):
     assert done.returncode == 0
     rows = [line.split() for line in done.stdout.splitlines()]
     assert rows == [
-        ["file", "label", "score", "decision", "probabilities"],
-        [f"{folder}/b.png", "bright", "0.8000", "positive", "0.2000", "0.8000"],
+        ["file", "label", "score", "decision", "unlike", "probabilities"],
+        [
+            f"{folder}/b.png",
+            *("bright", "0.8000", "positive", "yes", "0.2000", "0.8000"),
+        ],
         [
             f"{folder}/a/scan.bmp",
-            *("dark", "0.2000", "negative", "0.8000", "0.2000"),
+            *("dark", "0.2000", "negative", "no", "0.8000", "0.2000"),
         ],
     ]
 
@@ -96,7 +100,7 @@ def test_image_that_the_server_cannot_decode_is_an_error(
     rest_target, tmp_path, monkeypatch
 ):
     (tmp_path / "a.png").write_bytes(conftest.encode_image(51))
-    image = predict.readers.Image(
+    image = image_files.readers.Image(
         pixels=None,
         kept_format="png",
         kept_bytes=b"garbage",
@@ -106,28 +110,85 @@ def test_image_that_the_server_cannot_decode_is_an_error(
         suffix="#3",
     )
     monkeypatch.setattr(
-        predict.readers, "read_images", lambda path, **unused: [image]
+        image_files.readers, "read_images", lambda path, **unused: [image]
     )
     with client.Client(rest_target, conftest.MODEL_NAME) as asked:
-        (answer,) = predict.predict_files(
-            asked, [str(tmp_path / "a.png")], predict.ReadOptions(), 32, 1
-        )
+        (answer,) = image_files.predict_files(asked, [str(tmp_path / "a.png")])
     assert answer.file == f"{tmp_path}/a.png#3"
     assert answer.error == "the server cannot decode it"
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_overlays_are_written_one_for_each_image(
+    protocol, grpc_target, rest_target, folder, tmp_path_factory
+):
+    target = {"grpc": grpc_target, "rest": rest_target}[protocol]
+    (folder / "a" / "b.png").write_bytes(conftest.encode_image(10))
+    overlays = tmp_path_factory.mktemp("explain") / "new"
+    done = run_command(
+        f"--target={target}",
+        f"--model_name={conftest.MODEL_NAME}",
+        f"--explain_dir={overlays}",
+        "--json",
+        str(folder),
+    )
+    assert done.returncode == 0, done.stderr
+    labels = [a["label"] for a in json.loads(done.stdout)["predictions"]]
+    assert labels == ["bright", "dark", "dark"]
+    written = sorted(overlays.iterdir())
+    assert len(written) == 3
+    assert all(path.read_bytes() == conftest.OVERLAY for path in written)
+
+
+def test_overlays_of_different_files_have_different_names():
+    files = ["a/b.png", "a_b.png", "a/b_png", "/a/b__.png", "x/../a/c.png#2"]
+    names = [predict.overlay_name(file) for file in files]
+    assert len(set(names)) == len(files)
+    assert not any("/" in name for name in names)
+
+
+def test_no_more_files_are_read_than_are_under_way(rest_target, tmp_path):
+    files = []
+    for index in range(40):
+        files.append(str(tmp_path / f"{index:02}.png"))
+        (tmp_path / f"{index:02}.png").write_bytes(conftest.encode_image(51))
+    with client.Client(rest_target, conftest.MODEL_NAME) as asked:
+        answers = image_files.predict_files(
+            asked, files, batch_size=1, concurrency=2
+        )
+        assert next(answers).file == files[0]
+        # Not read before its turn comes.
+        (tmp_path / "39.png").unlink()
+        rest = list(answers)
+    assert [a.file for a in rest] == files[1:]
+    assert [a.error is None for a in rest] == [True] * 38 + [False]
+
+
+def test_dicom_file_gets_the_answer_of_its_pixels(rest_target):
+    path = SHARED / "data" / "dicom" / "emri_small.dcm"
+    if not path.exists():
+        pytest.skip("no shared DICOM files")
+    with client.Client(rest_target, conftest.MODEL_NAME) as asked:
+        answers = list(image_files.predict_files(asked, [str(path)]))
+    images = image_files.readers.read_images(str(path))
+    assert [a.file for a in answers] == [f"{path}{i.suffix}" for i in images]
+    assert [a.prediction.score for a in answers] == pytest.approx(
+        [image.pixels.mean() / 255 for image in images], abs=1e-5
+    )
 
 
 def test_table_is_aligned():
     table = predict.format_table(
         [
-            predict.Answer("a.png", DARK, None),
-            predict.Answer("bad.png", None, "it is no image"),
-            predict.Answer("longer.png", THREE_WAY, None),
+            image_files.Answer("a.png", DARK, None),
+            image_files.Answer("bad.png", None, "it is no image"),
+            image_files.Answer("longer.png", THREE_WAY, None),
         ]
     )
     assert table.splitlines() == [
-        "file        label  score   decision  probabilities",
-        "a.png       dark   0.2500  negative  0.7500 0.2500",
-        "longer.png  c      0.7000  -         0.1000 0.2000 0.7000",
+        "file        label  score   decision  unlike  probabilities",
+        "a.png       dark   0.2500  negative  -       0.7500 0.2500",
+        "longer.png  c      0.7000  -         -       0.1000 0.2000 0.7000",
     ]
 
 
@@ -135,8 +196,8 @@ def test_csv_has_a_line_for_each_image():
     file = io.StringIO()
     predict.write_csv(
         [
-            predict.Answer("a,b.png", DARK, None),
-            predict.Answer("bad.png", None, "it is no image"),
+            image_files.Answer("a,b.png", DARK, None),
+            image_files.Answer("bad.png", None, "it is no image"),
         ],
         file,
     )

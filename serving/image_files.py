@@ -1,0 +1,169 @@
+"""Files and folders of images, streamed through a client.
+
+    with client.Client("grpc://127.0.0.1:8500", "brain_mri") as asked:
+        for answer in predict_files(asked, find_files(["scans/"])):
+            print(answer.file, answer.prediction or answer.error)
+
+A file becomes the pixels that it would have had in training: DICOM, NIfTI,
+TIFF and the rest go through `trainer.data.readers`. Neither the files nor the
+answers of a folder are ever all in memory.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+import tqdm
+
+from serving import client
+from trainer.data import readers
+
+BATCH_SIZE = client.BATCH_SIZE
+CONCURRENCY = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How files become pixels; must be as it was for the training images.
+
+    Attributes:
+        window_center: see `readers.read_images`.
+        window_width: likewise.
+        slice_axis: likewise.
+    """
+
+    window_center: float | None = None
+    window_width: float | None = None
+    slice_axis: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What became of one image.
+
+    Attributes:
+        file: its path, with the frame if the file holds several.
+        prediction: None if the image could not be read.
+        error: None, or why there is no valid prediction.
+    """
+
+    file: str
+    prediction: client.Prediction | None
+    error: str | None
+
+
+def find_files(paths: Iterable[str]) -> list[str]:
+    """Returns the paths, with folders replaced by the files below them."""
+    files = []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        for folder, subfolders, names in os.walk(path):
+            subfolders.sort()
+            files += [
+                os.path.join(folder, name)
+                for name in sorted(names)
+                if not name.startswith(".")
+            ]
+    return files
+
+
+def predict_files(
+    asked: client.Client,
+    files: list[str],
+    options: ReadOptions | None = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+    concurrency: int = CONCURRENCY,
+    explain: bool = False,
+    progress: bool = False,
+) -> Iterator[Answer]:
+    """Yields the answers for all images of all files, in order.
+
+    Args:
+        asked: the model.
+        files: what to read. Files are read as their turn comes, and no more
+            than are under way: a folder of any size fits into memory.
+        options: how to read it.
+        batch_size: files per request.
+        concurrency: requests under way at a time.
+        explain: whether to ask for overlays.
+        progress: whether to show a bar on a terminal.
+
+    Raises:
+        ServerError: the server cannot answer.
+    """
+    options = options or ReadOptions()
+    starts = iter(range(0, len(files), batch_size))
+    under_way: collections.deque = collections.deque()
+    bar = tqdm.tqdm(
+        total=len(files),
+        unit="file",
+        disable=not (progress and sys.stderr.isatty()) or len(files) < 2,
+        leave=False,
+    )
+    executor = concurrent.futures.ThreadPoolExecutor(concurrency)
+
+    def submit() -> None:
+        start = next(starts, None)
+        if start is not None:
+            batch = files[start : start + batch_size]
+            future = executor.submit(
+                _predict_batch, asked, batch, options, explain
+            )
+            under_way.append((len(batch), future))
+
+    try:
+        # One more than are under way, so that no thread waits for a consumer
+        # that is busy with an answer.
+        for _ in range(concurrency + 1):
+            submit()
+        while under_way:
+            num_files, future = under_way.popleft()
+            answers = future.result()
+            submit()
+            yield from answers
+            bar.update(num_files)
+    finally:
+        bar.close()
+        # When one batch fails, the others would fail in the same way.
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _predict_batch(
+    asked: client.Client, files: list[str], options: ReadOptions, explain: bool
+) -> list[Answer]:
+    answers: list[Answer] = []
+    waiting: list[tuple[int, bytes]] = []
+    for file in files:
+        for name, encoded, error in _read(file, options):
+            if error is None:
+                waiting.append((len(answers), encoded))
+            answers.append(Answer(name, None, error))
+    ask = asked.explain if explain else asked.predict
+    predictions = ask([encoded for _, encoded in waiting])
+    for (index, _), prediction in zip(waiting, predictions, strict=True):
+        error = None if prediction.valid else "the server cannot decode it"
+        answers[index] = Answer(answers[index].file, prediction, error)
+    return answers
+
+
+def _read(
+    file: str, options: ReadOptions
+) -> list[tuple[str, bytes, str | None]]:
+    """Returns name, bytes to send and error of each image in a file."""
+    try:
+        images = readers.read_images(
+            file,
+            window_center=options.window_center,
+            window_width=options.window_width,
+            slice_axis=options.slice_axis,
+        )
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return [(file, b"", " ".join(reason.split()))]
+    return [(file + image.suffix, image.encoded, None) for image in images]
