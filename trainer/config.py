@@ -128,6 +128,15 @@ class TrainConfig:
         "Rule for the decision threshold, chosen on validation: youden, "
         "sensitivity:0.95, specificity:0.95, cost:FN=5,FP=1, or a number.",
     )
+    subgroups: str = _field(
+        "",
+        "Columns that build_records kept, for example sex,scanner, by whose "
+        "values the report judges the model too; empty: all of them.",
+    )
+    prevalences: str = _field(
+        "0.01,0.05,0.2",
+        "Shares of positives at which predictive values are reported.",
+    )
     precision: str = _field(
         "auto",
         "Arithmetic: auto (what the hardware is fast at), float32, "
@@ -175,6 +184,8 @@ class TrainConfig:
         "accumulation_steps",
         "profile_steps",
         "operating_point",
+        "subgroups",
+        "prevalences",
     )
 
     def __post_init__(self):

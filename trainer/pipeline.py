@@ -10,11 +10,12 @@ from absl import logging
 
 from trainer import config, phases, storage
 from trainer import job as job_lib
-from trainer.data import input_pipeline, records
+from trainer.data import input_pipeline, output, records
 from trainer.evaluation import (
     baselines,
     calibration,
     data_audit,
+    metrics,
     predict,
     report,
 )
@@ -53,7 +54,10 @@ def run(cfg: config.TrainConfig) -> str:
         ValueError: if data, weights, job directory or hardware do not fit the
             configuration.
     """
+    # What evaluation needs is checked before hours of training.
     calibration.parse_rule(cfg.operating_point)
+    metrics.parse_prevalences(cfg.prevalences.split(","))
+    _read_columns(cfg)
     info = input_pipeline.read_dataset_info(cfg.data_dir)
     if "train" not in info.splits or "validation" not in info.splits:
         raise ValueError(
@@ -107,6 +111,11 @@ def run(cfg: config.TrainConfig) -> str:
     version_dir = _export(job, _copy_for_inference(job), evaluation)
     _bless(job, version_dir)
     return version_dir
+
+
+def _read_columns(cfg: config.TrainConfig) -> dict[str, dict[str, str]]:
+    names = [name for name in cfg.subgroups.split(",") if name]
+    return output.read_columns(cfg.data_dir, names)
 
 
 def _claim_job_dir(
@@ -216,7 +225,16 @@ def _report_context(job: job_lib.Job) -> report.Context:
         )
         for split in job.info.splits
     }
+    columns = {
+        name: {
+            split: [value_of.get(image_id, "") for image_id in index.ids]
+            for split, index in job.index.items()
+        }
+        for name, value_of in _read_columns(job.cfg).items()
+    }
     return report.Context(
+        prevalences=metrics.parse_prevalences(job.cfg.prevalences.split(",")),
+        columns=columns,
         baselines=baselines.make_baselines(images, job.info.num_classes),
         train_groups=frozenset(job.index["train"].groups),
         read_images=lambda split, indices: input_pipeline.read_encoded(

@@ -294,7 +294,7 @@ def write_manifest(tmp_path, data):
         ("path;label\na.png;x\n", "semicolons instead of commas"),
         ("path\tlabel\na.png\tx\n", "tabs instead of commas"),
         ("a.png,x\n", "no path and no label"),
-        ("path,label,age\na.png,x,9\n", "Remove age"),
+        ("path,label,age\na.png,x,9\n", "Remove age, or keep it"),
         ("path,path,label\na.png,a.png,x\n", "must be path,label"),
         ("", "must be path,label"),
         ("path,label\n", "no lines"),

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from trainer.data import input_pipeline, records
+from tests.conftest import write_records
+from trainer.data import input_pipeline, output, records
 from trainer.evaluation import external, served
 
 NAMES = ("no_tumor", "tumor")
@@ -160,6 +161,30 @@ def test_decisions_against_the_scores_are_refused():
 
     with pytest.raises(ValueError, match="decides against its own scores"):
         interpret(served.ServedModel("M", ask, NAMES))
+
+
+def test_columns_of_the_record_set_part_the_figures(tmp_path):
+    info = write_records(tmp_path, {"train": 30, "test": 30})
+    index = input_pipeline.read_index(str(tmp_path), info)
+    ids = index["train"].ids + index["test"].ids
+    rows = [f"{name},{'F' if i % 3 else 'M'},{i}" for i, name in enumerate(ids)]
+    text = "\n".join(["id,sex,age", *rows, ""])
+    (tmp_path / output.COLUMNS_FILE).write_text(text)
+    found = external.evaluate(
+        [fake_model()], str(tmp_path), subgroups=["sex", "age"]
+    ).metrics["splits"]["test"]["subgroups"]
+    assert {v: part["num_images"] for v, part in found["sex"].items()} == {
+        "F": 40,
+        "M": 20,
+    }
+    assert list(found["age"]) == [
+        "1. 0 to 14",
+        "2. 15 to 29",
+        "3. 30 to 44",
+        "4. 45 to 59",
+    ]
+    with pytest.raises(ValueError, match=r"no column view .there is: sex, age"):
+        external.evaluate([fake_model()], str(tmp_path), subgroups=["view"])
 
 
 def test_absent_split_is_named_with_those_there_are(tiny_records):

@@ -48,6 +48,7 @@ def build(
     output_dir: str,
     *,
     manifest_path: str = "",
+    columns: Sequence[str] = (),
     patient_regex: str = "",
     stored_size: int = STORED_SIZE,
     channels: int = 0,
@@ -76,6 +77,8 @@ def build(
             and `unreadable.csv` go. A data set that is already there is
             replaced once the new one is complete.
         manifest_path: a CSV, see `manifest`.
+        columns: further columns of the manifest to keep in `columns.csv`, to
+            judge a model by their values.
         patient_regex: finds the patient id in a path, "" if none does.
         stored_size: short side of stored training images, in pixels.
         channels: 1 or 3; 0 for 1 if all images are grey, else 3.
@@ -121,7 +124,7 @@ def build(
     }
     readers.check_window(window_center, window_width)
     found, num_left_out = _list_sources(
-        input_dir, output_dir, manifest_path, patient_regex, runner
+        input_dir, output_dir, manifest_path, columns, patient_regex, runner
     )
     class_names = sources.check_classes(found)
     positive_class = _check_positive_class(positive_class, class_names)
@@ -181,7 +184,14 @@ def build(
         report = audit.make_audit(
             findings, plan, shortcut_rows(), on_leak, num_left_out
         )
-        output.write_reports(building, report, members, findings.unreadable)
+        output.write_reports(
+            building,
+            report,
+            members,
+            findings.unreadable,
+            columns,
+            [source.columns for source in found],
+        )
         info = records.DatasetInfo(
             class_names=class_names,
             positive_class=positive_class,
@@ -210,6 +220,7 @@ def _list_sources(
     input_dir: str,
     output_dir: str,
     manifest_path: str,
+    columns: Sequence[str],
     patient_regex: str,
     runner: str,
 ) -> tuple[list[sources.Source], int]:
@@ -225,10 +236,14 @@ def _list_sources(
             "Either --input_dir or --manifest says where the images are. "
             f"Received: input_dir={input_dir!r}, manifest={manifest_path!r}."
         )
+    if columns and not manifest_path:
+        raise ValueError(
+            "--columns are those of a --manifest; folders have none."
+        )
     num_left_out = 0
     if manifest_path:
         output.check_output_dir(output_dir, "")
-        found = manifest.read_manifest(manifest_path)
+        found = manifest.read_manifest(manifest_path, columns=columns)
     elif storage.is_remote(input_dir):
         output.check_output_dir(output_dir, "")
         paths = beam_runner.list_files(input_dir)
@@ -279,6 +294,13 @@ def _define_flags() -> None:
         "",
         "CSV instead of --input_dir: path,label[,patient_id][,split], with "
         "paths relative to it.",
+    )
+    flags.DEFINE_list(
+        "columns",
+        [],
+        "Further columns of the manifest to keep, for example sex,scanner: "
+        "the report then judges the model by their values. Their content is "
+        "copied as it is, so name none that identifies a patient.",
     )
     flags.DEFINE_string(
         "output_dir", None, "Where the data set goes.", required=True
@@ -379,6 +401,7 @@ def main(argv: list[str]) -> None:
             values.input_dir,
             values.output_dir,
             manifest_path=values.manifest,
+            columns=[name.strip().lower() for name in values.columns],
             patient_regex=values.patient_regex,
             stored_size=values.stored_size,
             channels=0 if values.channels == "auto" else int(values.channels),

@@ -1,12 +1,14 @@
 """A manifest: a CSV that says what every image shows.
 
 Its columns are `path,label[,patient_id][,split]`, in any order; a path is
-relative to the folder of the manifest.
+relative to the folder of the manifest. Further columns are kept only if the
+user names them, and never where they repeat a patient id.
 """
 
 import csv
 import os
 import re
+from collections.abc import Sequence
 
 from trainer.data import sources
 
@@ -14,14 +16,18 @@ _REQUIRED = ("path", "label")
 _OPTIONAL = ("patient_id", "split")
 # Enough to see what is wrong with a file of thousands of lines.
 _MAX_PROBLEMS = 5
+_MIN_IDENTIFIER_LENGTH = 4
 
 
-def read_manifest(path: str, input_dir: str = "") -> list[sources.Source]:
+def read_manifest(
+    path: str, input_dir: str = "", columns: Sequence[str] = ()
+) -> list[sources.Source]:
     """Reads a manifest.
 
     Args:
         path: the CSV.
         input_dir: what its paths are relative to; its own folder if "".
+        columns: further columns to keep.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -30,13 +36,19 @@ def read_manifest(path: str, input_dir: str = "") -> list[sources.Source]:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"--manifest={path} is not a file.")
+    taken = [name for name in columns if name in (*_REQUIRED, *_OPTIONAL)]
+    if taken:
+        raise ValueError(
+            f"--columns are further columns of the manifest, not "
+            f"{', '.join(taken)}: leave that out."
+        )
     folder = input_dir or os.path.dirname(os.path.abspath(path))
     try:
         # utf-8-sig: spreadsheet programs put a byte order mark in front.
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             try:
-                return _read_lines(path, folder, reader)
+                return _read_lines(path, folder, reader, tuple(columns))
             except csv.Error as error:
                 raise ValueError(
                     f"{path} is not a CSV (line {reader.line_num}: {error}); "
@@ -54,9 +66,11 @@ def read_manifest(path: str, input_dir: str = "") -> list[sources.Source]:
         ) from error
 
 
-def _read_lines(path: str, folder: str, reader) -> list[sources.Source]:
+def _read_lines(
+    path: str, folder: str, reader, columns: tuple[str, ...]
+) -> list[sources.Source]:
     header = [name.strip().lower() for name in next(reader, [])]
-    _check_header(path, header)
+    _check_header(path, header, columns)
     root = os.path.realpath(folder)
     found, problems, lines_of_path = [], [], {}
     for row in reader:
@@ -66,7 +80,7 @@ def _read_lines(path: str, folder: str, reader) -> list[sources.Source]:
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} columns instead of {len(header)}")
             cells = {k: v.strip() for k, v in zip(header, row, strict=True)}
-            source = _make_source(cells, folder, root)
+            source = _make_source(cells, folder, root, columns)
             first = lines_of_path.setdefault(source.path, reader.line_num)
             if first != reader.line_num:
                 raise ValueError(f"the path of line {first} again")
@@ -87,7 +101,30 @@ def _read_lines(path: str, folder: str, reader) -> list[sources.Source]:
             f"{path} gives a split for {given} of {len(found)} images; give "
             "one for all of them or for none."
         )
+    _check_columns(found, columns)
     return sorted(found, key=lambda source: source.image_id)
+
+
+def _check_columns(
+    found: Sequence[sources.Source], columns: tuple[str, ...]
+) -> None:
+    """Refuses columns that give patient ids away."""
+    known = [source for source in found if source.patient_id]
+    for i, name in enumerate(columns):
+        told = [
+            source
+            for source in known
+            if _alone(source.patient_id).search(source.columns[i])
+        ]
+        # A short id, such as 7, may also be an age.
+        is_certain = any(
+            len(s.patient_id) >= _MIN_IDENTIFIER_LENGTH for s in told
+        )
+        if told and (is_certain or len(told) == len(known)):
+            raise ValueError(
+                f"The column {name} repeats patient_id in {len(told)} lines: "
+                "leave it out of --columns."
+            )
 
 
 def _hide_patient(text: str, header: list[str], row: list[str]) -> str:
@@ -96,14 +133,26 @@ def _hide_patient(text: str, header: list[str], row: list[str]) -> str:
     patient_id = cells.get("patient_id", "").strip()
     if not patient_id:
         return text
-    alone = f"(?<![A-Za-z0-9]){re.escape(patient_id)}(?![A-Za-z0-9])"
-    return re.sub(alone, "(patient)", text)
+    return _alone(patient_id).sub("(patient)", text)
 
 
-def _check_header(path: str, header: list[str]) -> None:
+def _alone(patient_id: str) -> re.Pattern:
+    return re.compile(f"(?<![A-Za-z0-9]){re.escape(patient_id)}(?![A-Za-z0-9])")
+
+
+def _check_header(
+    path: str, header: list[str], columns: tuple[str, ...]
+) -> None:
+    absent = [name for name in columns if name not in header]
+    if absent and not set(_REQUIRED) - set(header):
+        raise ValueError(
+            f"{path} has no column {', '.join(absent)}: choose --columns from "
+            f"{','.join(header)[:200]}."
+        )
     expected = "path,label[,patient_id][,split]"
     missing = [name for name in _REQUIRED if name not in header]
-    unknown = [n for n in header if n not in (*_REQUIRED, *_OPTIONAL)]
+    known = (*_REQUIRED, *_OPTIONAL, *columns)
+    unknown = [name for name in header if name not in known]
     if not (missing or unknown or len(set(header)) < len(header)):
         return
     text = ",".join(header)
@@ -117,14 +166,15 @@ def _check_header(path: str, header: list[str]) -> None:
             if mark in text:
                 found = f"It has {name} instead of commas."
     elif unknown:
-        found += f" Remove {', '.join(unknown)[:200]}."
+        names = ",".join(unknown)[:200]
+        found += f" Remove {names}, or keep it with --columns={names}."
     raise ValueError(
         f"The first line of {path} must be {expected}, with commas. {found}"
     )
 
 
 def _make_source(
-    cells: dict[str, str], folder: str, root: str
+    cells: dict[str, str], folder: str, root: str, columns: tuple[str, ...]
 ) -> sources.Source:
     for name in _REQUIRED:
         if not cells[name]:
@@ -149,4 +199,5 @@ def _make_source(
         class_name=cells["label"],
         split=split,
         patient_id=cells.get("patient_id", ""),
+        columns=tuple(cells[name] for name in columns),
     )

@@ -22,6 +22,7 @@ from trainer.data import records, scan, shards, sources
 AUDIT_FILE = "audit.json"
 IMAGES_FILE = "images.csv"
 UNREADABLE_FILE = "unreadable.csv"
+COLUMNS_FILE = "columns.csv"
 
 # What `read_previous_splits` needs.
 EARLIER_FILES = (records.DATASET_FILE, IMAGES_FILE)
@@ -108,9 +109,21 @@ def write_reports(
     report: dict,
     members: Sequence[shards.Member],
     unreadable: Sequence[scan.ScannedFile],
+    columns: Sequence[str],
+    values: Sequence[Sequence[str]],
 ) -> None:
-    """Writes `audit.json`, `images.csv` and `unreadable.csv`."""
+    """Writes `audit.json` and the tables of images, columns and bad files.
+
+    Args:
+        folder: where to.
+        report: from `audit.make_audit`.
+        members: the images that are kept.
+        unreadable: files that are no image.
+        columns: names of the manifest's columns that the user kept.
+        values: of these columns, for each source.
+    """
     for name, text in (
+        (COLUMNS_FILE, _columns_csv(members, columns, values)),
         (AUDIT_FILE, json.dumps(report, indent=2) + "\n"),
         (IMAGES_FILE, shards.members_csv(members)),
         (UNREADABLE_FILE, _unreadable_csv(unreadable)),
@@ -157,6 +170,52 @@ def _unreadable_csv(unreadable: Sequence[scan.ScannedFile]) -> str:
     writer.writerow(["id", "reason"])
     writer.writerows([visible_id(file), file.error] for file in unreadable)
     return buffer.getvalue()
+
+
+def _columns_csv(members, columns, values) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["id", *columns])
+    if columns:
+        for member in sorted(members, key=lambda member: member.image_id):
+            kept = values[member.facts.source_index]
+            writer.writerow([member.image_id, *kept])
+    return buffer.getvalue()
+
+
+def read_columns(
+    data_dir: str, columns: Sequence[str] = ()
+) -> dict[str, dict[str, str]]:
+    """Values of the manifest's columns that a build kept.
+
+    Args:
+        data_dir: a data directory.
+        columns: wanted; all that were kept if empty.
+
+    Returns:
+        Column -> image id -> value.
+
+    Raises:
+        ValueError: if a column was not kept, or the table is damaged.
+    """
+    path = storage.join(data_dir, COLUMNS_FILE)
+    rows = []
+    if storage.exists(path):
+        text = storage.read_bytes(path).decode("utf-8")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    kept = [name for name in (rows[0] if rows else ()) if name != "id"]
+    absent = [name for name in columns if name not in kept]
+    if absent:
+        raise ValueError(
+            f"The records in {data_dir} have no column {', '.join(absent)} "
+            f"(there is: {', '.join(kept) or 'none'}): build them from a "
+            f"--manifest with --columns={','.join(columns)}."
+        )
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path} is damaged: build the records again.")
+    return {
+        name: {row["id"]: row[name] for row in rows} for name in columns or kept
+    }
 
 
 def read_previous_splits(

@@ -35,6 +35,7 @@ class Source:
         class_name: its label.
         split: the split that the user gave it, "" if Lightbox chooses.
         patient_id: as the user gave it, "" if unknown. Never to be written.
+        columns: values of the columns that the user asked to keep.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Source:
     class_name: str
     split: str = ""
     patient_id: str = dataclasses.field(default="", repr=False)
+    columns: tuple[str, ...] = ()
 
 
 def list_folders(input_dir: str) -> list[Source]:

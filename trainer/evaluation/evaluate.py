@@ -49,6 +49,12 @@ def _define_flags() -> None:
         "the model was trained on these records, else all.",
     )
     flags.DEFINE_list(
+        "subgroups",
+        [],
+        "Columns that build_records kept, by whose values the model is judged "
+        "too. Default: all of them.",
+    )
+    flags.DEFINE_list(
         "prevalences",
         ["0.01", "0.05", "0.2"],
         "Shares of positives at which predictive values are reported.",
@@ -96,6 +102,7 @@ def main(argv: list[str]) -> None:
                 models,
                 values.data_dir,
                 splits=values.splits,
+                subgroups=values.subgroups,
                 prevalences=prevalences,
                 batch_size=values.batch_size,
                 seed=values.seed,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from trainer.data import input_pipeline, records
+from trainer.data import input_pipeline, output
 from trainer.evaluation import (
     baselines,
     comparison,
@@ -19,7 +19,7 @@ from trainer.evaluation import (
     report,
     served,
 )
-from trainer.evaluation.context import Context
+from trainer.evaluation.context import PREVALENCES, Context
 
 # What the images are called that judge and choose nothing.
 SPLIT = "test"
@@ -48,7 +48,8 @@ def evaluate(
     data_dir: str,
     *,
     splits: Sequence[str] = (),
-    prevalences: tuple[float, ...] | None = None,
+    subgroups: Sequence[str] = (),
+    prevalences: tuple[float, ...] = PREVALENCES,
     batch_size: int = 32,
     seed: int = 0,
 ) -> report.Evaluation:
@@ -59,6 +60,8 @@ def evaluate(
         data_dir: of the record set.
         splits: to judge by; if empty, the test split of the record set that
             the model was trained on, else all splits.
+        subgroups: columns by whose values the model is judged too; if empty,
+            all that the record set has.
         prevalences: at which predictive values are reported.
         batch_size: images in a call of a model.
         seed: of the bootstrap.
@@ -70,7 +73,9 @@ def evaluate(
     """
     info = input_pipeline.read_dataset_info(data_dir)
     splits, notes = _choose_splits(models, info, tuple(splits))
-    images = _read_images(data_dir, info, splits)
+    index = input_pipeline.read_index(data_dir, info)
+    images = _collect(data_dir, info, index, splits)
+    columns = output.read_columns(data_dir, subgroups)
     told, unlike = [], None
     for model in models:
         answers = _ask(model, images, batch_size)
@@ -86,8 +91,19 @@ def evaluate(
         )
         unlike = answers.unlike if unlike is None else unlike
     this = told[0]
+    is_own = models[0].dataset_fingerprint == info.fingerprint
     context = Context(
-        baselines=_baselines(models[0], info, data_dir, splits),
+        prevalences=prevalences,
+        columns={
+            name: {SPLIT: [value_of.get(i, "") for i in images.ids]}
+            for name, value_of in columns.items()
+        },
+        baselines=_baselines(data_dir, info, index)
+        if is_own and splits == ("test",)
+        else None,
+        train_groups=frozenset(index["train"].groups)
+        if is_own
+        else frozenset(),
         read_images=lambda _, indices: input_pipeline.read_encoded(
             images.files, indices
         ),
@@ -100,8 +116,6 @@ def evaluate(
         subject=f"{models[0].name} on {', '.join(splits)} of {data_dir}",
         notes=tuple(notes),
     )
-    if prevalences is not None:
-        context = dataclasses.replace(context, prevalences=prevalences)
     return report.judge(
         {SPLIT: this.predictions},
         dataclasses.replace(
@@ -144,8 +158,7 @@ def _choose_splits(models, info, splits) -> tuple[tuple[str, ...], list[str]]:
     return splits, notes
 
 
-def _read_images(data_dir, info, splits) -> _Images:
-    index = input_pipeline.read_index(data_dir, info)
+def _collect(data_dir, info, index, splits) -> _Images:
     files, ids, groups, class_names = [], [], [], []
     for split in splits:
         files += input_pipeline.split_files(data_dir, info, split)
@@ -224,18 +237,8 @@ def _compare(models, told, seed) -> dict | None:
     return names | found | {"verdict": sentences}
 
 
-def _baselines(
-    model: served.ServedModel,
-    info: records.DatasetInfo,
-    data_dir: str,
-    splits: tuple[str, ...],
-):
-    """Trivial baselines, where the model's training images are at hand."""
-    if model.dataset_fingerprint != info.fingerprint or splits != ("test",):
-        return None
-    if model.class_names != info.class_names:
-        return None
-    index = input_pipeline.read_index(data_dir, info)
+def _baselines(data_dir, info, index) -> dict:
+    """Trivial baselines, which learn from the model's training images."""
     images = {
         split: baselines.describe_images(
             input_pipeline.iterate_encoded(
@@ -245,4 +248,5 @@ def _baselines(
         )
         for split in info.splits
     }
-    return baselines.make_baselines(images, info.num_classes)
+    found = baselines.make_baselines(images, info.num_classes)
+    return {name: {SPLIT: part["test"]} for name, part in found.items()}

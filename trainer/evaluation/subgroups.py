@@ -15,11 +15,45 @@ _OF_MANY = ("accuracy", "balanced_accuracy", "roc_auc")
 _UNKNOWN = "(unknown)"
 _OTHERS = "(others)"
 _MAX_VALUES = 20  # of a column; the rarer ones are taken together
+# A column of more different numbers than this is cut at its quartiles.
+_MAX_NUMBERS = 8
 
 
 def kinship(groups: list[str], train_groups: frozenset[str]) -> list[str]:
     """Whether each image's group is in training, as a column of subgroups."""
     return [LEAKED if g in train_groups else INDEPENDENT for g in groups]
+
+
+def cut_numbers(values: list[str]) -> list[str]:
+    """Ranges instead of the numbers of a column, such as ages.
+
+    Args:
+        values: of a column, empty where it is not known.
+
+    Returns:
+        The values as they are, unless they are more than a handful of
+        different numbers: then the quarter of the known ones that each is in.
+    """
+    try:
+        numbers = np.array(
+            [float(value) if value else np.nan for value in values]
+        )
+    except ValueError:
+        return values
+    known = np.unique(numbers[np.isfinite(numbers)])
+    if len(known) <= _MAX_NUMBERS:
+        return values
+    bounds = np.unique(np.nanquantile(numbers, [0.25, 0.5, 0.75]))
+    quarter = np.searchsorted(bounds, numbers)
+    names = {}
+    for q in np.unique(quarter[np.isfinite(numbers)]):
+        inside = numbers[(quarter == q) & np.isfinite(numbers)]
+        # Sorted by name as by number.
+        names[q] = f"{q + 1}. {inside.min():g} to {inside.max():g}"
+    return [
+        names[q] if np.isfinite(number) else value
+        for q, number, value in zip(quarter, numbers, values, strict=True)
+    ]
 
 
 def compute_subgroups(
@@ -45,6 +79,7 @@ def compute_subgroups(
     Returns:
         What `report` documents as a column of `subgroups`, sorted by value.
     """
+    values = cut_numbers(values)
     counts = collections.Counter(value or _UNKNOWN for value in values)
     kept = {name for name, _ in counts.most_common(_MAX_VALUES)}
     column = np.array(

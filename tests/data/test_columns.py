@@ -1,0 +1,114 @@
+"""Columns of a manifest that a user keeps reach the data set, no others do."""
+
+import pytest
+
+from tests.conftest import encode, make_pixels
+from trainer.data import build_records, manifest, output
+
+PATIENT = "Mueller-1953"
+
+
+def write_scans(directory, columns=("sex", "age"), split=""):
+    """Sixty images of thirty patients, and their manifest."""
+    given = ["split"] if split else []
+    lines = [",".join(["path", "label", "patient_id", *given, *columns])]
+    for i in range(60):
+        label = i // 2 % 2
+        name = f"{PATIENT}-{i // 2}_{i}.png"
+        (directory / name).write_bytes(encode(make_pixels(i, label)))
+        values = {"sex": "FM"[i // 2 % 3 == 0], "age": str(20 + i // 2)}
+        values["note"] = f"{PATIENT}-{i // 2} is well"
+        values["copy"] = f"{PATIENT}-{i // 2}"
+        cells = [name, f"class_{label}", f"{PATIENT}-{i // 2}"]
+        cells += [split] if split else []
+        lines.append(",".join([*cells, *(values[c] for c in columns)]))
+    path = directory / "manifest.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_kept_columns_are_found_by_image(tmp_path):
+    (tmp_path / "scans").mkdir()
+    path = write_scans(tmp_path / "scans")
+    build_records.build(
+        "",
+        str(tmp_path / "records"),
+        manifest_path=str(path),
+        columns=["sex", "age"],
+        num_workers=1,
+    )
+    found = output.read_columns(str(tmp_path / "records"))
+    assert set(found) == {"sex", "age"}
+    assert len(found["sex"]) == 60
+    for image_id, age in found["age"].items():
+        i = int(image_id.removesuffix(".png").rsplit("_", 1)[1])
+        assert age == str(20 + i // 2)
+        assert found["sex"][image_id] == "FM"[i // 2 % 3 == 0]
+    assert list(output.read_columns(str(tmp_path / "records"), ["sex"])) == [
+        "sex"
+    ]
+    for file in (tmp_path / "records").iterdir():
+        assert PATIENT.encode() not in file.read_bytes()
+    # What is not asked for is not kept, nor left over from the build before.
+    path = write_scans(tmp_path / "scans", columns=())
+    build_records.build(
+        "",
+        str(tmp_path / "records"),
+        manifest_path=str(path),
+        num_workers=1,
+    )
+    assert output.read_columns(str(tmp_path / "records")) == {}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["note"], "note repeats patient_id in 60 lines"),
+        (["copy"], "copy repeats patient_id"),
+        (["patient_id"], "not patient_id: leave that out"),
+        (["view"], "has no column view: choose --columns from path,label"),
+        (["sex"], "Remove note,copy, or keep it with --columns=note,copy"),
+    ],
+)
+def test_columns_that_tell_patients_or_are_absent_are_refused(
+    tmp_path, columns, message
+):
+    written = ("sex", "note", "copy") if columns == ["sex"] else columns
+    path = write_scans(
+        tmp_path, [c for c in written if c in ("note", "copy", "sex")]
+    )
+    with pytest.raises(ValueError, match=message) as raised:
+        manifest.read_manifest(str(path), columns=columns)
+    assert PATIENT not in str(raised.value)
+
+
+def test_age_that_is_another_ones_short_id_is_kept(tmp_path):
+    rows = ["path,label,patient_id,age"]
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(encode(make_pixels(i, 0)))
+        rows.append(f"{i}.png,x,{i},{2 * i}")
+    path = tmp_path / "manifest.csv"
+    path.write_text("\n".join(rows))
+    found = manifest.read_manifest(str(path), columns=["age"])
+    assert [source.columns for source in found] == [("0",), ("2",), ("4",)]
+
+
+def test_columns_of_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="folders have none"):
+        build_records.build(
+            str(tmp_path), str(tmp_path / "records"), columns=["sex"]
+        )
+
+
+def test_images_that_are_all_for_testing_make_a_set(tmp_path):
+    (tmp_path / "scans").mkdir()
+    path = write_scans(tmp_path / "scans", split="test")
+    info = build_records.build(
+        "",
+        str(tmp_path / "records"),
+        manifest_path=str(path),
+        columns=["sex", "age"],
+        num_workers=1,
+    )
+    assert info.splits == ("test",)
+    assert info.num_images("test") == 60
