@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format clean
+.PHONY: help setup clients demo test test-fast check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -17,14 +17,22 @@ $(VENV)/.installed: setup.py
 
 setup: $(VENV)/.installed  ## make the virtual environment .venv and install Lightbox
 
+# min-tfs-client 1.0.2 (2020) has generated code that needs an older protobuf.
+$(VENV)/clients/.installed: | $(VENV)/.installed
+	$(BIN)/python -m venv $(VENV)/clients
+	$(VENV)/clients/bin/python -m pip install --quiet --disable-pip-version-check 'min-tfs-client==1.0.2' 'protobuf<3.21'
+	touch $@
+
+clients: $(VENV)/clients/.installed  ## install a third-party client of TF Serving, for the tests
+
 demo: setup  ## sample data -> records -> train -> evaluate -> export -> serve -> ask
 	rm -rf $(DEMO)
 	PYTHON=$(BIN)/python tests/demo.sh $(DEMO)
 
-test: check  ## lint, check the import direction, run all CPU-only tests
+test: check clients  ## lint, check the import direction, run all CPU-only tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-fast: check  ## the same without the tests marked slow
+test-fast: check clients  ## the same without the tests marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 check: setup  ## ruff (lint and format) and the import direction

@@ -61,6 +61,7 @@ setuptools.setup(
             *SERVER,
             "apache-beam>=2.70",
             "prometheus_client>=0.20",
+            "pyyaml>=6.0",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.6",

@@ -108,6 +108,7 @@ class Client:
         batch_size: int = BATCH_SIZE,
         token: str | None = None,
         ca_file: str | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
     ):
         """Does not connect yet.
 
@@ -121,6 +122,8 @@ class Client:
             token: sent as `Authorization: Bearer`.
             ca_file: PEM file of the authority that signed the server's
                 certificate, None for the well-known ones.
+            max_attempts: how often a request is sent to a server that is
+                unavailable, waiting longer each time.
 
         Raises:
             ValueError: an argument is not of this form.
@@ -135,6 +138,7 @@ class Client:
         self.model_name = model_name
         self._timeout_s = timeout_s
         self._batch_size = batch_size
+        self._max_attempts = max_attempts
         secure = parts.scheme in ("grpcs", "https")
         if parts.scheme in ("grpc", "grpcs"):
             # Imports TensorFlow's protos, and with them TensorFlow.
@@ -214,7 +218,7 @@ class Client:
                 wait_s = delay_s * random.uniform(0.5, 1.5)
                 if (
                     error.code != "UNAVAILABLE"
-                    or num_attempts == MAX_ATTEMPTS
+                    or num_attempts >= self._max_attempts
                     or time.monotonic() + wait_s >= deadline
                 ):
                     raise self._explain(error) from error
@@ -233,6 +237,18 @@ class Client:
         else:
             text = f"answered {error.code}: {message}"
         return ServerError(error.code, f"{self.target} {text}")
+
+
+def read_token(path: str | None) -> str | None:
+    """Returns the token in a file, None if there is no file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as file:
+        return file.read().strip()
 
 
 def split_batches(

@@ -140,7 +140,7 @@ def _predict_batch(
     answers: list[Answer] = []
     waiting: list[tuple[int, bytes]] = []
     for file in files:
-        for name, encoded, error in _read(file, options):
+        for name, encoded, error in read(file, options):
             if error is None:
                 waiting.append((len(answers), encoded))
             answers.append(Answer(name, None, error))
@@ -152,7 +152,7 @@ def _predict_batch(
     return answers
 
 
-def _read(
+def read(
     file: str, options: ReadOptions
 ) -> list[tuple[str, bytes, str | None]]:
     """Returns name, bytes to send and error of each image in a file."""

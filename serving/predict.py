@@ -162,13 +162,6 @@ def write_csv(answers: list[image_files.Answer], file) -> None:
         writer.writerow([answer.file, *values, *probabilities, answer.error])
 
 
-def _read_token() -> str | None:
-    if FLAGS.token_file is None:
-        return None
-    with open(FLAGS.token_file, encoding="utf-8") as file:
-        return file.read().strip()
-
-
 def _keep(answer: image_files.Answer) -> image_files.Answer:
     """Writes the overlay to a file, if there is one, and drops it."""
     if answer.prediction is None or answer.prediction.overlay is None:
@@ -205,7 +198,7 @@ def run(paths: list[str]) -> int:
         version=FLAGS.model_version,
         timeout_s=FLAGS.timeout_s,
         batch_size=FLAGS.batch_size,
-        token=_read_token(),
+        token=client.read_token(FLAGS.token_file),
         ca_file=FLAGS.ca_file,
     ) as asked:
         answers = [

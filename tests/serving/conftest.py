@@ -5,11 +5,15 @@ that expected values can be computed without the model.
 """
 
 import io
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+# An environment of its own, which `make clients` makes: old clients bring old
+# protos, which no environment can hold beside TensorFlow's.
+CLIENTS_PYTHON = f"{sys.prefix}/clients/bin/python"
 MODEL_NAME = "brightness"
 CLASS_NAMES = ("dark", "bright")
 

@@ -1,0 +1,347 @@
+r"""Measures a server under load: TF Serving, or the local one.
+
+    python -m serving.load_test --target=grpc://127.0.0.1:8500 \
+        --model_name=brain_mri --output_dir=load scan.png folder/
+
+`--mode=closed`: each of `--concurrency` clients asks again as soon as it is
+answered, which finds the largest throughput. `--mode=open`: requests are due at
+random moments, `--rate` a second on average, whether or not earlier ones have
+been answered, as with users who know nothing of each other; a request's latency
+counts from the moment when it was due. Nothing is tried again. Prints a line,
+writes load_test.json and load_test.png.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import os
+import random
+import sys
+import threading
+import time
+
+from absl import app, flags
+
+from serving import client, image_files
+
+FLAGS = flags.FLAGS
+MODES = ("closed", "open")
+PERCENTILES = (50, 95, 99)
+# In open mode. A server that is too slow for the rate would pile them up.
+MAX_UNDER_WAY = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One request.
+
+    Attributes:
+        due_s: when it was due, since the start.
+        latency_s: from then to its answer.
+        error: "" or the code of the server's error.
+    """
+
+    due_s: float
+    latency_s: float
+    error: str
+
+
+def define_flags() -> None:
+    """Defines the flags; only the command calls it."""
+    flags.DEFINE_string(
+        "target",
+        None,
+        "grpc://HOST:PORT or http://HOST:PORT; grpcs or https for TLS.",
+        required=True,
+    )
+    flags.DEFINE_string(
+        "model_name", None, "What the server calls the model.", required=True
+    )
+    flags.DEFINE_enum("mode", "closed", MODES, "How requests follow.")
+    flags.DEFINE_integer(
+        "concurrency",
+        8,
+        "Clients that ask at a time, in closed mode.",
+        lower_bound=1,
+    )
+    flags.DEFINE_float(
+        "rate", 10.0, "Requests a second, in open mode.", lower_bound=0.01
+    )
+    flags.DEFINE_float(
+        "duration_s", 10.0, "Seconds to measure.", lower_bound=0.1
+    )
+    flags.DEFINE_float(
+        "warm_up_s", 1.0, "Seconds to ask before that.", lower_bound=0
+    )
+    flags.DEFINE_integer("batch_size", 1, "Images per request.", lower_bound=1)
+    flags.DEFINE_float(
+        "timeout_s", 30.0, "Seconds to wait for an answer.", lower_bound=0.001
+    )
+    flags.DEFINE_string(
+        "ca_file", None, "PEM file of the authority to trust with TLS."
+    )
+    flags.DEFINE_string(
+        "token_file", None, "File with a token to send as authorization."
+    )
+    flags.DEFINE_string("output_dir", ".", "Where JSON and PNG go.")
+    flags.DEFINE_integer("seed", 0, "Of the moments in open mode.")
+
+
+def run_closed(
+    asked: client.Client,
+    batches: list[list[bytes]],
+    concurrency: int,
+    duration_s: float,
+) -> list[Sample]:
+    """Returns the requests of clients that wait for each answer."""
+    started = time.perf_counter()
+    next_batch = itertools.count()
+    samples: list[Sample] = []
+
+    def ask_until_the_end() -> None:
+        while (due := time.perf_counter()) < started + duration_s:
+            batch = batches[next(next_batch) % len(batches)]
+            samples.append(_ask(asked, batch, started, due))
+
+    threads = [
+        threading.Thread(target=ask_until_the_end) for _ in range(concurrency)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return samples
+
+
+def run_open(
+    asked: client.Client,
+    batches: list[list[bytes]],
+    rate: float,
+    duration_s: float,
+    seed: int,
+) -> list[Sample]:
+    """Returns the requests of a Poisson process.
+
+    Raises:
+        ValueError: the server is so slow that requests pile up.
+    """
+    generator = random.Random(seed)
+    moments = []
+    moment_s = generator.expovariate(rate)
+    while moment_s < duration_s:
+        moments.append(moment_s)
+        moment_s += generator.expovariate(rate)
+    started = time.perf_counter()
+    with concurrent.futures.ThreadPoolExecutor(MAX_UNDER_WAY) as executor:
+        under_way = []
+        for index, moment_s in enumerate(moments):
+            wait_s = started + moment_s - time.perf_counter()
+            if wait_s > 0:
+                time.sleep(wait_s)
+            batch = batches[index % len(batches)]
+            due = started + moment_s
+            under_way.append(executor.submit(_ask, asked, batch, started, due))
+            num_waiting = sum(not future.done() for future in under_way[-600:])
+            if num_waiting >= MAX_UNDER_WAY:
+                executor.shutdown(cancel_futures=True)
+                raise ValueError(
+                    f"The server must keep up with --rate={rate:g}: after "
+                    f"{moment_s:.1f} s {num_waiting} requests wait for their "
+                    "answers. Choose a lower rate."
+                )
+        return [future.result() for future in under_way]
+
+
+def summarize(samples: list[Sample], batch_size: int) -> dict:
+    """Returns throughput, latencies in ms and errors by code.
+
+    Args:
+        samples: at least one.
+        batch_size: images in each request.
+    """
+    errors = collections.Counter(s.error for s in samples if s.error)
+    latencies_ms = sorted(1e3 * s.latency_s for s in samples if not s.error)
+    # From the first request to the last answer, not the time that was set:
+    # the last answers may come much later.
+    elapsed_s = max(s.due_s + s.latency_s for s in samples)
+    summary = {
+        "num_requests": len(samples),
+        "num_errors": sum(errors.values()),
+        "errors": dict(errors),
+        "elapsed_s": elapsed_s,
+        "requests_per_s": len(latencies_ms) / elapsed_s,
+        "images_per_s": len(latencies_ms) * batch_size / elapsed_s,
+    }
+    if latencies_ms:
+        summary["latency_ms"] = {
+            "mean": sum(latencies_ms) / len(latencies_ms),
+            **{
+                f"p{percent}": _percentile(latencies_ms, percent)
+                for percent in PERCENTILES
+            },
+            "max": latencies_ms[-1],
+        }
+    return summary
+
+
+def draw(samples: list[Sample], summary: dict, title: str, path: str) -> None:
+    """Writes a PNG: latency of each request, and how many took how long."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(11, 4), constrained_layout=True
+    )
+    good = [s for s in samples if not s.error]
+    bad = [s for s in samples if s.error]
+    left.scatter(
+        [s.due_s for s in good],
+        [1e3 * s.latency_s for s in good],
+        s=6,
+        alpha=0.5,
+        label="answered",
+    )
+    if bad:
+        left.scatter(
+            [s.due_s for s in bad],
+            [1e3 * s.latency_s for s in bad],
+            s=14,
+            color="tab:red",
+            marker="x",
+            label="error",
+        )
+    left.set(xlabel="due at, s", ylabel="latency, ms", ylim=(0, None))
+    left.legend()
+    latencies = sorted(1e3 * s.latency_s for s in good)
+    shares = [100 * (i + 1) / len(latencies) for i in range(len(latencies))]
+    right.plot(latencies, shares)
+    for name, value in summary.get("latency_ms", {}).items():
+        if name.startswith("p"):
+            right.axvline(value, color="grey", linewidth=0.8)
+            # Percentiles may lie close together: each name at its own height.
+            right.annotate(
+                f" {name} {value:.1f} ms", (value, float(name[1:]) - 6)
+            )
+    right.set(xlabel="latency, ms", ylabel="% of the answers", ylim=(0, 101))
+    figure.suptitle(
+        f"{title}: {summary['images_per_s']:.1f} images/s, "
+        f"{summary['num_errors']} errors in {summary['num_requests']} requests"
+    )
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _ask(
+    asked: client.Client, batch: list[bytes], started: float, due: float
+) -> Sample:
+    error = ""
+    try:
+        asked.predict(batch)
+    except client.ServerError as caught:
+        error = caught.code
+    return Sample(due - started, time.perf_counter() - due, error)
+
+
+def _percentile(ordered: list[float], percent: float) -> float:
+    """Returns the smallest value that `percent` % do not exceed."""
+    index = -(-len(ordered) * percent // 100) - 1
+    return ordered[max(int(index), 0)]
+
+
+def _read_batches(paths: list[str], batch_size: int) -> list[list[bytes]]:
+    images, errors = [], []
+    for file in image_files.find_files(paths):
+        for name, encoded, error in image_files.read(
+            file, image_files.ReadOptions()
+        ):
+            if error is None:
+                images.append(encoded)
+            else:
+                errors.append(f"{name}: {error}")
+    if errors:
+        raise ValueError(errors[0])
+    if not images:
+        raise ValueError(
+            f"There must be at least one image. Received: {paths}."
+        )
+    cycle = itertools.cycle(images)
+    return [
+        list(itertools.islice(cycle, batch_size))
+        for _ in range(-(-len(images) // batch_size))
+    ]
+
+
+def run(paths: list[str]) -> None:
+    """Asks, prints a line and writes the files."""
+    batches = _read_batches(paths, FLAGS.batch_size)
+    os.makedirs(FLAGS.output_dir, exist_ok=True)
+    with client.Client(
+        FLAGS.target,
+        FLAGS.model_name,
+        timeout_s=FLAGS.timeout_s,
+        batch_size=FLAGS.batch_size,
+        token=client.read_token(FLAGS.token_file),
+        ca_file=FLAGS.ca_file,
+        max_attempts=1,
+    ) as asked:
+        asked.predict(batches[0])  # Says what is wrong, before any load.
+        run_closed(asked, batches, FLAGS.concurrency, FLAGS.warm_up_s)
+        if FLAGS.mode == "closed":
+            load = {"concurrency": FLAGS.concurrency}
+            samples = run_closed(
+                asked, batches, FLAGS.concurrency, FLAGS.duration_s
+            )
+        else:
+            load = {"rate": FLAGS.rate}
+            samples = run_open(
+                asked, batches, FLAGS.rate, FLAGS.duration_s, FLAGS.seed
+            )
+    if not samples:
+        raise ValueError(
+            "There must be at least one request in --duration_s. Received: "
+            f"--duration_s={FLAGS.duration_s:g}, --rate={FLAGS.rate:g}."
+        )
+    summary = summarize(samples, FLAGS.batch_size)
+    setting = {
+        "target": FLAGS.target,
+        "model_name": FLAGS.model_name,
+        "mode": FLAGS.mode,
+        **load,
+        "duration_s": FLAGS.duration_s,
+        "batch_size": FLAGS.batch_size,
+    }
+    report = os.path.join(FLAGS.output_dir, "load_test.json")
+    with open(report, "w", encoding="utf-8") as file:
+        json.dump({**setting, **summary}, file, indent=2)
+    ((name, value),) = load.items()
+    draw(
+        samples,
+        summary,
+        f"{FLAGS.target}, {FLAGS.mode} loop, {name} {value:g}",
+        os.path.join(FLAGS.output_dir, "load_test.png"),
+    )
+    latencies = summary.get("latency_ms", {})
+    print(
+        f"{summary['images_per_s']:.1f} images/s, latency in ms: "
+        + ", ".join(f"{name} {ms:.1f}" for name, ms in latencies.items())
+        + f"; {summary['num_errors']} errors in {len(samples)} requests. "
+        f"See {report}"
+    )
+
+
+def main(argv):
+    try:
+        run(argv[1:])
+    except (ValueError, OSError) as error:
+        print(f"serving.load_test: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,117 @@
+r"""Latency of one image: over gRPC and REST, against a direct call.
+
+    python -m tests.benchmarks.serving_latency --export_dir=run/export scan.png
+
+The direct call is the signature's concrete function in the same process, with
+the image's bytes in and arrays out. The three take turns, so that whatever else
+the machine does falls on all alike. `--export_dir=new` first makes an untrained
+EfficientNetB0 at 224 px, which costs what a trained one costs.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("export_dir", "new", "Holds versions, or `new`.")
+flags.DEFINE_integer("num_rounds", 150, "Calls of each kind.")
+
+
+def export_untrained(directory: str) -> None:
+    """Writes version 1 of an untrained model of two classes."""
+    from trainer.export import saved_model, serving_module
+    from trainer.model import classifier
+
+    head = classifier.build_head(2, (128,), 0.3)
+    model = classifier.build_classifier(224, 3, head)
+    module = serving_module.ServingModule(
+        model,
+        class_names=("no_tumor", "tumor"),
+        positive_index=1,
+        temperature=1.0,
+        operating_point=0.5,
+    )
+    saved_model.export_version(
+        module, directory, assets={}, warmup=b"", facts={}
+    )
+
+
+def time_calls(calls: dict, num_rounds: int) -> dict[str, list[float]]:
+    """Returns the seconds of each call, the kinds taking turns."""
+    seconds = {name: [] for name in calls}
+    for index in range(num_rounds + 10):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if index >= 10:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def main(argv):
+    import numpy as np
+    import tensorflow as tf
+    from PIL import Image
+
+    from serving import client
+
+    scratch = tempfile.mkdtemp()
+    directory = FLAGS.export_dir
+    if directory == "new":
+        directory = os.path.join(scratch, "export")
+        export_untrained(directory)
+    path = argv[1] if len(argv) > 1 else os.path.join(scratch, "image.jpg")
+    if len(argv) < 2:
+        noise = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
+        Image.fromarray(noise).resize((512, 512)).save(path)
+    with open(path, "rb") as file:
+        image = file.read()
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "serving.local_server", "--port=0"),
+            *(f"--model_base_path={directory}", "--model_name=m"),
+            "--rest_api_port=0",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    words = server.stdout.readline().split()
+    grpc_target, rest_target = words[2], words[4].rstrip(".")
+    newest = max((n for n in os.listdir(directory) if n.isdigit()), key=int)
+    model = tf.saved_model.load(os.path.join(directory, newest))
+    function = model.signatures["serving_default"]
+
+    def call_directly():
+        outputs = function(image_bytes=tf.constant([image]))
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    over_grpc = client.Client(grpc_target, "m")
+    over_rest = client.Client(rest_target, "m")
+    seconds = time_calls(
+        {
+            "direct": call_directly,
+            "gRPC": lambda: over_grpc.predict([image]),
+            "REST": lambda: over_rest.predict([image]),
+        },
+        FLAGS.num_rounds,
+    )
+    server.terminate()
+    server.wait()
+    shutil.rmtree(scratch)
+    direct = statistics.median(seconds["direct"])
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(
+            f"{name:6}  median {1e3 * median:6.2f} ms  "
+            f"ratio {median / direct:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)
