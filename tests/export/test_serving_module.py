@@ -249,3 +249,31 @@ def test_image_of_another_shape_is_explained_in_its_own(signatures):
     wide = encode(np.tile(make_pixels(0, 1), (1, 3)), "JPEG")
     (overlay,) = signatures["explain"]([wide])["overlay_bytes"]
     assert Image.open(io.BytesIO(overlay)).size == (120, 40)
+
+
+def test_model_trained_in_mixed_precision_is_served_in_float32(
+    classifier_model, detector, signatures
+):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        copy = classifier.copy_for_inference(
+            classifier_model, IMAGE_SIZE, 1, 2, (8,), 0.3, "none"
+        )
+        module = serving_module.ServingModule(
+            copy,
+            class_names=CLASS_NAMES,
+            positive_index=1,
+            temperature=TEMPERATURE,
+            operating_point=OPERATING_POINT,
+            detector=detector,
+        )
+        serve = module.signatures()["explain"]
+        descriptors = out_of_distribution.describe_images(copy, IMAGES)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    expected = signatures["explain"](IMAGES)
+    outputs = serve(tf.constant(IMAGES))
+    for name in ("probabilities", "out_of_distribution"):
+        np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-4)
+    assert descriptors.dtype == np.float32

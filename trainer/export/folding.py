@@ -29,7 +29,10 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     def clone_layer(layer):
         config = layer.get_config()
         if layer.name in norms:
-            return keras.layers.Identity(name=layer.name)
+            # Not of the global dtype policy, which training may have mixed.
+            return keras.layers.Identity(
+                name=layer.name, dtype=layer.dtype_policy
+            )
         if layer.name in folded:
             config["use_bias"] = True
         return layer.__class__.from_config(config)

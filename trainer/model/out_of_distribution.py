@@ -38,11 +38,11 @@ def descriptor_model(model: keras.Model) -> keras.Model:
         Model: pixels of a classifier -> float32 `[batch, D]`, the pooled
         outputs of `STAGES` side by side.
     """
-    pooled = [
-        keras.layers.GlobalAveragePooling2D()(model.get_layer(name).output)
-        for name in STAGES
-    ]
-    return keras.Model(model.input, keras.layers.Concatenate()(pooled))
+    # In float32, whatever the policy that the model was trained under.
+    pool = keras.layers.GlobalAveragePooling2D(dtype="float32")
+    pooled = [pool(model.get_layer(name).output) for name in STAGES]
+    descriptor = keras.layers.Concatenate(dtype="float32")(pooled)
+    return keras.Model(model.input, descriptor)
 
 
 def stage_sizes(model: keras.Model) -> tuple[int, ...]:
