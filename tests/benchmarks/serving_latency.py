@@ -25,6 +25,7 @@ flags.DEFINE_integer("num_rounds", 150, "Calls of each kind.")
 
 def export_untrained(directory: str) -> None:
     """Writes version 1 of an untrained model of two classes."""
+    from tests.export.conftest import make_detector
     from trainer.export import saved_model, serving_module
     from trainer.model import classifier
 
@@ -36,9 +37,10 @@ def export_untrained(directory: str) -> None:
         positive_index=1,
         temperature=1.0,
         operating_point=0.5,
+        detector=make_detector(model),
     )
     saved_model.export_version(
-        module, directory, assets={}, warmup=b"", facts={}
+        module, directory, assets={}, warmup=None, facts={}
     )
 
 

@@ -11,7 +11,8 @@ import requests
 from serving import client
 from tests.serving import conftest
 
-NUM_REQUESTS = 300
+# Of each kind: JSON, protobuf, images and deadlines, 2,000 in all.
+NUM_REQUESTS = 500
 IMAGE = conftest.encode_image(204)
 B64 = {"b64": base64.b64encode(IMAGE).decode()}
 BODIES = (
@@ -82,4 +83,49 @@ def test_mutated_protos_get_an_answer_or_an_error(server, rest_target):
                     *("FAILED_PRECONDITION", "NOT_FOUND"),
                 )
                 assert "Traceback" not in error.details()
+    assert_still_answers(rest_target)
+
+
+def test_mutated_images_are_valid_or_not(server, rest_target):
+    generator = random.Random(3)
+    images = [
+        conftest.encode_image(204, image_format)
+        for image_format in ("PNG", "JPEG", "BMP", "GIF")
+    ]
+    with client.Client(server.grpc_target, conftest.MODEL_NAME) as asked:
+        for _ in range(NUM_REQUESTS // 10):
+            batch = [
+                mutate(generator.choice(images), generator) for _ in range(10)
+            ]
+            # A neighbour that must not suffer.
+            predictions = asked.predict([*batch, IMAGE])
+            assert predictions[-1].label == "bright"
+            for prediction in predictions:
+                assert prediction.valid in (True, False)
+                assert all(0 <= p <= 1 for p in prediction.probabilities)
+    assert_still_answers(rest_target)
+
+
+def test_mutated_deadlines_are_kept(server, rest_target):
+    tf = pytest.importorskip("tensorflow")
+    from tensorflow_serving.apis import predict_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = conftest.MODEL_NAME
+    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([IMAGE] * 8))
+    body = request.SerializeToString()
+    generator = random.Random(4)
+    codes = set()
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        predict = channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict"
+        )
+        for _ in range(NUM_REQUESTS):
+            timeout = 10 ** generator.uniform(-6, 1)
+            try:
+                predict(body, timeout=timeout)
+                codes.add("OK")
+            except grpc.RpcError as error:
+                codes.add(error.code().name)
+    assert codes == {"OK", "DEADLINE_EXCEEDED"}
     assert_still_answers(rest_target)
