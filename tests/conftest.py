@@ -91,6 +91,26 @@ def write_records(directory, counts: dict[str, int], num_shards: int = 2):
     return info
 
 
+def write_backbone(path) -> None:
+    """Writes weights of a random backbone whose features tell images apart.
+
+    Features of fresh weights vanish, and labels would be decided by rounding:
+    one pass gives every batch norm the statistics of its inputs.
+    """
+    import keras
+
+    keras.utils.set_random_seed(0)
+    backbone = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    rng = np.random.default_rng(0)
+    backbone(rng.uniform(0, 255, (32, 32, 32, 3)), training=True)
+    backbone.save_weights(path)
+
+
 @pytest.fixture(scope="session")
 def tiny_records(tmp_path_factory) -> pathlib.Path:
     """Directory of records: 22 training, 9 validation and 7 test images."""

@@ -65,6 +65,14 @@ flags.DEFINE_integer(
     "group spans; 0: on the validation split.",
     lower_bound=0,
 )
+flags.DEFINE_integer(
+    "num_workers",
+    1,
+    "Processes on this machine that run trials. In a cluster start one with "
+    "KERASTUNER_TUNER_ID=chief and the others with names of their own, all "
+    "with KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT of the chief.",
+    lower_bound=1,
+)
 flags.DEFINE_string(
     "search_space",
     "",
@@ -93,7 +101,7 @@ def main(argv):
     startup.import_tensorflow()
     import keras
 
-    from tuning import search_space, tuner
+    from tuning import distributed, search_space, tuner
 
     keras.utils.set_random_seed(cfg.seed)
     try:
@@ -105,7 +113,15 @@ def main(argv):
             FLAGS.num_folds,
             search_space.read_space(FLAGS.search_space),
         )
-        tuner.run(cfg, options)
+        role = distributed.role()
+        if role == distributed.CHIEF:
+            distributed.run_chief(cfg, options)
+        elif role:
+            distributed.run_worker(cfg, options, role)
+        elif FLAGS.num_workers > 1:
+            distributed.run_chief(cfg, options, FLAGS.num_workers)
+        else:
+            tuner.run(cfg, options)
     except (ValueError, OSError) as error:
         sys.exit(f"tuning.task: {error}")
     except KeyboardInterrupt:

@@ -20,7 +20,12 @@ class TrialLog:
     def __init__(self, job_dir: str):
         self._path = storage.join(job_dir, LOG_FILE)
         os.makedirs(job_dir, exist_ok=True)
-        self.events = self._read()
+        self.events = read_events(job_dir)
+        # A kill or a full disk may have left a part of a last line.
+        if os.path.exists(self._path):
+            whole = _whole_lines(self._path)
+            if len(whole) < os.path.getsize(self._path):
+                storage.write_atomically(self._path, whole)
 
     def append(self, event: dict) -> None:
         """Adds an event; it is on the disk when this returns.
@@ -35,18 +40,25 @@ class TrialLog:
             os.fsync(file.fileno())
         self.events.append(event)
 
-    def _read(self) -> list[dict]:
-        if not os.path.exists(self._path):
-            return []
-        data = storage.read_bytes(self._path)
-        # A kill or a full disk may have left a part of a last line.
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            storage.write_atomically(self._path, whole)
-        try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise ValueError(
-                f"{self._path} is damaged ({error}): restore it, or start the "
-                "sweep anew in another --job_dir."
-            ) from error
+
+def read_events(job_dir: str) -> list[dict]:
+    """The events of a log; a line that is not yet whole is left out.
+
+    Raises:
+        ValueError: if a whole line is damaged.
+    """
+    path = storage.join(job_dir, LOG_FILE)
+    if not os.path.exists(path):
+        return []
+    try:
+        return [json.loads(line) for line in _whole_lines(path).splitlines()]
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): restore it, or start the sweep "
+            "anew in another --job_dir."
+        ) from error
+
+
+def _whole_lines(path: str) -> bytes:
+    data = storage.read_bytes(path)
+    return data[: data.rfind(b"\n") + 1]

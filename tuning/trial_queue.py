@@ -93,6 +93,19 @@ class TrialQueue:
         with self._lock:
             return len(self._oracle.ongoing_trials)
 
+    def values_of(self, trial_id: str) -> dict:
+        """Hyperparameters of a trial."""
+        with self._lock:
+            return self._oracle.trials[trial_id].hyperparameters.values
+
+    def worker_of(self, trial_id: str) -> str | None:
+        """Who runs a trial."""
+        with self._lock:
+            for worker, trial in self._oracle.ongoing_trials.items():
+                if trial.trial_id == trial_id:
+                    return worker
+            return None
+
     def next_trial(self, worker: str) -> trial_module.Trial:
         """A trial for a worker; its status says whether to run it.
 

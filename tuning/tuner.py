@@ -213,7 +213,7 @@ def finish(
         ValueError: if no trial succeeded.
     """
     completed = [e for e in finished if e["status"] == trial_queue.COMPLETED]
-    values = values_of_trials(trial_log.TrialLog(cfg.job_dir).events)
+    values = values_of_trials(trial_log.read_events(cfg.job_dir))
     storage.write_atomically(
         storage.join(cfg.job_dir, TRIALS_FILE), _trials_csv(finished, values)
     )

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, write_records
+from tests.conftest import ROOT, write_backbone, write_records
 from trainer.training import preemption
 
 pytestmark = pytest.mark.slow
@@ -30,18 +30,7 @@ def workspace(tmp_path_factory):
     write_records(
         directory / "records", {"train": 22, "validation": 9, "test": 7}
     )
-    keras.utils.set_random_seed(0)
-    backbone = keras.applications.EfficientNetB0(
-        include_top=False, weights=None, input_shape=(32, 32, 3)
-    )
-    # Features of fresh weights vanish, and labels would be decided by rounding:
-    # one pass gives every batch norm the statistics of its inputs.
-    for layer in backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    rng = np.random.default_rng(0)
-    backbone(rng.uniform(0, 255, (32, 32, 32, 3)), training=True)
-    backbone.save_weights(directory / "backbone.weights.h5")
+    write_backbone(directory / "backbone.weights.h5")
     process = start(directory, "one_device")
     assert process.wait(timeout=300) == 0, process.stderr.read()
     return directory

@@ -1,0 +1,206 @@
+"""`tuning.task` as its user runs it: whole sweeps in processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT, write_backbone, write_records
+
+pytestmark = pytest.mark.slow
+NUM_TRIALS = 24
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """Records, weights, and a sweep that nothing happened to."""
+    directory = tmp_path_factory.mktemp("sweep")
+    (directory / "records").mkdir()
+    write_records(
+        directory / "records", {"train": 22, "validation": 9, "test": 7}
+    )
+    write_backbone(directory / "backbone.weights.h5")
+    process = start(directory, "whole")
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    (directory / "output.txt").write_text(output)
+    return directory
+
+
+def start(workspace, job_dir, *arguments, num_trials=NUM_TRIALS):
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith("KERASTUNER")
+    }
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tuning.task",
+            f"--data_dir={workspace / 'records'}",
+            f"--job_dir={workspace / job_dir}",
+            f"--weights={workspace / 'backbone.weights.h5'}",
+            "--image_size=32",
+            "--head_epochs=6",
+            "--feature_views=2",
+            f"--max_trials={num_trials}",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_trials(workspace, job_dir):
+    with open(workspace / job_dir / "trials.csv", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["trial"])
+    for row in rows:
+        del row["seconds"]
+    return rows
+
+
+def read_ended(workspace, job_dir):
+    """Trials of the log that have ended, in their order."""
+    path = workspace / job_dir / "trials.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    return [json.loads(line)["trial"] for line in lines if '"ended"' in line]
+
+
+def wait_for_trials(workspace, job_dir, count, process):
+    deadline = time.monotonic() + 300
+    while len(read_ended(workspace, job_dir)) < count:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_sweep_leaves_its_result_and_says_how_far_to_trust_it(workspace):
+    rows = read_trials(workspace, "whole")
+    assert len(rows) == NUM_TRIALS
+    assert {row["status"] for row in rows} == {"COMPLETED"}
+    best = max(float(row["score"]) for row in rows)
+    page = (workspace / "whole/sweep.html").read_text()
+    output = (workspace / "output.txt").read_text()
+    for text in (page, output):
+        assert f"mean roc_auc {best:.3f} on the validation split" in text
+        assert "so this is too good" in text
+        assert "The test split was not touched" in text
+    assert "<script" not in page and "http" not in page.split("</style>")[1]
+    picture = (workspace / "whole/sweep.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert f"{NUM_TRIALS - 1}/{NUM_TRIALS}" in output
+
+
+def test_run_with_the_result_repeats_the_validation_of_the_best_trial(
+    workspace,
+):
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "trainer.task",
+            f"--data_dir={workspace / 'records'}",
+            f"--job_dir={workspace / 'run'}",
+            f"--weights={workspace / 'backbone.weights.h5'}",
+            f"--hparams={workspace / 'whole/best_hyperparameters.json'}",
+            "--fine_tune_epochs=0",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    # The features were in the cache already.
+    assert "features  of" not in process.stderr
+    rows = read_trials(workspace, "whole")
+    best = max(rows, key=lambda row: float(row["score"]))
+    with open(workspace / "run/history.csv", newline="") as file:
+        history = list(csv.DictReader(file))
+    # The epoch that was kept: the lowest loss, unless none was low enough.
+    kept = min(history, key=lambda row: float(row["val_loss"]))
+    if int(float(best["num_epochs"])):
+        assert int(kept["epoch"]) == int(float(best["num_epochs"]))
+        assert float(kept["val_auc"]) == pytest.approx(float(best["score"]))
+
+
+def test_sweep_killed_and_started_again_runs_the_same_trials_once(workspace):
+    process = start(workspace, "killed")
+    wait_for_trials(workspace, "killed", 5, process)
+    process.kill()
+    process.communicate()
+    process = start(workspace, "killed")
+    wait_for_trials(workspace, "killed", 9, process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error.strip().splitlines()[-1].startswith("tuning.task: stopped;")
+    process = start(workspace, "killed")
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    ended = read_ended(workspace, "killed")
+    assert sorted(ended) == sorted(set(ended))
+    assert read_trials(workspace, "killed") == read_trials(workspace, "whole")
+
+
+def children(process):
+    path = f"/proc/{process.pid}/task/{process.pid}/children"
+    with open(path) as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/task"), reason="needs Linux' /proc"
+)
+def test_two_workers_survive_the_death_of_one_and_then_of_the_chief(workspace):
+    process = start(workspace, "workers", "--num_workers=2")
+    wait_for_trials(workspace, "workers", 3, process)
+    first, second = children(process)
+    os.kill(first, signal.SIGKILL)
+    # The other worker goes on alone.
+    wait_for_trials(workspace, "workers", 8, process)
+    process.kill()
+    process.stderr.close()
+    process.stdout.close()
+    process.wait()
+    deadline = time.monotonic() + 60
+    # The worker that has lost its chief ends by itself.
+    while os.path.exists(f"/proc/{second}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process = start(workspace, "workers", "--num_workers=2")
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    ended = read_ended(workspace, "workers")
+    assert sorted(ended) == sorted(set(ended))
+    assert read_trials(workspace, "workers") == read_trials(workspace, "whole")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--objective=fame"], "--objective must be one of accuracy, average"),
+        (["--seed=3"], "belongs to a sweep with another config: give the same"),
+        (["--oracle=grid"], "belongs to a sweep with another oracle"),
+        (["--weights=none"], "--weights must not be none"),
+    ],
+)
+def test_wrong_start_is_one_sentence_and_loses_nothing(
+    workspace, arguments, message
+):
+    before = (workspace / "whole/trials.jsonl").read_bytes()
+    process = start(workspace, "whole", *arguments)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("tuning.task: ") and message in last
+    assert "Traceback" not in error
+    assert (workspace / "whole/trials.jsonl").read_bytes() == before

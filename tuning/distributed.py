@@ -1,0 +1,271 @@
+"""A sweep in several processes: a chief that knows, workers that train.
+
+They speak keras-tuner's own protocol and find each other by its variables
+`KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP` and `KERASTUNER_ORACLE_PORT`.
+keras-tuner's chief waits for ever for a worker that has died; this one takes
+the trial of a worker that is silent back and hands it to another.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent import futures
+
+import grpc
+from absl import logging
+from keras_tuner.src import protos
+from keras_tuner.src.distribute import oracle_chief
+from keras_tuner.src.engine import trial as trial_module
+
+from trainer import config, storage
+from tuning import report, trial_log, trial_queue, tuner
+
+CHIEF = "chief"
+HEARTBEAT_S = 1.0
+# Of a worker: a trial takes less than a second, a pause of the machine more.
+SILENCE_S = 20.0
+_POLL_S = 0.1
+# A chief that is there answers in milliseconds.
+_CALL_TIMEOUT_S = 30.0
+_GRACE_S = 5.0
+
+
+def role() -> str:
+    """`chief`, a worker's name, or "" outside of a distributed sweep."""
+    return os.environ.get("KERASTUNER_TUNER_ID", "")
+
+
+def _address() -> str:
+    try:
+        return (
+            f"{os.environ['KERASTUNER_ORACLE_IP']}:"
+            f"{int(os.environ['KERASTUNER_ORACLE_PORT'])}"
+        )
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            "KERASTUNER_TUNER_ID makes this process a part of a distributed "
+            "sweep: KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT must be "
+            "the address of its chief."
+        ) from error
+
+
+class _Servicer(oracle_chief.OracleServicer):
+    """Answers workers; what they found is in files beside the log."""
+
+    def __init__(self, queue: trial_queue.TrialQueue, job_dir: str):
+        self._queue = queue
+        self._job_dir = job_dir
+        self.is_over = False
+
+    def CreateTrial(self, request, context):
+        trial = self._queue.next_trial(request.tuner_id)
+        if trial.status == trial_module.TrialStatus.STOPPED:
+            self.is_over = True
+        # The worker reads the values in the log: the protocol rounds them, and
+        # keras-tuner 1.4.8 prints a line for each that depends on another.
+        return protos.get_service().CreateTrialResponse(
+            trial=protos.get_proto().Trial(
+                trial_id=trial.trial_id,
+                status=trial_module.TrialStatus.to_proto(trial.status),
+            )
+        )
+
+    def UpdateTrial(self, request, context):
+        """A worker's sign of life, while it runs a trial."""
+        worker = self._queue.worker_of(request.trial_id)
+        if worker:
+            self._queue.saw(worker)
+        return protos.get_service().UpdateTrialResponse()
+
+    def EndTrial(self, request, context):
+        trial_id = request.trial.trial_id
+        self._queue.end_trial(trial_id, _read_outcome(self._job_dir, trial_id))
+        return protos.get_service().EndTrialResponse()
+
+
+def _outcome_path(job_dir: str, trial_id: str) -> str:
+    return storage.join(job_dir, tuner.LOGITS_DIR, f"{trial_id}.json")
+
+
+def _read_outcome(job_dir: str, trial_id: str) -> dict:
+    return json.loads(storage.read_bytes(_outcome_path(job_dir, trial_id)))
+
+
+def run_chief(
+    cfg: config.TrainConfig, options: tuner.SweepOptions, num_workers: int = 0
+) -> dict:
+    """Serves trials until all have ended, and writes the result.
+
+    Args:
+        cfg: of the runs that the sweep is for.
+        options: of the sweep.
+        num_workers: processes to start on this machine; 0 if the workers are
+            started elsewhere.
+
+    Returns:
+        What `tuner.finish` does.
+
+    Raises:
+        ValueError: if all workers of this machine have died.
+    """
+    tuner.claim(cfg, options)
+    queue = tuner.make_queue(cfg, options)
+    # Before the workers start: they find the features in the cache.
+    data = tuner.load_data(cfg, options)
+    environment = dict(os.environ)
+    if num_workers:
+        environment |= _local_address()
+        os.environ |= environment
+    servicer = _Servicer(queue, cfg.job_dir)
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
+    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    try:
+        server.add_insecure_port(_address())
+    except RuntimeError as error:
+        raise ValueError(
+            f"{_address()} cannot be listened at: choose a free "
+            "KERASTUNER_ORACLE_PORT."
+        ) from error
+    server.start()
+    workers = [
+        _start_worker(environment, f"worker-{i}") for i in range(num_workers)
+    ]
+    try:
+        _serve(queue, servicer, options, workers)
+    finally:
+        server.stop(_GRACE_S if servicer.is_over else 0).wait()
+        for worker in workers:
+            if servicer.is_over:
+                worker.wait()
+            worker.kill()
+            worker.wait()
+    return tuner.finish(cfg, options, data, queue.finished)
+
+
+def _serve(queue, servicer, options, workers) -> None:
+    table = report.LiveTable(options, queue.finished)
+    num_shown = len(queue.finished)
+    dead = set()
+    while True:
+        finished = queue.finished
+        for event in finished[num_shown:]:
+            table.add(event, queue.values_of(event["trial"]))
+        num_shown = len(finished)
+        if servicer.is_over and not queue.num_running:
+            # The others ask every moment whether there is something to do.
+            time.sleep(10 * _POLL_S)
+            return
+        for i, worker in enumerate(workers):
+            if worker.poll() not in (None, 0) and i not in dead:
+                dead.add(i)
+                logging.warning(
+                    "worker-%d ended with code %d: its trial goes to another.",
+                    i,
+                    worker.returncode,
+                )
+                queue.release(f"worker-{i}")
+        if workers and len(dead) == len(workers):
+            raise ValueError(
+                "all workers have ended: see what they said; the same command "
+                "continues with the trials that are left."
+            )
+        for name in queue.release_silent(SILENCE_S):
+            logging.warning(
+                "%s has been silent for %.0f s: its trial goes to another.",
+                name,
+                SILENCE_S,
+            )
+        time.sleep(_POLL_S)
+
+
+def _local_address() -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "KERASTUNER_ORACLE_IP": "127.0.0.1",
+        "KERASTUNER_ORACLE_PORT": str(port),
+    }
+
+
+def _start_worker(environment: dict, name: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuning.task", *sys.argv[1:]],
+        env=environment | {"KERASTUNER_TUNER_ID": name},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def run_worker(
+    cfg: config.TrainConfig, options: tuner.SweepOptions, name: str
+) -> None:
+    """Runs the trials that the chief hands out until there are no more.
+
+    Raises:
+        ValueError: if there is no chief, or no longer.
+    """
+    channel = grpc.insecure_channel(_address())
+    try:
+        grpc.channel_ready_future(channel).result(cfg.cluster_timeout_s)
+    except grpc.FutureTimeoutError as error:
+        raise ValueError(
+            f"{name}: the chief at {_address()} did not answer within "
+            f"{cfg.cluster_timeout_s} s: start it, or raise "
+            "--cluster_timeout_s."
+        ) from error
+    stub = protos.get_service_grpc().OracleStub(channel)
+    service = protos.get_service()
+    data = tuner.load_data(cfg, options)
+    try:
+        while True:
+            response = stub.CreateTrial(
+                service.CreateTrialRequest(tuner_id=name),
+                timeout=_CALL_TIMEOUT_S,
+            )
+            status = trial_module.TrialStatus.from_proto(response.trial.status)
+            if status == trial_module.TrialStatus.STOPPED:
+                return
+            if status == trial_module.TrialStatus.IDLE:
+                time.sleep(_POLL_S)
+                continue
+            _run_beating(cfg, options, data, response.trial.trial_id, stub)
+            stub.EndTrial(
+                service.EndTrialRequest(trial=response.trial),
+                timeout=_CALL_TIMEOUT_S,
+            )
+    except grpc.RpcError as error:
+        raise ValueError(
+            f"{name}: the chief at {_address()} is gone ({error.code().name}): "
+            "start the sweep again; it continues with the trials that are left."
+        ) from error
+
+
+def _run_beating(cfg, options, data, trial_id, stub) -> None:
+    """Runs a trial; meanwhile the chief hears that this worker is alive."""
+    values = tuner.values_of_trials(trial_log.read_events(cfg.job_dir))
+    ended = threading.Event()
+
+    def beat():
+        while not ended.wait(HEARTBEAT_S):
+            try:
+                stub.UpdateTrial(
+                    protos.get_service().UpdateTrialRequest(trial_id=trial_id),
+                    timeout=_CALL_TIMEOUT_S,
+                )
+            except grpc.RpcError:
+                return  # the next call of the main thread tells
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        outcome = tuner.run_one(cfg, options, data, trial_id, values[trial_id])
+    finally:
+        ended.set()
+        thread.join()
+    storage.write_atomically(
+        _outcome_path(cfg.job_dir, trial_id), json.dumps(outcome)
+    )
