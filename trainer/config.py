@@ -128,6 +128,11 @@ class TrainConfig:
         "Rule for the decision threshold, chosen on validation: youden, "
         "sensitivity:0.95, specificity:0.95, cost:FN=5,FP=1, or a number.",
     )
+    num_folds: int = _field(
+        0,
+        "Folds to cross-validate over before the model itself is trained; 0: "
+        "none. The test split takes no part in them.",
+    )
     subgroups: str = _field(
         "",
         "Columns that build_records kept, for example sex,scanner, by whose "
@@ -184,6 +189,7 @@ class TrainConfig:
         "accumulation_steps",
         "profile_steps",
         "operating_point",
+        "num_folds",
         "subgroups",
         "prevalences",
     )
@@ -215,6 +221,7 @@ class TrainConfig:
             ("brightness", 0.0, 1.0),
             ("contrast", 0.0, 1.0),
             ("fine_tune_learning_rate", 0.0, 10.0),
+            ("num_folds", 0, 100),
             ("seed", 0, 2**31 - 1),
         ):
             value = getattr(self, name)
@@ -223,6 +230,10 @@ class TrainConfig:
                     f"--{name} must be between {low} and {high}. "
                     f"Received: {name}={value}."
                 )
+        if self.num_folds == 1:
+            raise ValueError(
+                "--num_folds must be 0 or at least 2. Received: num_folds=1."
+            )
         if not self.head_learning_rate > 0:
             raise ValueError(
                 "--head_learning_rate must be positive. Received: "

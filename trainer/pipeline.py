@@ -1,14 +1,14 @@
 """The one place that says what happens in what order."""
 
 import dataclasses
-import hashlib
-import sys
+import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, phases, storage
+from trainer import config, cross_validation, storage, train
 from trainer import job as job_lib
 from trainer.data import input_pipeline, output, records
 from trainer.evaluation import (
@@ -16,9 +16,9 @@ from trainer.evaluation import (
     calibration,
     data_audit,
     metrics,
-    predict,
     report,
 )
+from trainer.evaluation import cross_validation as folds_lib
 from trainer.evaluation import predictions as predictions_lib
 from trainer.export import (
     blessing,
@@ -27,15 +27,9 @@ from trainer.export import (
     signature,
     warmup,
 )
-from trainer.model import classifier, out_of_distribution
-from trainer.training import (
-    cluster,
-    distribution,
-    loop,
-    run_record,
-)
+from trainer.model import out_of_distribution, saliency
+from trainer.training import cluster, distribution, run_record
 
-CONFIG_FILE = "config.json"
 MODEL_FILE = "medical_image_classifier.keras"
 
 
@@ -70,7 +64,23 @@ def run(cfg: config.TrainConfig) -> str:
             "nothing to do."
         )
         return ""
-    # Weights have a seed before anything could draw one.
+    strategy = _start(cfg)
+    folds = cross_validation.train_folds(cfg, info, strategy)
+    trained = train.train_and_predict(cfg, info, strategy)
+    # Outside the scope: what one worker does alone must create no variables
+    # that the others would have to create with it.
+    if not trained.job.is_chief:
+        return ""
+    model = train.copy_for_inference(trained.job)
+    detector = _make_detector(trained.job, model)
+    evaluation = _evaluate(trained, model, detector, folds)
+    version_dir = _export(trained.job, model, detector, evaluation)
+    _bless(trained.job, version_dir)
+    return version_dir
+
+
+def _start(cfg: config.TrainConfig) -> tf.distribute.Strategy:
+    """Sets up what a process has once: seeds, strategy and precision."""
     keras.utils.set_random_seed(cfg.seed)
     if cfg.deterministic:
         distribution.make_deterministic()
@@ -79,38 +89,7 @@ def run(cfg: config.TrainConfig) -> str:
         strategy, cfg.global_batch_size, cfg.accumulation_steps
     )
     keras.config.set_dtype_policy(distribution.choose_precision(cfg.precision))
-    with strategy.scope():
-        job = job_lib.Job(cfg, info, strategy)
-        distribution.check_agreement(
-            strategy,
-            {
-                "flags": hashlib.sha256(cfg.shared_json().encode()).hexdigest(),
-                "data set": info.fingerprint,
-            },
-            "start all of them with the same flags on the same data",
-        )
-        _claim_job_dir(cfg, info, job.is_chief)
-        if job.is_chief:
-            run_record.append(
-                cfg.job_dir,
-                run_record.describe_start(
-                    sys.orig_argv,
-                    distribution.describe(strategy),
-                    info.fingerprint,
-                )
-                | {"precision": keras.config.dtype_policy().name},
-            )
-        rows = phases.train(job)
-        predictions = _predict(job)
-    # Outside the scope: what one worker does alone must create no variables
-    # that the others would have to create with it.
-    if not job.is_chief:
-        tf.io.gfile.rmtree(job.scratch_dir)
-        return ""
-    evaluation = _evaluate(job, predictions, rows)
-    version_dir = _export(job, _copy_for_inference(job), evaluation)
-    _bless(job, version_dir)
-    return version_dir
+    return strategy
 
 
 def _read_columns(cfg: config.TrainConfig) -> dict[str, dict[str, str]]:
@@ -118,90 +97,37 @@ def _read_columns(cfg: config.TrainConfig) -> dict[str, dict[str, str]]:
     return output.read_columns(cfg.data_dir, names)
 
 
-def _claim_job_dir(
-    cfg: config.TrainConfig, info: records.DatasetInfo, is_chief: bool
-) -> None:
-    """Checks that the job directory is this run's; the chief writes into it."""
-    config_path = storage.join(cfg.job_dir, CONFIG_FILE)
-    dataset_path = storage.join(cfg.job_dir, records.DATASET_FILE)
-    if storage.exists(config_path):
-        text = storage.read_bytes(config_path).decode("utf-8")
-        previous = config.TrainConfig.from_json(text, config_path)
-        differences = cfg.differences(previous)
-        if differences:
-            changes = ", ".join(
-                f"--{name}={old} (now {new})"
-                for name, (new, old) in differences.items()
-            )
-            raise ValueError(
-                f"{cfg.job_dir} belongs to a run with {changes}: give the "
-                "same flags to continue it, or another --job_dir."
-            )
-    if storage.exists(dataset_path):
-        text = storage.read_bytes(dataset_path).decode("utf-8")
-        previous_info = records.DatasetInfo.from_json(text, dataset_path)
-        if previous_info.fingerprint != info.fingerprint:
-            raise ValueError(
-                f"{cfg.job_dir} belongs to another data set than "
-                f"{cfg.data_dir} holds (fingerprints "
-                f"{previous_info.fingerprint[:12]} and "
-                f"{info.fingerprint[:12]}): use another --job_dir."
-            )
-    if is_chief:
-        storage.write_atomically(dataset_path, info.to_json())
-        storage.write_atomically(config_path, cfg.to_json())
-
-
-def _predict(job: job_lib.Job) -> dict[str, predictions_lib.Predictions]:
-    """Predicts every image of validation and test; on all workers."""
-    # What is evaluated is what is served: in float32, whatever it was trained
-    # in.
-    mixed = keras.config.dtype_policy().name != "float32"
-    model = _copy_for_inference(job) if mixed else job.model
-    # GPUs would round what they multiply to ten bits.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    predict_step = loop.make_predict_function(job.strategy, model)
-    predictions = {}
-    for split in job.info.splits:
-        if split == "train":
-            continue
-        ids, groups, labels = job.index[split]
-        predictions[split] = predict.make_predictions(
-            ids, groups, labels, job.outputs(predict_step, split)
-        )
-    return predictions
-
-
-def _copy_for_inference(job: job_lib.Job) -> keras.Model:
-    return classifier.copy_for_inference(
-        job.model,
-        job.cfg.image_size,
-        job.info.channels,
-        job.info.num_classes,
-        job.cfg.hidden_units,
-        job.cfg.dropout,
-        job.cfg.weights,
-        job.cfg.head_activation,
-        job.cfg.head_batch_norm,
-    )
-
-
 def _evaluate(
-    job: job_lib.Job,
-    predictions: dict[str, predictions_lib.Predictions],
-    rows: list[dict],
+    trained: train.Trained,
+    model: keras.Model,
+    detector: out_of_distribution.Detector,
+    folds: list[dict[str, predictions_lib.Predictions]],
 ) -> report.Evaluation:
     """Writes `job_dir/evaluation`."""
+    job, cfg = trained.job, trained.job.cfg
+    directory = storage.join(cfg.job_dir, "evaluation")
+    context = _report_context(job, model, detector)
+    if folds:
+        summary, table = folds_lib.summarize(
+            folds,
+            job.info,
+            cfg.operating_point,
+            context.prevalences,
+            cfg.seed,
+        )
+        storage.write_atomically(
+            storage.join(directory, "cross_validation.csv"), table
+        )
+        context = dataclasses.replace(context, cross_validation=summary)
     evaluation = report.evaluate(
-        predictions,
+        trained.predictions,
         job.info,
-        rows,
-        dataclasses.asdict(job.cfg),
-        job.cfg.operating_point,
-        job.cfg.seed,
-        _report_context(job),
+        trained.rows,
+        dataclasses.asdict(cfg),
+        cfg.operating_point,
+        cfg.seed,
+        context,
     )
-    directory = storage.join(job.cfg.job_dir, "evaluation")
     for name, content in evaluation.files.items():
         storage.write_atomically(storage.join(directory, name), content)
     for split, found in evaluation.metrics["splits"].items():
@@ -216,8 +142,12 @@ def _evaluate(
     return evaluation
 
 
-def _report_context(job: job_lib.Job) -> report.Context:
-    """Trivial baselines and pictures for the report."""
+def _report_context(
+    job: job_lib.Job,
+    model: keras.Model,
+    detector: out_of_distribution.Detector,
+) -> report.Context:
+    """What the report tells beside predictions."""
     images = {
         split: baselines.describe_images(
             input_pipeline.iterate_encoded(job.files(split)),
@@ -232,6 +162,7 @@ def _report_context(job: job_lib.Job) -> report.Context:
         }
         for name, value_of in _read_columns(job.cfg).items()
     }
+    shown = "test" if "test" in job.info.splits else "validation"
     return report.Context(
         prevalences=metrics.parse_prevalences(job.cfg.prevalences.split(",")),
         columns=columns,
@@ -240,13 +171,35 @@ def _report_context(job: job_lib.Job) -> report.Context:
         read_images=lambda split, indices: input_pipeline.read_encoded(
             job.files(split), indices
         ),
+        explain=functools.partial(saliency.explain_images, model),
+        out_of_distribution={shown: _unlikeness(job, model, detector, shown)},
         audit=data_audit.read_audit(job.cfg.data_dir, job.read_by_id),
         starts=run_record.read_starts(job.cfg.job_dir),
     )
 
 
+def _unlikeness(
+    job: job_lib.Job,
+    model: keras.Model,
+    detector: out_of_distribution.Detector,
+    split: str,
+) -> np.ndarray:
+    """How unlike the training set images are; NaN for those beyond a sample."""
+    num_images = job.info.num_images(split)
+    chosen = out_of_distribution.choose_exemplars(num_images)
+    descriptors = out_of_distribution.describe_images(
+        model, input_pipeline.read_encoded(job.files(split), chosen)
+    )
+    scores = np.full(num_images, np.nan)
+    scores[chosen] = detector.score(descriptors).numpy()
+    return scores
+
+
 def _export(
-    job: job_lib.Job, model: keras.Model, evaluation: report.Evaluation
+    job: job_lib.Job,
+    model: keras.Model,
+    detector: out_of_distribution.Detector,
+    evaluation: report.Evaluation,
 ) -> str:
     """Writes the Keras file and the next SavedModel version."""
     cfg, info = job.cfg, job.info
@@ -269,7 +222,7 @@ def _export(
         positive_index=info.positive_index,
         temperature=evaluation.temperature,
         operating_point=evaluation.operating_point,
-        detector=_make_detector(job, model),
+        detector=detector,
     )
     count = min(8, info.num_images("validation"))
     images = input_pipeline.read_encoded(
