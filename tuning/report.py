@@ -90,7 +90,11 @@ def _format(value) -> str:
 
 
 def make_verdict(
-    options, best: dict, metric: dict, estimate: optimism.Estimate
+    options,
+    best: dict,
+    metric: dict,
+    estimate: optimism.Estimate,
+    default_score: float,
 ) -> list[str]:
     """How good the best trial is, and how far that may be believed.
 
@@ -99,6 +103,7 @@ def make_verdict(
         best: the event of the best trial's end.
         metric: of the images judged on, with its interval.
         estimate: corrected for the choice.
+        default_score: of the head without a sweep, on the same images.
     """
     where = (
         f"{options.num_folds} grouped folds"
@@ -128,6 +133,21 @@ def make_verdict(
             "some of the groups and judging on the others gives "
             f"{estimate.value:.3f} ({_interval(estimate.interval)})."
         )
+    honest = best["score"] if estimate.value is None else estimate.value
+    is_better = (
+        honest > default_score
+        if trial.direction(options.objective) == "max"
+        else honest < default_score
+    )
+    sentences.append(
+        f"The default head has {default_score:.3f} on the same images: "
+        + (
+            "the sweep found a better one."
+            if is_better
+            else "the sweep found none that is better beyond the luck of the "
+            "choice."
+        )
+    )
     sentences.append(
         "The test split was not touched: train with the result, and trust that "
         "run's test figures."

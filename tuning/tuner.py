@@ -249,7 +249,11 @@ def finish(
     )
     estimate = optimism.correct(logits, data, options.objective, cfg.seed)
     verdict = report.make_verdict(
-        options, best, judged["metrics"][options.objective], estimate
+        options,
+        best,
+        judged["metrics"][options.objective],
+        estimate,
+        _score_default(cfg, options, data),
     )
     for name, content in report.make_files(
         options, finished, values, best, verdict
@@ -263,6 +267,18 @@ def finish(
         flush=True,
     )
     return settings
+
+
+def _score_default(
+    cfg: config.TrainConfig, options: SweepOptions, data: trial.SweepData
+) -> float:
+    """The objective of the head that a run has without a sweep."""
+    strength = max(data.views)
+    settings = dataclasses.asdict(cfg)
+    settings |= search_space.scale_augmentation(settings, strength)
+    seeds = [cfg.seed + i for i in range(options.executions_per_trial)]
+    result = trial.run_trial(settings, strength, data, seeds, options.objective)
+    return result.metrics[options.objective]
 
 
 def _trials_csv(finished: list[dict], values: dict[str, dict]) -> str:
