@@ -35,6 +35,9 @@ _NOT_FLAGS = (
     "steps_per_execution",
     "accumulation_steps",
     "profile_steps",
+    "num_folds",
+    "subgroups",
+    "prevalences",
 )
 config_flags.define(left_out=_NOT_FLAGS)
 flags.DEFINE_enum(
