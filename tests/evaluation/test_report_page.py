@@ -10,24 +10,28 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests.conftest import encode, make_pixels
 from tests.evaluation import conftest
 from trainer.evaluation import report
 
 NAMES = ("no_tumor", "tumor")
+NO_CONTEXT = report.Context()
 
 
-def evaluate(predictions, class_names=NAMES):
+def evaluate(predictions, class_names=NAMES, context=NO_CONTEXT):
     return report.evaluate(
         predictions,
         conftest.make_info(predictions, class_names),
         conftest.HISTORY,
         {"image_size": 224, "weights": "none"},
         "youden",
+        context=context,
     )
 
 
 PROBE = """
 <script>
+const plain = (cell) => cell.textContent.replaceAll("\\u00a0", " ");
 const seen = [];
 const slider = document.getElementById("slider");
 for (let step = 0; step <= Number(slider.max); step++) {
@@ -38,19 +42,56 @@ for (let step = 0; step <= Number(slider.max); step++) {
     cells[id] = Number(document.getElementById(id).textContent);
   }
   for (const row of document.getElementById("figures").rows) {
-    cells[row.cells[0].textContent] = row.cells[1].textContent;
+    cells[row.cells[0].textContent] = plain(row.cells[1]);
   }
   seen.push(cells);
 }
 document.getElementById("reset").click();
 const start = {};
 for (const row of document.getElementById("figures").rows) {
-  start[row.cells[0].textContent] = row.cells[1].textContent;
+  start[row.cells[0].textContent] = plain(row.cells[1]);
+}
+// Contrast of every text with what is behind it, as WCAG 2.1 defines it.
+const parse = (color) => color.match(/[\\d.]+/g).map(Number);
+const luminance = (color) => {
+  const [r, g, b] = color.slice(0, 3).map((v) =>
+    v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const behind = (element) => {
+  for (let e = element; e; e = e.parentElement) {
+    const color = parse(getComputedStyle(e).backgroundColor);
+    if (color.length === 3 || color[3] > 0) return color;
+  }
+  return [255, 255, 255];
+};
+let faintest = [21, ""];
+for (const element of document.querySelectorAll("body *")) {
+  const text = [...element.childNodes].filter((n) => n.nodeType === 3)
+    .map((n) => n.data.trim()).join("");
+  if (!text || !element.checkVisibility()) continue;
+  const style = getComputedStyle(element);
+  const drawn = element.namespaceURI.endsWith("svg");
+  const ink = luminance(parse(drawn ? style.fill : style.color));
+  const paper = luminance(behind(element));
+  const [high, low] = [Math.max(ink, paper), Math.min(ink, paper)];
+  const contrast = (high + 0.05) / (low + 0.05);
+  if (contrast < faintest[0]) faintest = [contrast, text];
+}
+const picture = document.querySelector(".picture");
+const opacities = [];
+if (picture) {
+  const heat = picture.querySelector(".heat");
+  for (let i = 0; i < 3; i++, picture.click()) {
+    opacities.push(getComputedStyle(heat).opacity);
+  }
 }
 const result = document.createElement("pre");
 result.id = "probe";
 result.textContent = JSON.stringify({
-  seen, start,
+  seen, start, faintest, opacities,
+  requests: performance.getEntriesByType("resource").map((e) => e.name)
+    .filter((name) => !name.startsWith("data:")),
   threshold: document.getElementById("threshold-value").textContent,
   frequencies: document.getElementById("frequencies").textContent,
   wide: document.documentElement.scrollWidth > window.innerWidth,
@@ -96,11 +137,21 @@ def test_slider_shows_what_python_computes(tmp_path):
         {
             "validation": conftest.random_predictions(60, 2, 0, 40),
             "test": conftest.random_predictions(60, 2, 1, 40),
-        }
+        },
+        context=report.Context(
+            read_images=lambda split, indices: [
+                encode(make_pixels(i, 0)) for i in indices
+            ],
+            explain=lambda images, classes: images,
+            out_of_distribution={"test": np.linspace(0, 2, 60)},
+        ),
     )
     page = binary.files["report.html"].decode("utf-8")
     found, log = open_in_browser(page, tmp_path)
     assert "CONSOLE" not in log
+    assert found["requests"] == []
+    assert 4.5 <= found["faintest"][0] < 10, found["faintest"]
+    assert found["opacities"] == ["0", "1", "0"]
     test = dataclasses.replace(
         conftest.random_predictions(60, 2, 1, 40),
         temperature=binary.temperature,

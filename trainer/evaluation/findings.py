@@ -178,10 +178,19 @@ def _without_leaks(split: dict, positive_index: int | None) -> str:
     metric = part["metrics"][name]
     if metric["value"] is None:
         return f" Without them, {title} is not computed: {metric['reason']}."
-    return (
+    said = (
         f" On the {_images(part['num_images'])} that share nothing with "
         f"training, {title} is {metric['value']:.3f} "
-        f"({interval_text(metric)})."
+        f"({interval_text(metric)})"
+    )
+    nearest = part.get("baselines", {}).get("nearest neighbour", {})
+    if nearest.get("value") is None:
+        return f"{said}."
+    of_all = split["baselines"]["nearest neighbour"]
+    metric_name = _COMPARED_BY[nearest["metric"]]
+    return (
+        f"{said}; the nearest training image by pixels has a {metric_name} of "
+        f"{nearest['value']:.3f} there and {of_all['value']:.3f} on all."
     )
 
 

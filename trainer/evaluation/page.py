@@ -93,6 +93,11 @@ def _label(name: str) -> str:
     return GLOSSARY[name][0] if name in GLOSSARY else name.replace("_", " ")
 
 
+def _unbroken(text: str) -> str:
+    """Keeps an interval on one line of a table."""
+    return text.replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
+
+
 def _markdown_cell(text: str) -> str:
     """Text that does not end a cell of a table or start a tag."""
     return str(text).replace("|", "\\|").replace("<", "&lt;")
@@ -109,6 +114,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "label": _label,
         "figure": format_metric,
+        "unbroken": _unbroken,
         "cell": _markdown_cell,
         "thumbnail": gallery.thumbnail,
     }
@@ -170,6 +176,7 @@ def report(
             cards=cards,
             order=_order(split["metrics"]),
             per_class=_PER_CLASS,
+            kinship=split.get("subgroups", {}).get(subgroups.KINSHIP, {}),
             of_subgroups=subgroups.shown_metrics(info.positive_index),
             glossary=GLOSSARY,
             info=info,

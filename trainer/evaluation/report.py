@@ -39,7 +39,7 @@ A split holds only images that the model gave a finite answer for:
                           interval lies below the whole split's figure. Where
                           leaks were let in, the column "kinship with training"
                           parts the images that share a patient or a copy with
-                          training from the others
+                          training from the others, with baselines for each
     out_of_distribution   if it was scored: num_images, num_flagged and
                           median_score of all finite scores; 1 is the threshold
 
@@ -298,19 +298,32 @@ def _evaluate_split(
         columns[subgroups.KINSHIP] = subgroups.kinship(
             predictions.groups, context.train_groups
         )
+    answered_columns = {
+        name: [values[i] for i in np.flatnonzero(answered)]
+        for name, values in columns.items()
+    }
     if columns:
         found["subgroups"] = {
             name: subgroups.compute_subgroups(
                 judged,
-                [values[i] for i in np.flatnonzero(answered)],
+                values,
                 found["metrics"],
                 names,
                 positive,
                 operating_point,
                 seed,
             )
-            for name, values in columns.items()
+            for name, values in answered_columns.items()
         }
+    if subgroups.KINSHIP in columns and scores:
+        kin = np.array(answered_columns[subgroups.KINSHIP], dtype=object)
+        for value, part in found["subgroups"][subgroups.KINSHIP].items():
+            part["baselines"] = baselines_lib.compare(
+                judged.select(kin == value),
+                {name: found[kin == value] for name, found in scores.items()},
+                positive,
+                seed=seed,
+            )
     if context.out_of_distribution and split in context.out_of_distribution:
         scores = context.out_of_distribution[split]
         scores = scores[np.isfinite(scores)]

@@ -90,7 +90,7 @@
       const head = row.appendChild(document.createElement("th"));
       head.scope = "row";
       head.textContent = name;
-      const interval = Number.isFinite(low) ? ` (${three(low)} to ${three(high)})` : "";
+      const interval = Number.isFinite(low) ? ` (${three(low)}\u00a0to\u00a0${three(high)})` : "";
       row.appendChild(document.createElement("td")).textContent = three(value) + interval;
       return row;
     }));
