@@ -370,3 +370,25 @@ def test_unknown_label_gets_400(rest_target):
     answer = post(rest_target, f"{MODEL}/labels/x:predict", {"instances": [1]})
     assert answer.status_code == 400
     assert answer.json()["error"] == "Unrecognized servable version label: x"
+
+
+def test_body_of_fifty_megabytes_is_answered(rest_target):
+    b64 = base64.b64encode(bytes(37_500_000)).decode()
+    answer = post(rest_target, PREDICT, {"instances": [{"b64": b64}]})
+    assert answer.status_code == 200
+    assert answer.json()["predictions"][0]["valid"] is False
+
+
+def test_body_of_fifty_megabytes_of_garbage_is_refused(rest_target):
+    answer = post(rest_target, PREDICT, b"x" * 50_000_000)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == (
+        "JSON Parse error: Invalid value. at offset: 0"
+    )
+
+
+def test_truncated_image_is_not_valid_and_its_neighbour_is(rest_target):
+    half = base64.b64encode(conftest.encode_image(204)[:40]).decode()
+    body = {"instances": [{"b64": half}, BRIGHT]}
+    answer = post(rest_target, PREDICT, body).json()["predictions"]
+    assert [row["valid"] for row in answer] == [False, True]
