@@ -35,6 +35,7 @@ setuptools.setup(
         "tensorflow-serving-api>=2.19",
         "keras-tuner>=1.4.7",
         "google-cloud-storage>=3.0",
+        "cloudml-hypertune>=0.1.0.dev6",
         "google-crc32c>=1.5",
         "protobuf>=6.31",
         "scikit-learn>=1.4",

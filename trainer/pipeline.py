@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, cross_validation, storage, train
+from trainer import config, cross_validation, storage, train, vertex
 from trainer import job as job_lib
 from trainer.data import input_pipeline, output, records
 from trainer.evaluation import (
@@ -74,6 +74,11 @@ def run(cfg: config.TrainConfig) -> str:
     model = train.copy_for_inference(trained.job)
     detector = _make_detector(trained.job, model)
     evaluation = _evaluate(trained, model, detector, folds)
+    judged = evaluation.metrics["splits"]["validation"]["metrics"]
+    vertex.report_metrics(
+        {name: found.get("value") for name, found in judged.items()},
+        step=len(trained.rows),
+    )
     version_dir = _export(trained.job, model, detector, evaluation)
     _bless(trained.job, version_dir)
     return version_dir
