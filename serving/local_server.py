@@ -222,6 +222,11 @@ def check_flags() -> None:
                 "Pass either --model_config_file, or --model_base_path and "
                 "--model_name."
             )
+        if not os.path.isfile(FLAGS.model_config_file):
+            raise FileNotFoundError(
+                "--model_config_file must be a file. Received: "
+                f"{FLAGS.model_config_file}."
+            )
         return
     if not all(one_model):
         raise ValueError(

@@ -232,3 +232,20 @@ def test_other_engine_that_is_not_installed_is_named(saved_models):
     assert command.returncode == 1
     assert errors.count("\n") == 1
     assert "Install TF Serving, or use --engine=local" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Pass --model_base_path and --model_name, or"),
+        (["--model_name=m"], "Pass --model_base_path and --model_name, or"),
+        (["--model_config_file=/nowhere"], "must be a file. Received: /nowh"),
+        (["--model_config_file=a", "--model_name=m"], "Pass either"),
+    ],
+)
+def test_flags_that_name_no_model_are_one_sentence(arguments, message):
+    command = run_command(*arguments)
+    _, errors = command.communicate(timeout=20)
+    assert command.returncode == 1
+    assert errors.count("\n") == 1
+    assert message in errors
