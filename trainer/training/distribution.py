@@ -309,8 +309,9 @@ def all_agree(strategy: tf.distribute.Strategy, answer: bool) -> bool:
 
     @tf.function
     def gather():
-        mine = strategy.run(lambda: tf.constant([answer]))
-        return tf.reduce_all(strategy.gather(mine, axis=0))
+        # Between processes collectives carry numbers, not truth values.
+        mine = strategy.run(lambda: tf.constant([int(answer)], tf.int32))
+        return tf.reduce_all(strategy.gather(mine, axis=0) == 1)
 
     return bool(gather())
 
