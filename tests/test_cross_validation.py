@@ -1,0 +1,79 @@
+"""Each fold is trained once, whatever interrupts."""
+
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from tests.conftest import make_strategy, write_records
+from trainer import config, cross_validation
+from trainer.data import input_pipeline
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def make_config(tmp_path_factory):
+    """Configurations of short runs on a data set of 24 + 12 + 8 images."""
+    directory = tmp_path_factory.mktemp("folds")
+    (directory / "records").mkdir()
+    write_records(
+        directory / "records", {"train": 24, "validation": 12, "test": 8}
+    )
+    backbone = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    backbone.save_weights(directory / "backbone.weights.h5")
+
+    def make(num_folds):
+        return config.TrainConfig(
+            data_dir=str(directory / "records"),
+            job_dir=str(directory / "run"),
+            weights=str(directory / "backbone.weights.h5"),
+            image_size=32,
+            global_batch_size=12,
+            head_epochs=2,
+            feature_views=1,
+            fine_tune_epochs=0,
+            num_folds=num_folds,
+        )
+
+    return make
+
+
+def train_folds(cfg):
+    info = input_pipeline.read_dataset_info(cfg.data_dir)
+    strategy = make_strategy("one_device")
+    return cross_validation.train_folds(cfg, info, strategy)
+
+
+def test_lost_fold_is_trained_again_to_the_same_bits(make_config):
+    cfg = make_config(2)
+    whole = train_folds(cfg)
+    tested = [image_id for fold in whole for image_id in fold["test"].ids]
+    # Those of train and validation, each once, and none of test.
+    assert len(tested) == len(set(tested)) == 36
+    assert not any("/test_" in image_id for image_id in tested)
+    folds = pathlib.Path(cfg.job_dir) / "folds"
+    assert sorted(p.name for p in folds.iterdir()) == ["1-of-2", "2-of-2"]
+    assert [p.name for p in sorted(folds.glob("*/*"))] == [
+        cross_validation.FOLD_FILE
+    ] * 2
+    first = folds / "1-of-2" / cross_validation.FOLD_FILE
+    before = first.stat().st_mtime_ns
+    shutil.rmtree(folds / "2-of-2")
+    again = train_folds(cfg)
+    assert first.stat().st_mtime_ns == before
+    for fold, same in zip(whole, again, strict=True):
+        for split in ("validation", "test"):
+            assert fold[split].ids == same[split].ids
+            np.testing.assert_array_equal(
+                fold[split].logits, same[split].logits
+            )
+
+
+def test_more_folds_than_groups_are_refused_before_training(make_config):
+    with pytest.raises(ValueError, match="--num_folds=30 needs as many groups"):
+        train_folds(make_config(30))
