@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 
 import keras
 import numpy as np
@@ -71,9 +72,13 @@ def run(cfg: config.TrainConfig) -> str:
     # that the others would have to create with it.
     if not trained.job.is_chief:
         return ""
+    start = time.monotonic()
     model = train.copy_for_inference(trained.job)
     detector = _make_detector(trained.job, model)
     evaluation = _evaluate(trained, model, detector, folds)
+    logging.info(
+        "evaluate  took %.0f s beyond prediction", time.monotonic() - start
+    )
     judged = evaluation.metrics["splits"]["validation"]["metrics"]
     vertex.report_metrics(
         {name: found.get("value") for name, found in judged.items()},

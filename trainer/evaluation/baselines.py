@@ -252,7 +252,10 @@ def compare(
                 "beaten": None,
             }
             continue
-        interval = resampling.percentile_interval(resampled[name, "difference"])
+        interval = resampling.percentile_interval(
+            resampled[name, "difference"],
+            resampling.fewest_groups(predictions.groups, labels),
+        )
         result[name] = {
             "metric": "balanced_accuracy"
             if positive_index is None

@@ -107,8 +107,9 @@ def compare(
         seed,
         width=len(class_names) ** 2,
     )
+    fewest = resampling.fewest_groups(first.groups, first.labels)
     found["metrics"] = {
-        name: _difference(name, values, resampled) for name in names
+        name: _difference(name, values, resampled, fewest) for name in names
     }
     decided = [
         p.decided(positive_index, point)
@@ -131,7 +132,7 @@ def compare(
     return found
 
 
-def _difference(name: str, values: dict, resampled: dict) -> dict:
+def _difference(name: str, values: dict, resampled: dict, fewest: int) -> dict:
     found = {
         part: values[part, name] if np.isfinite(values[part, name]) else None
         for part in ("this", "other", "difference")
@@ -140,7 +141,7 @@ def _difference(name: str, values: dict, resampled: dict) -> dict:
     if found["difference"] is None:
         return found | {"reason": "needs images of both classes"}
     found["interval"] = resampling.percentile_interval(
-        resampled["difference", name]
+        resampled["difference", name], fewest
     )
     if found["interval"] is None:
         found["reason"] = "too few groups for an interval"

@@ -245,11 +245,13 @@ def _statistics(split: _Split, weights: np.ndarray) -> resampling.Statistics:
     return {("", key): value for key, value in found.items()} | keyed
 
 
-def _metric(name: str, value: float, resampled, num_groups: int) -> dict:
+def _metric(
+    name: str, value: float, resampled, num_groups: int, fewest: int
+) -> dict:
     if not np.isfinite(value):
         reason = _REASONS.get(name, "there is no image to judge by")
         return {"value": None, "interval": None, "reason": reason}
-    interval = resampling.percentile_interval(resampled)
+    interval = resampling.percentile_interval(resampled, fewest)
     if interval is None or num_groups < 2:
         reason = "too few groups for an interval"
         return {"value": value, "interval": None, "reason": reason}
@@ -336,6 +338,7 @@ def compute_metrics(
         prevalences,
     )
     num_groups = len(set(p.groups))
+    fewest = resampling.fewest_groups(p.groups, p.labels)
     values, resampled = resampling.resample(
         lambda weights: _statistics(split, weights),
         p.groups,
@@ -346,7 +349,7 @@ def compute_metrics(
     parts: dict[str, dict] = {}
     for (part, name), value in values.items():
         parts.setdefault(part, {})[name] = _metric(
-            name, value, resampled[part, name], num_groups
+            name, value, resampled[part, name], num_groups, fewest
         )
     found = parts.pop("")
     accuracy = proportions.proportion(

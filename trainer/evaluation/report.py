@@ -63,9 +63,11 @@ A metric:
     interval              [low, high], 95 %, or null
     reason                why value or interval is null
     method                "bootstrap over groups": percentiles of 1000
-                          resamples of whole groups; "Wilson": for a
-                          proportion, images of groups of their own; "Wilson,
-                          for groups": with the effective number of images
+                          resamples of whole groups, expanded as Student's
+                          interval is for few groups of the smallest class;
+                          "Wilson": for a proportion, images of groups of their
+                          own; "Wilson, for groups": with the effective number
+                          of images
     n, n_groups           of a proportion: the images and groups it is of
     n_effective           of a proportion: for Wilson's interval
     bootstrap_interval    of a proportion: that of the bootstrap, beside it
