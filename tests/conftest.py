@@ -143,6 +143,12 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+def pytest_make_parametrize_id(val):
+    """Names no test by bytes: those of gzip tell the time, and two processes
+    that share the tests must give them the same names."""
+    return f"{len(val)}_bytes" if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items):
     """Files with slow tests come first: none is left alone at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
