@@ -6,7 +6,6 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from trainer import config, cross_validation, storage, train, vertex
@@ -29,7 +28,7 @@ from trainer.export import (
     warmup,
 )
 from trainer.model import out_of_distribution, saliency
-from trainer.training import cluster, distribution, run_record
+from trainer.training import cluster, run_record
 
 MODEL_FILE = "medical_image_classifier.keras"
 
@@ -65,7 +64,7 @@ def run(cfg: config.TrainConfig) -> str:
             "nothing to do."
         )
         return ""
-    strategy = _start(cfg)
+    strategy = train.set_up(cfg)
     folds = cross_validation.train_folds(cfg, info, strategy)
     trained = train.train_and_predict(cfg, info, strategy)
     # Outside the scope: what one worker does alone must create no variables
@@ -87,19 +86,6 @@ def run(cfg: config.TrainConfig) -> str:
     version_dir = _export(trained.job, model, detector, evaluation)
     _bless(trained.job, version_dir)
     return version_dir
-
-
-def _start(cfg: config.TrainConfig) -> tf.distribute.Strategy:
-    """Sets up what a process has once: seeds, strategy and precision."""
-    keras.utils.set_random_seed(cfg.seed)
-    if cfg.deterministic:
-        distribution.make_deterministic()
-    strategy = distribution.create_strategy(cfg.strategy, cfg.cluster_timeout_s)
-    distribution.per_replica_batch_size(
-        strategy, cfg.global_batch_size, cfg.accumulation_steps
-    )
-    keras.config.set_dtype_policy(distribution.choose_precision(cfg.precision))
-    return strategy
 
 
 def _read_columns(cfg: config.TrainConfig) -> dict[str, dict[str, str]]:

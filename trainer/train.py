@@ -33,6 +33,19 @@ class Trained:
     predictions: dict[str, predictions_lib.Predictions]
 
 
+def set_up(cfg: config.TrainConfig) -> tf.distribute.Strategy:
+    """Sets up what a process has once: seeds, strategy and precision."""
+    keras.utils.set_random_seed(cfg.seed)
+    if cfg.deterministic:
+        distribution.make_deterministic()
+    strategy = distribution.create_strategy(cfg.strategy, cfg.cluster_timeout_s)
+    distribution.per_replica_batch_size(
+        strategy, cfg.global_batch_size, cfg.accumulation_steps
+    )
+    keras.config.set_dtype_policy(distribution.choose_precision(cfg.precision))
+    return strategy
+
+
 def train_and_predict(
     cfg: config.TrainConfig,
     info: records.DatasetInfo,

@@ -21,7 +21,7 @@ from keras_tuner.src import protos
 from keras_tuner.src.distribute import oracle_chief
 from keras_tuner.src.engine import trial as trial_module
 
-from trainer import config, storage
+from trainer import config, storage, train
 from tuning import report, trial_log, trial_queue, tuner
 
 CHIEF = "chief"
@@ -115,7 +115,8 @@ def run_chief(
     tuner.claim(cfg, options)
     queue = tuner.make_queue(cfg, options)
     # Before the workers start: they find the features in the cache.
-    data = tuner.load_data(cfg, options)
+    strategy = train.set_up(cfg)
+    data = tuner.load_data(cfg, options, strategy)
     environment = dict(os.environ)
     if num_workers:
         environment |= _local_address()
@@ -143,7 +144,7 @@ def run_chief(
                 worker.wait()
             worker.kill()
             worker.wait()
-    return tuner.finish(cfg, options, data, queue.finished)
+    return tuner.finish(cfg, options, strategy, data, queue.finished)
 
 
 def _serve(queue, servicer, options, workers) -> None:
@@ -219,7 +220,7 @@ def run_worker(
         ) from error
     stub = protos.get_service_grpc().OracleStub(channel)
     service = protos.get_service()
-    data = tuner.load_data(cfg, options)
+    data = tuner.load_data(cfg, options, train.set_up(cfg))
     try:
         while True:
             response = stub.CreateTrial(

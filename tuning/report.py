@@ -167,6 +167,7 @@ def make_files(
     values: dict[str, dict],
     best: dict,
     verdict: list[str],
+    depths: list,
 ) -> dict[str, bytes | str]:
     """Content of `sweep.png` and `sweep.html` by name."""
     picture = _draw(options, finished, values, best)
@@ -210,6 +211,7 @@ def make_files(
         picture=base64.b64encode(picture).decode("ascii"),
         names=list(search_space.SPACE),
         rows=rows,
+        depths=depths,
     )
     return {PICTURE_FILE: picture, PAGE_FILE: page}
 

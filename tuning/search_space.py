@@ -52,6 +52,10 @@ SPACE: dict[str, Choice | Range] = {
     # cached views of its own. 0 needs one view only.
     "augmentation_strength": Choice((0.0, 1.0)),
 }
+# Of the second stage: blocks of the backbone, from the top; 0 trains no more
+# than the head.
+DEPTH = "fine_tune_blocks"
+SECOND_STAGE = {DEPTH: Choice((0, 1, 2, 4))}
 AUGMENTATION_FIELDS = (
     "rotation_degrees",
     "shift_fraction",
@@ -72,15 +76,16 @@ FLIP_FIELDS = ("horizontal_flip", "vertical_flip")
 
 
 def read_space(path: str) -> dict[str, Choice | Range]:
-    """`SPACE`, narrowed by a JSON file unless its path is empty.
+    """Both stages' spaces, narrowed by a JSON file unless its path is empty.
 
     Raises:
         ValueError: if the file is not JSON, or names what is not searched, or
             leaves nothing of a range.
         OSError: if it cannot be read.
     """
+    whole = SPACE | SECOND_STAGE
     if not path:
-        return dict(SPACE)
+        return whole
     try:
         narrowed = json.loads(storage.read_bytes(path))
     except ValueError as error:
@@ -92,16 +97,16 @@ def read_space(path: str) -> dict[str, Choice | Range]:
             f"--search_space={path} must be a JSON object of hyperparameter to "
             'values, for example {"dropout": [0.2, 0.4]}.'
         )
-    unknown = sorted(set(narrowed) - set(SPACE))
+    unknown = sorted(set(narrowed) - set(whole))
     if unknown:
         raise ValueError(
             f"--search_space={path} has {', '.join(unknown)}, which is not "
-            f"searched: choose among {', '.join(SPACE)}."
+            f"searched: choose among {', '.join(whole)}."
         )
-    space = dict(SPACE)
+    space = dict(whole)
     for name, wanted in narrowed.items():
         wanted = wanted if isinstance(wanted, list) else [wanted]
-        space[name] = _narrow(path, name, SPACE[name], wanted)
+        space[name] = _narrow(path, name, whole[name], wanted)
     return space
 
 

@@ -1,22 +1,26 @@
 """Reads the records, computes the features and cuts the folds of a sweep."""
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 from sklearn import model_selection
 
 from trainer import config, job
 from trainer.data import input_pipeline
-from trainer.training import distribution
 from tuning import search_space, trial
 
 
 def load(
-    cfg: config.TrainConfig, strengths: tuple[float, ...], num_folds: int
+    cfg: config.TrainConfig,
+    strategy: tf.distribute.Strategy,
+    strengths: tuple[float, ...],
+    num_folds: int,
 ) -> trial.SweepData:
     """Features in all views that trials may ask for, from the cache or new.
 
     Args:
         cfg: of the runs that the sweep is for.
+        strategy: of this process.
         strengths: of augmentation.
         num_folds: 0 judges on the validation split; else training and
             validation images are judged on in turn.
@@ -31,7 +35,6 @@ def load(
             f"{cfg.data_dir} has the splits {', '.join(info.splits)}; a sweep "
             "needs train and validation: build the records again."
         )
-    strategy = distribution.create_strategy(cfg.strategy, cfg.cluster_timeout_s)
     with strategy.scope():
         sweep_job = job.Job(cfg, info, strategy)
     splits = ("train", "validation")

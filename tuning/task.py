@@ -17,9 +17,7 @@ FLAGS = flags.FLAGS
 # The space decides on these, and nothing else of a run is done in a sweep.
 _NOT_FLAGS = (
     "export_dir",
-    "fine_tune_epochs",
     "fine_tune_blocks",
-    "fine_tune_learning_rate",
     "head_learning_rate",
     "optimizer",
     "schedule",
@@ -76,6 +74,12 @@ flags.DEFINE_integer(
     "with KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT of the chief.",
     lower_bound=1,
 )
+flags.DEFINE_bool(
+    "second_stage",
+    False,
+    "After the heads, train the best one's whole run, once for each depth of "
+    "fine-tuning in the space, and choose the depth.",
+)
 flags.DEFINE_string(
     "search_space",
     "",
@@ -96,6 +100,11 @@ def main(argv):
                 "A sweep trains heads on a pretrained backbone: --weights must "
                 "not be none, and --head_epochs must be positive."
             )
+        if FLAGS.second_stage and not cfg.fine_tune_epochs:
+            raise ValueError(
+                "--second_stage searches how deep to fine-tune: "
+                "--fine_tune_epochs must be positive."
+            )
         if FLAGS.num_folds == 1:
             raise ValueError("--num_folds must be 0, or 2 and more.")
     except ValueError as error:
@@ -108,13 +117,16 @@ def main(argv):
 
     keras.utils.set_random_seed(cfg.seed)
     try:
+        space = search_space.read_space(FLAGS.search_space)
+        depths = space.pop(search_space.DEPTH).values
         options = tuner.SweepOptions(
             FLAGS.oracle,
             FLAGS.max_trials,
             FLAGS.objective,
             FLAGS.executions_per_trial,
             FLAGS.num_folds,
-            search_space.read_space(FLAGS.search_space),
+            space,
+            depths if FLAGS.second_stage else (),
         )
         role = distributed.role()
         if role == distributed.CHIEF:

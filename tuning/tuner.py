@@ -7,14 +7,16 @@ import json
 import time
 
 import numpy as np
+import tensorflow as tf
 
-from trainer import config, storage
+from trainer import config, storage, train
 from trainer.data import input_pipeline
 from trainer.evaluation import metrics as metrics_lib
 from tuning import (
     optimism,
     report,
     search_space,
+    second_stage,
     sweep_data,
     trial,
     trial_log,
@@ -26,6 +28,16 @@ BEST_FILE = "best_hyperparameters.json"
 TRIALS_FILE = "trials.csv"
 LOGITS_DIR = "logits"
 _IDLE_S = 0.2
+# Fields of a `TrainConfig` that no head depends on.
+_FREE = (
+    "data_dir",
+    "job_dir",
+    "features_dir",
+    "strategy",
+    "fine_tune_epochs",
+    "fine_tune_blocks",
+    "fine_tune_learning_rate",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +51,8 @@ class SweepOptions:
         executions_per_trial: heads of other seeds that a trial trains.
         num_folds: see `sweep_data.load`.
         space: what is searched.
+        depths: of fine-tuning, tried with the best head; none: no second
+            stage.
     """
 
     oracle: str
@@ -47,6 +61,7 @@ class SweepOptions:
     executions_per_trial: int
     num_folds: int
     space: dict
+    depths: tuple[int, ...] = ()
 
 
 def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
@@ -67,7 +82,7 @@ def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
         "config": {
             name: value
             for name, value in dataclasses.asdict(cfg).items()
-            if name not in ("data_dir", "job_dir", "features_dir", "strategy")
+            if name not in _FREE
         },
         "oracle": options.oracle,
         "objective": options.objective,
@@ -111,10 +126,15 @@ def make_queue(
 
 
 def load_data(
-    cfg: config.TrainConfig, options: SweepOptions
+    cfg: config.TrainConfig,
+    options: SweepOptions,
+    strategy: tf.distribute.Strategy,
 ) -> trial.SweepData:
     return sweep_data.load(
-        cfg, options.space["augmentation_strength"].values, options.num_folds
+        cfg,
+        strategy,
+        options.space["augmentation_strength"].values,
+        options.num_folds,
     )
 
 
@@ -173,7 +193,8 @@ def run(
     claim(cfg, options)
     queue = make_queue(cfg, options)
     table = report.LiveTable(options, queue.finished)
-    data = load_data(cfg, options)
+    strategy = train.set_up(cfg)
+    data = load_data(cfg, options, strategy)
     while True:
         found = queue.next_trial(worker)
         if found.status == "STOPPED":
@@ -186,7 +207,7 @@ def run(
         )
         queue.end_trial(found.trial_id, outcome)
         table.add(queue.finished[-1], found.hyperparameters.values)
-    return finish(cfg, options, data, queue.finished)
+    return finish(cfg, options, strategy, data, queue.finished)
 
 
 def values_of_trials(events: list[dict]) -> dict[str, dict]:
@@ -201,13 +222,14 @@ def values_of_trials(events: list[dict]) -> dict[str, dict]:
 def finish(
     cfg: config.TrainConfig,
     options: SweepOptions,
+    strategy: tf.distribute.Strategy,
     data: trial.SweepData,
     finished: list[dict],
 ) -> dict:
     """Writes what the sweep found and says how far to believe it.
 
     Returns:
-        The settings of the best trial.
+        The settings of the best trial, and of the best depth.
 
     Raises:
         ValueError: if no trial succeeded.
@@ -229,10 +251,36 @@ def finish(
     settings = search_space.to_settings(
         values[best["trial"]], dataclasses.asdict(cfg)
     )
-    storage.write_atomically(
-        storage.join(cfg.job_dir, BEST_FILE),
-        json.dumps(settings, indent=2) + "\n",
+    _write_settings(cfg, settings)
+    verdict = _judge(cfg, options, data, completed, best)
+    _write_report(cfg, options, finished, values, best, verdict, [])
+    if options.depths:
+        depths = second_stage.try_depths(
+            cfg,
+            strategy,
+            options.depths,
+            best["trial"],
+            settings,
+            options.objective,
+        )
+        chosen = second_stage.choose(depths, options.objective)
+        settings |= second_stage.depth_settings(cfg, chosen.blocks)
+        _write_settings(cfg, settings)
+        # Before the last sentence, which is about the test split.
+        verdict.insert(-1, second_stage.make_verdict(depths, data, options))
+        _write_report(cfg, options, finished, values, best, verdict, depths)
+    for sentence in verdict:
+        print(sentence)
+    print(
+        f"{storage.join(cfg.job_dir, BEST_FILE)} is for trainer.task --hparams;"
+        f" {storage.join(cfg.job_dir, 'sweep.html')} shows the sweep.",
+        flush=True,
     )
+    return settings
+
+
+def _judge(cfg, options, data, completed: list[dict], best: dict) -> list[str]:
+    """How good the best trial is, without the luck of the choice."""
     logits = [
         np.load(
             io.BytesIO(
@@ -247,26 +295,27 @@ def finish(
     judged = metrics_lib.compute_metrics(
         chosen, data.class_names, data.positive_index, 0.5, seed=cfg.seed
     )
-    estimate = optimism.correct(logits, data, options.objective, cfg.seed)
-    verdict = report.make_verdict(
+    return report.make_verdict(
         options,
         best,
         judged["metrics"][options.objective],
-        estimate,
+        optimism.correct(logits, data, options.objective, cfg.seed),
         _score_default(cfg, options, data),
     )
+
+
+def _write_report(cfg, options, finished, values, best, verdict, depths):
     for name, content in report.make_files(
-        options, finished, values, best, verdict
+        options, finished, values, best, verdict, depths
     ).items():
         storage.write_atomically(storage.join(cfg.job_dir, name), content)
-    for sentence in verdict:
-        print(sentence)
-    print(
-        f"{storage.join(cfg.job_dir, BEST_FILE)} is for trainer.task --hparams;"
-        f" {storage.join(cfg.job_dir, 'sweep.html')} shows the sweep.",
-        flush=True,
+
+
+def _write_settings(cfg: config.TrainConfig, settings: dict) -> None:
+    storage.write_atomically(
+        storage.join(cfg.job_dir, BEST_FILE),
+        json.dumps(settings, indent=2) + "\n",
     )
-    return settings
 
 
 def _score_default(

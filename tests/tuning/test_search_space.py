@@ -40,9 +40,13 @@ def test_narrowed_space_has_what_was_asked_for_and_the_rest(tmp_path):
     assert space["dropout"] == search_space.Range(0.2, 0.4)
     assert space["optimizer"].values == ("sgd",)
     assert space["weight_decay"].values == (1e-3,)
+    whole = search_space.SPACE | search_space.SECOND_STAGE
     for name in set(space) - {"dropout", "optimizer", "weight_decay"}:
-        assert space[name] == search_space.SPACE[name]
-    assert search_space.read_space("") == search_space.SPACE
+        assert space[name] == whole[name]
+    assert search_space.read_space("") == whole
+    assert narrow(tmp_path, {"fine_tune_blocks": [0, 4]})[
+        search_space.DEPTH
+    ].values == (0, 4)
 
 
 @pytest.mark.parametrize(

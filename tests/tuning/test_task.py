@@ -204,3 +204,28 @@ def test_wrong_start_is_one_sentence_and_loses_nothing(
     assert last.startswith("tuning.task: ") and message in last
     assert "Traceback" not in error
     assert (workspace / "whole/trials.jsonl").read_bytes() == before
+
+
+def test_second_stage_chooses_how_deep_to_fine_tune(workspace):
+    space = workspace / "depths.json"
+    space.write_text('{"fine_tune_blocks": [0, 1]}')
+    before = read_ended(workspace, "whole")
+    process = start(
+        workspace,
+        "whole",
+        "--second_stage",
+        "--fine_tune_epochs=1",
+        f"--search_space={space}",
+    )
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert read_ended(workspace, "whole") == before
+    assert "Second stage, roc_auc on the validation split" in output
+    page = (workspace / "whole/sweep.html").read_text()
+    assert "how deep to fine-tune" in page and "blocks fine-tuned (0:" in page
+    best = json.loads(
+        (workspace / "whole/best_hyperparameters.json").read_text()
+    )
+    chosen = int(output.split("): ")[1].split(" is best")[0])
+    assert best["fine_tune_epochs"] == (1 if chosen else 0)
+    assert best.get("fine_tune_blocks", 0) == chosen

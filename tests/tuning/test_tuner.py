@@ -18,7 +18,7 @@ def sweep(data, tmp_path, monkeypatch):
         "random", 4, "roc_auc", 1, 0, dict(search_space.SPACE)
     )
     monkeypatch.setattr(tuner, "claim", lambda cfg, options: None)
-    monkeypatch.setattr(tuner, "load_data", lambda cfg, options: data)
+    monkeypatch.setattr(tuner, "load_data", lambda cfg, options, _: data)
     return cfg, options
 
 

@@ -1,0 +1,140 @@
+"""How deep to fine-tune: the whole run of the best head, once for each depth.
+
+A run takes minutes where a head takes a moment, so the depth is searched after
+the head, over few values, and judged on the validation split.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from trainer import config, storage, train
+from trainer.data import input_pipeline
+from tuning import optimism, trial
+
+DIRECTORY = "second_stage"
+RESULT_FILE = "result.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Depth:
+    """What a run with so many blocks fine-tuned gave.
+
+    Attributes:
+        blocks: of the backbone that were fine-tuned; 0: the head alone.
+        score: the objective on the validation split.
+        metrics: all of them.
+        logits: float32 `[validation images, K]`.
+    """
+
+    blocks: int
+    score: float
+    metrics: dict[str, float]
+    logits: np.ndarray
+
+
+def try_depths(
+    cfg: config.TrainConfig,
+    strategy: tf.distribute.Strategy,
+    depths: tuple[int, ...],
+    best_trial: str,
+    settings: dict,
+    objective: str,
+) -> list[Depth]:
+    """Trains once for each depth; a depth that is finished is kept.
+
+    Args:
+        cfg: of the sweep.
+        strategy: of this process.
+        depths: numbers of blocks to fine-tune; 0 trains the head alone.
+        best_trial: the trial whose head it is.
+        settings: of that trial, fields of a `TrainConfig`.
+        objective: a metric of `metrics.json`.
+
+    Raises:
+        ValueError: if an earlier result is of other flags.
+    """
+    info = input_pipeline.read_dataset_info(cfg.data_dir)
+    found = []
+    for blocks in depths:
+        run_cfg = dataclasses.replace(
+            cfg,
+            **settings | {"hidden_units": tuple(settings["hidden_units"])},
+            **depth_settings(cfg, blocks),
+            job_dir=storage.join(
+                cfg.job_dir, DIRECTORY, f"trial-{best_trial}-blocks-{blocks}"
+            ),
+        )
+        train.claim_job_dir(run_cfg, info, is_chief=True)
+        path = storage.join(run_cfg.job_dir, RESULT_FILE)
+        if not storage.exists(path):
+            logging.info("second stage: %d block(s) fine-tuned", blocks)
+            trained = train.train_and_predict(run_cfg, info, strategy)
+            validation = trained.predictions["validation"]
+            metrics = trial.point_metrics(
+                validation, info.class_names, info.positive_index
+            )
+            result = {"metrics": metrics, "logits": validation.logits.tolist()}
+            storage.write_atomically(path, json.dumps(result) + "\n")
+            tf.io.gfile.rmtree(storage.join(run_cfg.job_dir, "checkpoints"))
+        result = json.loads(storage.read_bytes(path))
+        found.append(
+            Depth(
+                blocks,
+                result["metrics"][objective],
+                result["metrics"],
+                np.array(result["logits"], np.float32),
+            )
+        )
+    return found
+
+
+def depth_settings(cfg: config.TrainConfig, blocks: int) -> dict:
+    """Fields of a `TrainConfig` that fine-tune so many blocks."""
+    if not blocks:
+        return {"fine_tune_epochs": 0}
+    return {
+        "fine_tune_blocks": blocks,
+        "fine_tune_epochs": cfg.fine_tune_epochs,
+        "fine_tune_learning_rate": cfg.fine_tune_learning_rate,
+    }
+
+
+def choose(found: list[Depth], objective: str) -> Depth:
+    """The depth with the best score; of equal ones the first."""
+    sign = 1 if trial.direction(objective) == "max" else -1
+    scores = [sign * depth.score for depth in found]
+    return found[int(np.nanargmax(scores))]
+
+
+def make_verdict(found: list[Depth], data: trial.SweepData, options) -> str:
+    """What the depths gave and how far that may be believed, in a sentence.
+
+    Args:
+        found: by `try_depths`.
+        data: of the sweep, whose last images are the validation split.
+        options: of the sweep.
+    """
+    best = choose(found, options.objective)
+    scores = ", ".join(f"{d.blocks}: {d.score:.3f}" for d in found)
+    everything = np.arange(len(data.labels))
+    num_train = len(everything) - len(best.logits)
+    on_validation = dataclasses.replace(
+        data, folds=[(everything[:num_train], everything[num_train:])]
+    )
+    estimate = optimism.correct(
+        [depth.logits for depth in found], on_validation, options.objective
+    )
+    sentence = (
+        f"Second stage, {options.objective} on the validation split by number "
+        f"of blocks fine-tuned ({scores}): {best.blocks} is best"
+    )
+    if estimate.value is None:
+        return f"{sentence}; there are too few images to say by what luck."
+    return (
+        f"{sentence}; chosen on some of the groups and judged on the others, "
+        f"the choice gives {estimate.value:.3f}."
+    )
