@@ -2,14 +2,17 @@
 
     python -m tests.benchmarks.sweep --data_dir=records --weights=FILE
 
-Both search as many configurations of a head on the frozen EfficientNetB0, ten
-epochs each with augmentation, from the start of the process to its end. The
-stock side is what keras-tuner's guide shows: a hypermodel with Keras'
-augmentation layers, `fit` and validation AUC, on decoded images in memory. It
-may run fewer trials (`--num_stock_trials`): then the time of a trial is taken
-times the number, and the output says so.
+Both train the same configurations of a head on the frozen EfficientNetB0, ten
+epochs each with a new augmentation in every epoch, from the start of the
+process to its end. The stock side is what keras-tuner's guide shows: a
+hypermodel with Keras' augmentation layers and `fit`, on decoded images in
+memory; a trial's score is the validation AUC of its epoch with the lowest
+validation loss, as in a sweep. For sweeps of other sizes than
+`--num_stock_trials` the time of its trials is extrapolated, and the output
+says so.
 """
 
+import csv
 import json
 import os
 import subprocess
@@ -25,21 +28,33 @@ flags.DEFINE_string("weights", None, "Of the backbone.", required=True)
 flags.DEFINE_integer("image_size", 224, "In pixels.")
 flags.DEFINE_multi_integer("num_trials", [20, 100], "Sizes of the sweeps.")
 flags.DEFINE_integer("num_stock_trials", 20, "That stock keras-tuner runs.")
-flags.DEFINE_bool("stock", False, "Be the stock side.")
+flags.DEFINE_string("configurations", "", "JSON file to be the stock side of.")
 
 NUM_EPOCHS = 10
 BATCH = 32
+# What a stock search has too; the rest is fixed to what `fit` does.
+SPACE = {
+    "schedule": ["constant"],
+    "global_batch_size": [BATCH],
+    "label_smoothing": 0.0,
+    "class_weights": ["none"],
+    "focal_gamma": [0.0],
+    "augmentation_strength": [1.0],
+}
 
 
 def run_stock() -> None:
-    """Trains the trials; prints the seconds of start and of each trial."""
+    """Trains the configurations; prints seconds and the AUC of each."""
     start = time.perf_counter()
     import keras
     import keras_tuner
     import numpy as np
 
     from trainer.data import input_pipeline, preprocessing
+    from trainer.model import classifier
 
+    with open(FLAGS.configurations, encoding="utf-8") as file:
+        configurations = json.load(file)
     info = input_pipeline.read_dataset_info(FLAGS.data_dir)
     index = input_pipeline.read_index(FLAGS.data_dir, info)
 
@@ -52,6 +67,9 @@ def run_stock() -> None:
         return np.stack(images), np.array(index[split].labels)
 
     def build(hp):
+        values = configurations[
+            hp.Choice("configuration", list(range(len(configurations))))
+        ]
         augment = keras.Sequential(
             [
                 keras.layers.RandomRotation(15 / 360),
@@ -69,28 +87,46 @@ def run_stock() -> None:
         backbone.trainable = False
         inputs = keras.Input((FLAGS.image_size, FLAGS.image_size, 3))
         x = backbone(augment(inputs), training=False)
-        for i in range(hp.Choice("num_hidden_layers", [0, 1, 2])):
-            x = keras.layers.Dropout(hp.Float("dropout", 0.0, 0.7))(x)
-            units = hp.Choice("hidden_units", [32, 64, 128, 256]) // 2**i
-            x = keras.layers.Dense(units, activation="relu")(x)
+        for i in range(values["num_hidden_layers"]):
+            x = keras.layers.Dropout(values["dropout"])(x)
+            x = keras.layers.Dense(values["hidden_units"] // 2**i)(x)
+            if values["head_batch_norm"]:
+                momentum = classifier.BATCH_NORM_MOMENTUM
+                x = keras.layers.BatchNormalization(momentum=momentum)(x)
+            x = keras.layers.Activation(values["head_activation"])(x)
+        x = keras.layers.Dropout(values["dropout"])(x)
         x = keras.layers.Dense(1, activation="sigmoid")(x)
         model = keras.Model(inputs, x)
+        rate, decay = values["head_learning_rate"], values["weight_decay"]
+        if values["optimizer"] == "sgd":
+            optimizer = keras.optimizers.SGD(
+                rate, momentum=0.9, nesterov=True, weight_decay=decay
+            )
+        else:
+            optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
         model.compile(
-            keras.optimizers.AdamW(
-                hp.Float("head_learning_rate", 1e-4, 3e-2, sampling="log")
-            ),
+            optimizer,
             "binary_crossentropy",
-            metrics=[keras.metrics.AUC(name="auc")],
+            metrics=[keras.metrics.AUC(1000, name="auc")],
             # XLA makes convolutions on a CPU ten times slower.
             jit_compile=False,
         )
         return model
 
+    class HyperModel(keras_tuner.HyperModel):
+        def build(self, hp):
+            return build(hp)
+
+        def fit(self, hp, model, *args, **kwargs):
+            history = model.fit(*args, **kwargs).history
+            lowest = int(np.argmin(history["val_loss"]))
+            return {"val_auc": history["val_auc"][lowest]}
+
     with tempfile.TemporaryDirectory() as directory:
-        tuner = keras_tuner.RandomSearch(
-            build,
+        tuner = keras_tuner.GridSearch(
+            HyperModel(),
             keras_tuner.Objective("val_auc", "max"),
-            max_trials=FLAGS.num_stock_trials,
+            max_trials=len(configurations),
             seed=1,
             directory=directory,
         )
@@ -104,70 +140,129 @@ def run_stock() -> None:
             verbose=0,
         )
         ended = time.perf_counter()
+    scores = {
+        trial.hyperparameters.values["configuration"]: trial.score
+        for trial in tuner.oracle.trials.values()
+    }
     print(
         json.dumps(
             {
                 "start": begun - start,
-                "trial": (ended - begun) / FLAGS.num_stock_trials,
+                "trial": (ended - begun) / len(configurations),
+                "scores": [scores[i] for i in range(len(configurations))],
             }
         )
     )
 
 
-def time_lightbox(num_trials: int) -> float:
-    """Seconds of a whole sweep, with nothing in the cache."""
-    with tempfile.TemporaryDirectory() as directory:
-        start = time.perf_counter()
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "tuning.task",
-                f"--data_dir={FLAGS.data_dir}",
-                f"--job_dir={directory}/sweep",
-                f"--features_dir={directory}/features",
-                f"--weights={FLAGS.weights}",
-                f"--image_size={FLAGS.image_size}",
-                f"--head_epochs={NUM_EPOCHS}",
-                f"--max_trials={num_trials}",
-            ],
-            check=True,
-            capture_output=True,
-        )
-        return time.perf_counter() - start
+def run_lightbox(num_trials: int, directory: str, num_workers: int = 1):
+    """Seconds of a whole sweep with nothing in the cache, and its trials."""
+    space = os.path.join(directory, "space.json")
+    with open(space, "w", encoding="utf-8") as file:
+        json.dump(SPACE, file)
+    start = time.perf_counter()
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tuning.task",
+            f"--data_dir={FLAGS.data_dir}",
+            f"--job_dir={directory}/sweep",
+            f"--features_dir={directory}/features",
+            f"--weights={FLAGS.weights}",
+            f"--image_size={FLAGS.image_size}",
+            f"--head_epochs={NUM_EPOCHS}",
+            f"--feature_views={NUM_EPOCHS}",
+            f"--global_batch_size={BATCH}",
+            "--warmup_fraction=0",
+            "--brightness=0",
+            "--contrast=0",
+            f"--search_space={space}",
+            f"--max_trials={num_trials}",
+            f"--num_workers={num_workers}",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    seconds = time.perf_counter() - start
+    with open(f"{directory}/sweep/trials.csv", newline="") as file:
+        scores = {
+            row["trial"]: float(row["score"]) for row in csv.DictReader(file)
+        }
+    values = tuner_values(f"{directory}/sweep/trials.jsonl")
+    order = sorted(scores)
+    return seconds, [values[i] for i in order], [scores[i] for i in order]
+
+
+def tuner_values(path: str) -> dict[str, dict]:
+    """Hyperparameters of each trial of a sweep's log."""
+    with open(path, encoding="utf-8") as file:
+        events = [json.loads(line) for line in file]
+    return {e["trial"]: e["values"] for e in events if e["event"] == "started"}
+
+
+def describe_agreement(ours: list[float], theirs: list[float]) -> str:
+    """How near the AUC of the ten best configurations of both sides are."""
+
+    def best(scores):
+        return set(sorted(range(len(scores)), key=lambda i: -scores[i])[:10])
+
+    both = sorted(best(ours) & best(theirs))
+    gaps = [abs(ours[i] - theirs[i]) for i in both]
+    means = [sum(sorted(s)[-10:]) / min(10, len(s)) for s in (ours, theirs)]
+    return (
+        f"{len(both)} configurations are among the ten best of both; their "
+        f"validation AUC differs by {sum(gaps) / len(gaps):.4f} on average and "
+        f"{max(gaps):.4f} at most; the ten best have {means[0]:.4f} (Lightbox) "
+        f"and {means[1]:.4f} (stock) on average."
+    )
 
 
 def main(argv):
     del argv
-    if FLAGS.stock:
+    if FLAGS.configurations:
         run_stock()
         return
-    output = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.benchmarks.sweep",
-            "--stock",
-            *sys.argv[1:],
-        ],
-        check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
-    ).stdout
-    stock = json.loads(output.strip().splitlines()[-1])
+    stock = {}
     for num_trials in FLAGS.num_trials:
-        ours = time_lightbox(num_trials)
+        with tempfile.TemporaryDirectory() as directory:
+            ours, values, scores = run_lightbox(num_trials, directory)
+        print(f"{num_trials} trials: Lightbox {ours:.0f} s", flush=True)
+        if not stock:
+            count = FLAGS.num_stock_trials
+            stock = measure_stock(values[:count])
+            print(describe_agreement(scores[:count], stock["scores"]))
         theirs = stock["start"] + num_trials * stock["trial"]
         how = "measured"
         if num_trials != FLAGS.num_stock_trials:
             how = f"extrapolated from {FLAGS.num_stock_trials} trials"
         print(
-            f"{num_trials} trials: Lightbox {ours:.0f} s, stock keras-tuner "
-            f"{theirs:.0f} s ({how}): {theirs / ours:.1f} times as fast",
+            f"{num_trials} trials: stock keras-tuner {theirs:.0f} s ({how}), "
+            f"Lightbox {theirs / ours:.1f} times as fast",
             flush=True,
         )
+
+
+def measure_stock(values: list[dict]) -> dict:
+    """What `run_stock` prints, from a process of its own."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(values, file)
+        file.flush()
+        output = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.sweep",
+                *sys.argv[1:],
+                f"--configurations={file.name}",
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+        ).stdout
+    return json.loads(output.strip().splitlines()[-1])
 
 
 if __name__ == "__main__":
