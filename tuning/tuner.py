@@ -192,9 +192,10 @@ def run(
     """
     claim(cfg, options)
     queue = make_queue(cfg, options)
-    table = report.LiveTable(options, queue.finished)
     strategy = train.set_up(cfg)
     data = load_data(cfg, options, strategy)
+    # The time left counts from here: the features are there.
+    table = report.LiveTable(options, queue.finished)
     while True:
         found = queue.next_trial(worker)
         if found.status == "STOPPED":
