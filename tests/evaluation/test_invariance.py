@@ -69,8 +69,8 @@ def values(found, path=""):
         ("one_device", 1),
         ("one_device", 5),
         ("one_device", 64),
-        ("two_replicas", 4),
-        ("two_replicas", 22),
+        ("mirrored", 4),
+        ("mirrored", 22),
     ],
 )
 def test_batches_padding_and_replicas_change_no_figure(
