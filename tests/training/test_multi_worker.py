@@ -36,8 +36,9 @@ def workspace(tmp_path_factory):
     return directory
 
 
-# `trainer.task` on several logical CPUs: a machine with several GPUs.
-ON_LOGICAL_CPUS = """
+# `trainer.task` on several logical CPUs: a machine with several GPUs. It ends
+# when the model is trained: what comes then is the same on one device.
+TRAIN_ONLY = """
 import sys
 import tensorflow as tf
 from absl import app
@@ -45,13 +46,31 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * int(sys.argv.pop(1)),
 )
-from trainer import task
+from trainer import pipeline, storage, task, train
+from trainer.data import input_pipeline
+from trainer.export import saved_model
+
+def run(cfg):
+    info = input_pipeline.read_dataset_info(cfg.data_dir)
+    trained = train.train_and_predict(cfg, info, train.set_up(cfg))
+    if trained.job.is_chief:
+        model = train.copy_for_inference(trained.job)
+        path = storage.join(cfg.job_dir, pipeline.MODEL_FILE)
+        saved_model.save_keras(model, path)
+
+pipeline.run = run
 app.run(task.main)
 """
 
 
 def start(
-    workspace, job_dir, *arguments, task=None, cluster=None, num_devices=1
+    workspace,
+    job_dir,
+    *arguments,
+    task=None,
+    cluster=None,
+    num_devices=1,
+    whole=False,
 ):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
     if task:
@@ -59,9 +78,9 @@ def start(
         environment["TF_CONFIG"] = json.dumps(
             {"cluster": cluster, "task": {"type": kind, "index": index}}
         )
-    command = ["-m", "trainer.task"]
-    if num_devices > 1:
-        command = ["-c", ON_LOGICAL_CPUS, str(num_devices)]
+    command = ["-c", TRAIN_ONLY, str(num_devices)]
+    if whole:
+        command = ["-m", "trainer.task"]
     return subprocess.Popen(
         [
             sys.executable,
@@ -98,7 +117,9 @@ def free_addresses(count):
     return [f"127.0.0.1:{port}" for port in ports]
 
 
-def start_cluster(workspace, job_dir, arguments=((), ()), has_chief=True):
+def start_cluster(
+    workspace, job_dir, arguments=((), ()), has_chief=True, whole=False
+):
     """Starts a chief and a worker, or two workers, on free ports."""
     first, second = free_addresses(2)
     if has_chief:
@@ -108,7 +129,9 @@ def start_cluster(workspace, job_dir, arguments=((), ()), has_chief=True):
         cluster = {"worker": [first, second]}
         tasks = (("worker", 0), ("worker", 1))
     return [
-        start(workspace, job_dir, *extra, task=task, cluster=cluster)
+        start(
+            workspace, job_dir, *extra, task=task, cluster=cluster, whole=whole
+        )
         for task, extra in zip(tasks, arguments, strict=True)
     ]
 
@@ -248,7 +271,9 @@ def preempted(workspace):
     """Two workers, each told to stop in one of the phases."""
 
     def start_workers():
-        return start_cluster(workspace, "preempted", has_chief=False)
+        return start_cluster(
+            workspace, "preempted", has_chief=False, whole=True
+        )
 
     processes = start_workers()
     wait_for_epochs(workspace, "preempted", 1, processes)
@@ -342,7 +367,11 @@ def test_workers_with_other_flags_stop_before_the_first_step(workspace):
 def test_evaluator_says_that_the_chief_evaluates_and_ends(workspace):
     cluster = {"chief": ["127.0.0.1:1"], "worker": ["127.0.0.1:2"]}
     process = start(
-        workspace, "evaluator", task=("evaluator", 0), cluster=cluster
+        workspace,
+        "evaluator",
+        task=("evaluator", 0),
+        cluster=cluster,
+        whole=True,
     )
     codes, errors = wait([process])
     assert codes == [0]

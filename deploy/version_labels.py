@@ -1,0 +1,113 @@
+"""Labels of versions in `models.config`, moved in TF Serving's two steps.
+
+TF Serving refuses a label of a version that is not loaded yet. So the version
+is first added to those that are served, and only when it answers does the
+label move. Each call makes the next step that is left.
+"""
+
+import copy
+import os
+
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from trainer import storage
+
+LABELS = ("stable", "canary")
+_HEADER = """\
+# Which versions TF Serving loads, and what clients may call them: written by
+# deploy.publish. Start the server with --model_config_file=THIS and
+# --model_config_file_poll_wait_seconds=10, and a change needs no restart.
+"""
+
+
+def read(path: str) -> model_server_config_pb2.ModelServerConfig:
+    """The configuration of a file; an empty one if there is none.
+
+    Raises:
+        ValueError: if it is not a ModelServerConfig.
+    """
+    config = model_server_config_pb2.ModelServerConfig()
+    if not storage.exists(path):
+        return config
+    try:
+        return text_format.Parse(storage.read_bytes(path), config)
+    except text_format.ParseError as error:
+        raise ValueError(
+            f"--model_config_file={path} must be a ModelServerConfig in "
+            f"protobuf's text format: {error}."
+        ) from error
+
+
+def write(path: str, config: model_server_config_pb2.ModelServerConfig) -> None:
+    """Replaces the file as a whole."""
+    text = text_format.MessageToString(config)
+    storage.write_atomically(path, f"{_HEADER}{text}")
+
+
+def served_versions(
+    config: model_server_config_pb2.ModelServerConfig, model_name: str
+) -> set[int]:
+    """Versions of a model that a configuration names."""
+    found = set()
+    for model in config.model_config_list.config:
+        if model.name == model_name:
+            found |= set(model.model_version_policy.specific.versions)
+            found |= set(model.version_labels.values())
+    return found
+
+
+def next_step(
+    config: model_server_config_pb2.ModelServerConfig,
+    model_name: str,
+    base_path: str,
+    label: str,
+    version: int,
+    newest_before: int | None,
+) -> tuple[model_server_config_pb2.ModelServerConfig, bool]:
+    """The configuration after the next step towards a label.
+
+    Args:
+        config: as it is.
+        model_name: that clients ask for.
+        base_path: of the model, if the configuration does not know it yet.
+        label: to move.
+        version: that it shall name.
+        newest_before: the version that a server without a policy of its own
+            serves now; None if there is none.
+
+    Returns:
+        The configuration, and whether the label names the version in it.
+    """
+    config = copy.deepcopy(config)
+    model = _find(config, model_name, base_path)
+    specific = model.model_version_policy.specific
+    served = set(specific.versions)
+    if not served and newest_before is not None:
+        served = {newest_before}
+    if version not in served:
+        served.add(version)
+        served |= set(model.version_labels.values())
+        is_final = False
+    else:
+        model.version_labels[label] = version
+        served = set(model.version_labels.values())
+        is_final = True
+    # Setting it replaces a policy like `latest`.
+    del model.model_version_policy.specific.versions[:]
+    model.model_version_policy.specific.versions.extend(sorted(served))
+    return config, is_final
+
+
+def _find(config, model_name: str, base_path: str):
+    for model in config.model_config_list.config:
+        if model.name == model_name:
+            # Its base path is the one that the server sees, perhaps a mount.
+            return model
+    return config.model_config_list.config.add(
+        name=model_name,
+        base_path=base_path
+        if storage.is_remote(base_path)
+        else os.path.abspath(base_path),
+        model_platform="tensorflow",
+    )
