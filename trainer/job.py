@@ -1,6 +1,7 @@
 """What the phases of a run share: its model, its data and its strategy."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 
@@ -76,6 +77,20 @@ class Job:
     def files(self, split):
         return input_pipeline.split_files(self.cfg.data_dir, self.info, split)
 
+    # Traced once, and used for every split and phase.
+    @functools.cached_property
+    def predict_step(self):
+        """Compiled: the logits of the model."""
+        return loop.make_predict_function(self.strategy, self.model)
+
+    @functools.cached_property
+    def _backbone(self) -> keras.Model:
+        return classifier.features_model(self.model)
+
+    @functools.cached_property
+    def _features_step(self):
+        return loop.make_predict_function(self.strategy, self._backbone)
+
     def outputs(self, predict_step, split, view=0, augmented_by=None):
         """Outputs of a compiled step for every image of a split."""
         num_images = self.info.num_images(split)
@@ -119,7 +134,6 @@ class Job:
         Returns:
             float32 `[views, images, features]`.
         """
-        backbone = classifier.features_model(self.model)
         facts = {
             "data": self.info.fingerprint,
             "split": split,
@@ -127,16 +141,15 @@ class Job:
             "augmentation": augmented_by and dataclasses.asdict(augmented_by),
             "seed": augmented_by and self.cfg.seed,
             "image_size": self.cfg.image_size,
-            "backbone": features.weights_sha256(backbone),
+            "backbone": features.weights_sha256(self._backbone),
             "precision": keras.config.dtype_policy().name,
             "code": features.code_sha256(),
         }
 
         def compute():
             start = time.monotonic()
-            step = loop.make_predict_function(self.strategy, backbone)
             views = [
-                self.outputs(step, split, view, augmented_by)
+                self.outputs(self._features_step, split, view, augmented_by)
                 for view in range(num_views)
             ]
             logging.info(

@@ -100,7 +100,6 @@ def _fine_tune(job: job_lib.Job, rows_before) -> list[dict]:
         logging.info("fine_tune already finished; its result is kept.")
         job.model.set_weights(setup.checkpoint.progress.best_weights)
         return setup.checkpoint.progress.history
-    predict_step = loop.make_predict_function(job.strategy, job.model)
 
     def make_dataset(start_step):
         return distribution.distribute(
@@ -123,7 +122,7 @@ def _fine_tune(job: job_lib.Job, rows_before) -> list[dict]:
     def validate():
         return loop.validation_metrics(
             np.array(job.index["validation"].labels, np.int32),
-            job.outputs(predict_step, "validation"),
+            job.outputs(job.predict_step, "validation"),
         )
 
     return _run_phase(job, setup, make_dataset, validate, rows_before)

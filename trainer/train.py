@@ -135,10 +135,13 @@ def _predict(job: job_lib.Job) -> dict[str, predictions_lib.Predictions]:
     # What is evaluated is what is served: in float32, whatever it was trained
     # in.
     mixed = keras.config.dtype_policy().name != "float32"
-    model = copy_for_inference(job) if mixed else job.model
+    if mixed:
+        model = copy_for_inference(job)
+        predict_step = loop.make_predict_function(job.strategy, model)
+    else:
+        predict_step = job.predict_step
     # GPUs would round what they multiply to ten bits.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    predict_step = loop.make_predict_function(job.strategy, model)
     predictions = {}
     for split in job.info.splits:
         if split == "train":
