@@ -23,9 +23,9 @@ ROOT = FOLDER.parent.parent
 # has. Cloud TPU's documentation goes as far as 2.18, which Lightbox does not.
 TPU_VERSION = "2.20.0"
 
-# The oldest that tensorflow-tpu allows, so the one that it was built against;
-# pip would take one that is a year newer.
-LIBTPU = "libtpu==0.0.14"
+# Its PJRT interface has the very version (0.72) that TensorFlow 2.20 reports;
+# pip would take the newest, which is a year younger.
+LIBTPU = "libtpu==0.0.18"
 
 # Names the packages to resolve, and those to leave out of the result.
 _IMAGES = {

@@ -104,6 +104,8 @@ def rehearse(
         "PATH": f"{place / 'venv/bin'}:{os.environ['PATH']}",
         # Which mirror of the packages to use is this machine's affair.
         **{k: v for k, v in os.environ.items() if k.startswith("PIP_")},
+        "PIP_PROGRESS_BAR": "off",
+        "PIP_QUIET": "1",
     }
     entry: list[str] = []
     command: list[str] = []
@@ -141,7 +143,13 @@ def rehearse(
             raise ValueError(f"{dockerfile}: {name} cannot be rehearsed.")
     if not any(name == "RUN" for name, _ in instructions):
         raise ValueError(f"{dockerfile} has no steps to rehearse.")
-    environment["HOME"] = str(place)
+    environment |= {
+        "HOME": str(place),
+        # No devices: libtpu would ask the machine for its TPU for minutes.
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TPU_LOAD_LIBRARY": "0",
+        "NEXT_PLUGGABLE_DEVICE_USE_C_API": "",
+    }
     _call(entry + command, directory, environment, (0, 1))  # absl's --help: 1
     _train(entry, directory, environment, place)
     size = sum(path.lstat().st_size for path in (place / "venv").rglob("*"))
