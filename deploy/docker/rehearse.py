@@ -86,7 +86,7 @@ def _base_python(image: str) -> None:
 def rehearse(
     dockerfile: pathlib.Path, arguments: dict[str, str], place: pathlib.Path
 ) -> None:
-    """Goes through a Dockerfile of one stage.
+    """Goes through a Dockerfile of one stage and uses what comes of it.
 
     Args:
         dockerfile: seen from the project's root.
@@ -97,6 +97,31 @@ def rehearse(
         ValueError: if the Dockerfile asks for what cannot be had here.
         subprocess.CalledProcessError: if a step fails.
     """
+    steps = parse((ROOT / dockerfile).read_text())
+    if not any(name == "RUN" for name, _ in steps):
+        raise ValueError(f"{dockerfile} has no steps to rehearse.")
+    environment = _build(steps, arguments, place) | {
+        "HOME": str(place),
+        # No devices: libtpu would ask the machine for its TPU for minutes.
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TPU_LOAD_LIBRARY": "0",
+        "NEXT_PLUGGABLE_DEVICE_USE_C_API": "",
+    }
+    last = dict(steps)
+    entry, command = json.loads(last["ENTRYPOINT"]), json.loads(last["CMD"])
+    directory = place / "app"
+    _call(entry + command, directory, environment, (0, 1))  # absl's --help: 1
+    _train(entry, directory, environment, place)
+    size = sum(path.lstat().st_size for path in (place / "venv").rglob("*"))
+    print(f"{dockerfile}: ok; packages: {size / 1e9:.2f} GB")
+
+
+def _build(
+    steps: list[tuple[str, str]],
+    arguments: dict[str, str],
+    place: pathlib.Path,
+) -> dict[str, str]:
+    """Fills `place` with what the image would hold; returns its variables."""
     venv.create(place / "venv", with_pip=True)
     directory = place / "app"
     variables: dict[str, str] = {}
@@ -107,10 +132,7 @@ def rehearse(
         "PIP_PROGRESS_BAR": "off",
         "PIP_QUIET": "1",
     }
-    entry: list[str] = []
-    command: list[str] = []
-    instructions = parse((ROOT / dockerfile).read_text())
-    for name, rest in instructions:
+    for name, rest in steps:
         start = time.monotonic()
         if name == "ARG":
             key, _, default = rest.partition("=")
@@ -135,25 +157,9 @@ def rehearse(
                 check=True,
             )
             print(f"took {time.monotonic() - start:.0f} s")
-        elif name == "ENTRYPOINT":
-            entry = json.loads(rest)
-        elif name == "CMD":
-            command = json.loads(rest)
-        elif name not in ("WORKDIR", "USER", "LABEL"):
-            raise ValueError(f"{dockerfile}: {name} cannot be rehearsed.")
-    if not any(name == "RUN" for name, _ in instructions):
-        raise ValueError(f"{dockerfile} has no steps to rehearse.")
-    environment |= {
-        "HOME": str(place),
-        # No devices: libtpu would ask the machine for its TPU for minutes.
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "TPU_LOAD_LIBRARY": "0",
-        "NEXT_PLUGGABLE_DEVICE_USE_C_API": "",
-    }
-    _call(entry + command, directory, environment, (0, 1))  # absl's --help: 1
-    _train(entry, directory, environment, place)
-    size = sum(path.lstat().st_size for path in (place / "venv").rglob("*"))
-    print(f"{dockerfile}: ok; packages: {size / 1e9:.2f} GB")
+        elif name not in ("CMD", "ENTRYPOINT", "USER", "WORKDIR"):
+            raise ValueError(f"{name} cannot be rehearsed.")
+    return environment
 
 
 def _call(

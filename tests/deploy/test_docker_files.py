@@ -181,4 +181,4 @@ def test_rehearsal_of_a_file_without_steps_is_refused():
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("deploy.docker.rehearse: ")
-    assert "cannot be rehearsed" in line
+    assert "has no steps to rehearse" in line
