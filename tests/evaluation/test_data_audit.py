@@ -82,8 +82,7 @@ def test_planted_faults_are_told(allowed):
     assert "too good" in leak.text and leak.is_alarm
     assert find(audit, "1 group of images with identical pixels").is_alarm
     assert find(audit, "1 pair of near-duplicates carry diff").is_alarm
-    size = find(audit, "Image size alone tells tumor from the rest")
-    assert size.is_alarm
+    assert find(audit, "image size tells tumor from the rest").is_alarm
     assert find(audit, "No patient is known").is_alarm
     copies = find(audit, "images were read")
     assert "54 images" in copies.text and not copies.is_alarm

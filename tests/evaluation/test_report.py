@@ -11,7 +11,7 @@ from sklearn import metrics as sklearn_metrics
 
 from tests.conftest import encode, make_pixels
 from tests.evaluation import conftest
-from trainer.evaluation import report, subgroups
+from trainer.evaluation import data_audit, report, subgroups
 
 FILES = {
     "metrics.json",
@@ -150,6 +150,24 @@ def test_leaks_and_a_missing_test_split_come_first():
     assert text.index(second) < text.index(evaluation.metrics["verdict"][0])
     card = evaluation.files["model_card.md"].decode("utf-8")
     assert card.index(first) < card.index("ROC AUC")
+
+
+def test_alarms_of_the_audit_come_before_the_figures():
+    audit = data_audit.Audit(
+        sentences=[
+            data_audit.Sentence("Let in (--on_leak=allow).", is_alarm=True),
+            data_audit.Sentence("No patient is known.", is_alarm=True),
+            data_audit.Sentence("60 images were read."),
+        ]
+    )
+    evaluation = evaluate(leaks=3, context=report.Context(audit=audit))
+    caveats = evaluation.metrics["caveats"]
+    # Leaks have a caveat of their own, with the figures without them.
+    assert "share a patient or a copy" in caveats[0]
+    assert caveats[-1] == "No patient is known."
+    assert not any(c.startswith("Let in") for c in caveats)
+    head = page_text(evaluation).split("What was found")[0]
+    assert "No patient is known." in head
 
 
 def test_unbeaten_baseline_is_a_caveat():

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, write_backbone, write_records
+from tests.conftest import ROOT, TRAIN_ONLY, write_backbone, write_records
 from trainer.training import preemption
 
 pytestmark = pytest.mark.slow
@@ -34,33 +34,6 @@ def workspace(tmp_path_factory):
     process = start(directory, "one_device")
     assert process.wait(timeout=300) == 0, process.stderr.read()
     return directory
-
-
-# `trainer.task` on several logical CPUs: a machine with several GPUs. It ends
-# when the model is trained: what comes then is the same on one device.
-TRAIN_ONLY = """
-import sys
-import tensorflow as tf
-from absl import app
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * int(sys.argv.pop(1)),
-)
-from trainer import pipeline, storage, task, train
-from trainer.data import input_pipeline
-from trainer.export import saved_model
-
-def run(cfg):
-    info = input_pipeline.read_dataset_info(cfg.data_dir)
-    trained = train.train_and_predict(cfg, info, train.set_up(cfg))
-    if trained.job.is_chief:
-        model = train.copy_for_inference(trained.job)
-        path = storage.join(cfg.job_dir, pipeline.MODEL_FILE)
-        saved_model.save_keras(model, path)
-
-pipeline.run = run
-app.run(task.main)
-"""
 
 
 def start(
@@ -96,6 +69,7 @@ def start(
             "--patience=60",
             "--feature_views=2",
             "--fine_tune_epochs=2",
+            "--fine_tune_blocks=1",
             "--steps_per_execution=2",
             *arguments,
         ],

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT, write_backbone, write_records
+from tests.conftest import ROOT, TRAIN_ONLY, write_backbone, write_records
 
 pytestmark = pytest.mark.slow
 NUM_TRIALS = 24
@@ -106,8 +106,9 @@ def test_run_with_the_result_repeats_the_validation_of_the_best_trial(
     process = subprocess.run(
         [
             sys.executable,
-            "-m",
-            "trainer.task",
+            "-c",
+            TRAIN_ONLY,
+            "1",
             f"--data_dir={workspace / 'records'}",
             f"--job_dir={workspace / 'run'}",
             f"--weights={workspace / 'backbone.weights.h5'}",
@@ -137,6 +138,9 @@ def test_sweep_killed_and_started_again_runs_the_same_trials_once(workspace):
     wait_for_trials(workspace, "killed", 5, process)
     process.kill()
     process.communicate()
+    # A shell lets what it runs in the background ignore Ctrl-C, these tests
+    # too, and processes inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(workspace, "killed")
     wait_for_trials(workspace, "killed", 9, process)
     process.send_signal(signal.SIGINT)

@@ -112,6 +112,15 @@ class Audit:
     pairs: Sequence[Pair] = ()
     num_pairs: int = 0
 
+    @property
+    def alarms(self) -> list[str]:
+        """What to know before the figures; of leaks `findings` speaks."""
+        return [
+            sentence.text
+            for sentence in self.sentences
+            if sentence.is_alarm and "--on_leak" not in sentence.text
+        ]
+
 
 def read_audit(
     data_dir: str,
@@ -289,16 +298,20 @@ def _tell_conflicts(report: dict) -> list[Sentence]:
 
 
 def _tell_shortcuts(rows: Sequence[dict]) -> list[Sentence]:
-    return [
-        Sentence(
-            f"{row['cue'].capitalize()} alone tells {row['class_name']} from "
-            f"the rest: AUC {row['auc']:.2f} ({row['low']:.2f} to "
-            f"{row['high']:.2f}). A model may have learned it instead of the "
-            "disease.",
-            is_alarm=True,
-        )
+    told = [
+        f"{row['cue']} tells {row['class_name']} from the rest with an AUC of "
+        f"{row['auc']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
         for row in rows
         if row["suspicious"]
+    ]
+    if not told:
+        return []
+    return [
+        Sentence(
+            f"Alone, {', '.join(told)}: a model may have learned that instead "
+            "of the disease.",
+            is_alarm=True,
+        )
     ]
 
 

@@ -238,6 +238,7 @@ def judge(
                 chosen.note,
                 context.cross_validation,
             ),
+            *(context.audit.alarms if context.audit else ()),
         ],
         "shown": shown,
         "splits": splits,
