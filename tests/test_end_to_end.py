@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TRAIN_ONLY
 from trainer.data import preprocessing
 
 pytestmark = pytest.mark.slow
@@ -215,14 +215,15 @@ def test_run_killed_in_both_phases_ends_with_the_weights_of_one_never_killed(
     job_dir = workspace / "killed"
     arguments = [
         sys.executable,
-        "-m",
-        "trainer.task",
+        "-c",
+        TRAIN_ONLY,
+        "1",
         *train_arguments(workspace, "killed"),
     ]
     for phase in ("head", "fine_tune"):
         checkpoint = job_dir / "checkpoints" / phase / "checkpoint"
         kill_when(arguments, checkpoint.exists)
-        assert not (job_dir / "export").exists()
+        assert not (job_dir / "medical_image_classifier.keras").exists()
     subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True)
     # One entry for training and one for validation: all runs shared them.
     assert len(list((workspace / "records/features").glob("*.npy"))) == 2
