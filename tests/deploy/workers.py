@@ -1,0 +1,54 @@
+"""Runs the processes of a cluster on this machine, in its own environment."""
+
+import os
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+from tests.training import test_multi_worker
+
+# For a run of one short epoch.
+SHORT = (
+    "--head_epochs=1",
+    "--image_size=32",
+    "--global_batch_size=8",
+    "--fine_tune_epochs=0",
+    "--feature_views=1",
+)
+
+
+def bring_here(texts, addresses):
+    """Puts free addresses of this machine in the place of a cluster's."""
+    here = test_multi_worker.free_addresses(len(addresses))
+    replaced = []
+    for text in texts:
+        for old, new in zip(addresses, here, strict=True):
+            assert old in text
+            text = text.replace(old, new)
+        replaced.append(text)
+    return replaced
+
+
+def train(environments, flags):
+    """Runs `trainer.task` once in each environment, all at a time.
+
+    Args:
+        environments: variables that a platform sets, by process.
+        flags: of all of them.
+
+    Returns:
+        Exit codes and standard errors.
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "trainer.task", *flags],
+            cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+            | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+    return test_multi_worker.wait(processes)
