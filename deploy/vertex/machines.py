@@ -10,15 +10,50 @@ import re
 
 # google.cloud.aiplatform.constants.base.SUPPORTED_REGIONS, a test compares.
 REGIONS = frozenset(
-    """africa-south1 asia-east1 asia-east2 asia-northeast1 asia-northeast2
-    asia-northeast3 asia-south1 asia-south2 asia-southeast1 asia-southeast2
-    australia-southeast1 australia-southeast2 europe-central2 europe-north1
-    europe-north2 europe-southwest1 europe-west1 europe-west2 europe-west3
-    europe-west4 europe-west6 europe-west8 europe-west9 europe-west12
-    me-central1 me-central2 me-west1 northamerica-northeast1
-    northamerica-northeast2 southamerica-east1 southamerica-west1 us-central1
-    us-east1 us-east4 us-east5 us-east7 us-south1 us-west1 us-west2 us-west3
-    us-west4 us-west8""".split()
+    (
+        "africa-south1",
+        "asia-east1",
+        "asia-east2",
+        "asia-northeast1",
+        "asia-northeast2",
+        "asia-northeast3",
+        "asia-south1",
+        "asia-south2",
+        "asia-southeast1",
+        "asia-southeast2",
+        "australia-southeast1",
+        "australia-southeast2",
+        "europe-central2",
+        "europe-north1",
+        "europe-north2",
+        "europe-southwest1",
+        "europe-west1",
+        "europe-west2",
+        "europe-west3",
+        "europe-west4",
+        "europe-west6",
+        "europe-west8",
+        "europe-west9",
+        "europe-west12",
+        "me-central1",
+        "me-central2",
+        "me-west1",
+        "northamerica-northeast1",
+        "northamerica-northeast2",
+        "southamerica-east1",
+        "southamerica-west1",
+        "us-central1",
+        "us-east1",
+        "us-east4",
+        "us-east5",
+        "us-east7",
+        "us-south1",
+        "us-west1",
+        "us-west2",
+        "us-west3",
+        "us-west4",
+        "us-west8",
+    )
 )
 
 # Machines whose GPUs are built in: type -> (accelerator, how many).
@@ -92,37 +127,46 @@ def complete(machine: Machine) -> Machine:
     return Machine(machine.machine_type, accelerator, count, topology)
 
 
+def num_devices(machine: Machine) -> int:
+    """Replicas that one machine makes."""
+    if machine.tpu_topology:
+        rows, columns = machine.tpu_topology.split("x")
+        return int(rows) * int(columns)
+    return max(1, machine.accelerator_count)
+
+
 def find_problem(machine: Machine) -> str:
     """A sentence on why Vertex AI cannot train on it, "" if it can."""
     kind, accelerator = machine.machine_type, machine.accelerator_type
     count = machine.accelerator_count
     if not kind:
-        return "machineType must be given, for example n1-standard-8."
+        return "--machine_type must be given, for example n1-standard-8."
     if bool(accelerator) != bool(count):
         return (
-            "acceleratorType and acceleratorCount must be given together. "
-            f"Received: acceleratorType={accelerator or 'none'}, "
-            f"acceleratorCount={count}."
+            "--accelerator_type and --accelerator_count must be given "
+            "together. "
+            f"Received: accelerator_type={accelerator or 'none'}, "
+            f"accelerator_count={count}."
         )
     if machine.is_tpu or accelerator.startswith("TPU"):
         return _find_tpu_problem(machine)
     if kind.startswith(("ct6e-", "ct4p-", "tpu7x-")):
         return (
-            f"machineType={kind} has a TPU that TensorFlow does not run on at "
+            f"machine_type={kind} has a TPU that TensorFlow does not run on at "
             "Vertex AI: use a TPU v5e (ct5lp-hightpu-8t) or v3 (cloud-tpu)."
         )
     if machine.tpu_topology:
         return (
-            "tpuTopology is for TPU v5e machines. Received: tpuTopology="
-            f"{machine.tpu_topology}, machineType={kind}."
+            "--tpu_topology is for TPU v5e machines. Received: tpu_topology="
+            f"{machine.tpu_topology}, machine_type={kind}."
         )
     if kind in _BUILT_IN:
         if (accelerator, count) != _BUILT_IN[kind]:
             name, built_in = _BUILT_IN[kind]
             return (
-                f"machineType={kind} carries {built_in} {name}. Received: "
-                f"acceleratorType={accelerator or 'none'}, "
-                f"acceleratorCount={count}."
+                f"machine_type={kind} carries {built_in} {name}. Received: "
+                f"accelerator_type={accelerator or 'none'}, "
+                f"accelerator_count={count}."
             )
         return ""
     match = _N1.fullmatch(kind)
@@ -130,14 +174,14 @@ def find_problem(machine: Machine) -> str:
         return _find_n1_problem(machine, int(match[1]))
     if not _CPU_ONLY.fullmatch(kind):
         return (
-            f"machineType={kind} is none that Vertex AI trains on: use for "
+            f"machine_type={kind} is none that Vertex AI trains on: use for "
             "example n1-standard-8, g2-standard-8 (one L4), a2-highgpu-1g (one "
             "A100) or a3-highgpu-8g (eight H100)."
         )
     if accelerator:
         return (
-            f"machineType={kind} takes no accelerator. Received: "
-            f"acceleratorType={accelerator}. Use n1-standard-8 with a T4, or "
+            f"machine_type={kind} takes no accelerator. Received: "
+            f"accelerator_type={accelerator}. Use n1-standard-8 with a T4, or "
             "g2-standard-8, which has an L4."
         )
     return ""
@@ -147,29 +191,31 @@ def _find_n1_problem(machine: Machine, num_cpus: int) -> str:
     accelerator, count = machine.accelerator_type, machine.accelerator_count
     if num_cpus not in (2, 4, 8, 16, 32, 64, 96):
         return (
-            f"machineType={machine.machine_type} does not exist: N1 machines "
+            f"machine_type={machine.machine_type} does not exist: N1 machines "
             "have 2, 4, 8, 16, 32, 64 or 96 vCPUs."
         )
     if not accelerator:
         return ""
     if accelerator not in _ATTACHABLE:
-        carriers = sorted(k for k, v in _BUILT_IN.items() if v[0] == accelerator)
+        carriers = sorted(
+            k for k, v in _BUILT_IN.items() if v[0] == accelerator
+        )
         remedy = (
             f"it is built into {', '.join(carriers)}"
             if carriers
             else f"choose one of {', '.join(_ATTACHABLE)}"
         )
         return (
-            f"acceleratorType={accelerator} cannot be attached to "
+            f"accelerator_type={accelerator} cannot be attached to "
             f"{machine.machine_type}: {remedy}."
         )
     counts, cpus_each = _ATTACHABLE[accelerator]
     fitting = [n for n in counts if n * cpus_each >= num_cpus]
     if count not in fitting:
         return (
-            f"machineType={machine.machine_type} takes "
+            f"machine_type={machine.machine_type} takes "
             f"{' or '.join(map(str, fitting))} {accelerator}. Received: "
-            f"acceleratorCount={count}."
+            f"accelerator_count={count}."
         )
     return ""
 
@@ -179,36 +225,37 @@ def _find_tpu_problem(machine: Machine) -> str:
     if kind == "cloud-tpu":
         if accelerator not in ("TPU_V2", "TPU_V3"):
             return (
-                "machineType=cloud-tpu needs acceleratorType TPU_V2 or TPU_V3. "
-                f"Received: acceleratorType={accelerator or 'none'}."
+                "machine_type=cloud-tpu needs --accelerator_type=TPU_V2 or "
+                "TPU_V3. "
+                f"Received: accelerator_type={accelerator or 'none'}."
             )
         if machine.accelerator_count != 8:
             return (
                 "Training runs on the 8 cores of one TPU machine, not on a "
-                f"pod: acceleratorCount must be 8. Received: acceleratorCount="
-                f"{machine.accelerator_count}."
+                "pod: --accelerator_count must be 8. Received: "
+                f"accelerator_count={machine.accelerator_count}."
             )
         if machine.tpu_topology:
             return (
-                "tpuTopology is for TPU v5e machines; TPU_V2 and TPU_V3 have "
-                "acceleratorCount instead."
+                "--tpu_topology is for TPU v5e machines; TPU_V2 and TPU_V3 "
+                "have --accelerator_count instead."
             )
         return ""
     if kind not in _TPU_V5E:
         return (
-            f"acceleratorType={accelerator} needs machineType=cloud-tpu, and "
+            f"accelerator_type={accelerator} needs machine_type=cloud-tpu, and "
             f"a TPU v5e one of {', '.join(_TPU_V5E)}. Received: "
-            f"machineType={kind}."
+            f"machine_type={kind}."
         )
     if accelerator:
         return (
-            f"machineType={kind} says itself which TPU it has: leave out "
-            f"acceleratorType. Received: acceleratorType={accelerator}."
+            f"machine_type={kind} says itself which TPU it has: leave out "
+            f"--accelerator_type. Received: accelerator_type={accelerator}."
         )
     if machine.tpu_topology != _TPU_V5E[kind]:
         return (
-            f"machineType={kind} needs tpuTopology={_TPU_V5E[kind]}, the chips "
-            "of one machine: training does not run on slices of several. "
-            f"Received: tpuTopology={machine.tpu_topology or 'none'}."
+            f"machine_type={kind} needs tpu_topology={_TPU_V5E[kind]}, the "
+            "chips of one machine: training does not run on slices of several. "
+            f"Received: tpu_topology={machine.tpu_topology or 'none'}."
         )
     return ""

@@ -1,0 +1,99 @@
+"""What a HyperparameterTuningJob searches: the sweep's space, as flags.
+
+Each trial is a whole run of `trainer.task`, so what can be said by one of its
+flags is searched: of the space of `tuning.search_space`, the ranges and choices
+that stand for themselves, and the depth of fine-tuning.
+"""
+
+from tuning import search_space
+
+OBJECTIVES = (
+    "roc_auc",
+    "average_precision",
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "positive_predictive_value",
+    "negative_predictive_value",
+    "f1",
+    "macro_f1",
+    "matthews_correlation",
+    "log_loss",
+    "brier",
+    "expected_calibration_error",
+)
+_MINIMIZED = ("log_loss", "brier", "expected_calibration_error")
+# What only a sweep knows, which trains heads on cached features.
+_NOT_FLAGS = ("num_hidden_layers", "augmentation_strength")
+_SCALES = {"linear": "UNIT_LINEAR_SCALE", "log": "UNIT_LOG_SCALE"}
+_ALGORITHMS = {"bayesian": "", "random": "RANDOM_SEARCH"}
+ORACLES = tuple(_ALGORITHMS)
+
+
+def _make_parameter(name: str, values) -> dict:
+    if isinstance(values, search_space.Range):
+        bounds = {"minValue": values.low, "maxValue": values.high}
+        return {
+            "parameterId": name,
+            "doubleValueSpec": bounds,
+            "scaleType": _SCALES[values.sampling],
+        }
+    # As text, also numbers: a trial is given it as it stands here.
+    return {
+        "parameterId": name,
+        "categoricalValueSpec": {"values": [str(v) for v in values.values]},
+    }
+
+
+def make_study_spec(
+    objective: str,
+    oracle: str,
+    space_file: str,
+    fixed: set[str],
+    num_replicas: int,
+) -> dict:
+    """A StudySpec in the API's JSON names.
+
+    Args:
+        objective: one of `OBJECTIVES`.
+        oracle: one of `ORACLES`; bayesian is Vertex AI's own default.
+        space_file: JSON that narrows the space, as `tuning.task` reads it, or
+            "".
+        fixed: flags that the user gave: they are not searched.
+        num_replicas: that each trial runs on: batches are its multiples.
+
+    Raises:
+        ValueError: if nothing is left to search.
+        OSError: if the file cannot be read.
+    """
+    space = search_space.read_space(space_file)
+    space[search_space.DEPTH] = search_space.Choice(
+        # 0 is not a value of the flag.
+        tuple(v for v in space[search_space.DEPTH].values if v)
+    )
+    batches = space["global_batch_size"].values
+    space["global_batch_size"] = search_space.Choice(
+        tuple(size for size in batches if size % num_replicas == 0)
+    )
+    parameters = [
+        _make_parameter(name, values)
+        for name, values in space.items()
+        if name not in fixed
+        and name not in _NOT_FLAGS
+        and not getattr(values, "parent", "")
+        and getattr(values, "values", (None,))
+    ]
+    if not parameters:
+        raise ValueError(
+            "There is nothing left to search: every hyperparameter is given as "
+            "a flag after --."
+        )
+    goal = "MINIMIZE" if objective in _MINIMIZED else "MAXIMIZE"
+    spec = {
+        "metrics": [{"metricId": objective, "goal": goal}],
+        "parameters": parameters,
+    }
+    if _ALGORITHMS[oracle]:
+        spec["algorithm"] = _ALGORITHMS[oracle]
+    return spec
