@@ -322,6 +322,7 @@ def test_server_and_export_get_the_figures_of_the_run(
         (["--target=http://127.0.0.1:9"], "Is the server running"),
         ([], "Give --export or --target"),
         (["--export={}/run/export", "--prevalences=2"], "between 0 and 1"),
+        (["--export={}/run/export", "--pixel_range=a"], "two numbers"),
     ],
 )
 def test_wrong_model_to_evaluate_is_one_sentence(workspace, arguments, message):

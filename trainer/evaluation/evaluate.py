@@ -2,6 +2,9 @@ r"""Evaluates an exported or a running model on a record set.
 
     python -m trainer.evaluation.evaluate --export=run/export/1 \
         --data_dir=records_of_another_hospital --output_dir=external
+    python -m trainer.evaluation.evaluate --export=saved_model_of_others \
+        --class_names=no_tumor,tumor --pixel_range=0,1 \
+        --data_dir=records --output_dir=external
 """
 
 import contextlib
@@ -21,6 +24,32 @@ _NO_MODEL = (
 def _define_flags() -> None:
     flags.DEFINE_string(
         "export", "", "Exported version, or folder of versions: the newest."
+    )
+    flags.DEFINE_list(
+        "class_names",
+        [],
+        "Of a SavedModel that Lightbox did not export: its classes, in the "
+        "order of its outputs. Of two the last is the positive one.",
+    )
+    flags.DEFINE_enum(
+        "model_outputs",
+        "probabilities",
+        ["probabilities", "logits"],
+        "What such a SavedModel gives.",
+    )
+    flags.DEFINE_list(
+        "pixel_range",
+        ["0", "255"],
+        "Values of black and white in the input of such a SavedModel, for "
+        "example 0,1.",
+    )
+    flags.DEFINE_float(
+        "operating_point",
+        0.5,
+        "Threshold on the probability of the positive class of such a "
+        "SavedModel.",
+        lower_bound=0.0,
+        upper_bound=1.0,
     )
     flags.DEFINE_string(
         "target",
@@ -77,9 +106,23 @@ def _load(stack: contextlib.ExitStack, where: str):
             f"{name} at {where}",
             lambda images: served.make_answers(client.predict(images)),
         )
-    from trainer.export import exported
+    from trainer.export import exported, foreign
 
-    return exported.load(where)
+    values = flags.FLAGS
+    try:
+        low, high = map(float, values.pixel_range)
+    except ValueError as error:
+        raise ValueError(
+            "--pixel_range must be two numbers, for example 0,1. Received: "
+            f"pixel_range={','.join(values.pixel_range)}."
+        ) from error
+    meaning = foreign.Meaning(
+        tuple(values.class_names),
+        values.model_outputs,
+        (low, high),
+        values.operating_point,
+    )
+    return exported.load(where, meaning)
 
 
 def main(argv: list[str]) -> None:

@@ -1,5 +1,6 @@
-"""Loads an exported version, to ask it as a server would."""
+"""Loads an exported version, or another SavedModel, to ask it."""
 
+import dataclasses
 import json
 import os
 
@@ -8,7 +9,9 @@ from google.protobuf import message
 
 from trainer.data import records
 from trainer.evaluation import served
-from trainer.export import signature
+from trainer.export import foreign, signature
+
+_UNKNOWN = foreign.Meaning()
 
 _OUTPUTS = (
     signature.PROBABILITIES,
@@ -19,12 +22,16 @@ _OUTPUTS = (
 )
 
 
-def load(path: str) -> served.ServedModel:
+def load(path: str, meaning: foreign.Meaning = _UNKNOWN) -> served.ServedModel:
     """Loads a version, or the newest one under a base path.
+
+    Args:
+        path: of either.
+        meaning: of inputs and outputs, if Lightbox did not export it.
 
     Raises:
         FileNotFoundError: if there is no SavedModel.
-        ValueError: if it is damaged, or not one of Lightbox.
+        ValueError: if it is damaged, or cannot be asked.
     """
     directory = _find_version(path)
     # It warns that frozen graphs have no gradients; nobody asks for any.
@@ -55,9 +62,10 @@ def load(path: str) -> served.ServedModel:
     if function is None or not set(_OUTPUTS) <= set(
         function.structured_outputs
     ):
-        raise ValueError(
-            f"{directory} is no export of Lightbox: its signature "
-            f"{signature.SERVING_DEFAULT} must answer {', '.join(_OUTPUTS)}."
+        model = foreign.wrap(directory, functions, meaning)
+        # `loaded` owns what the functions refer to.
+        return dataclasses.replace(
+            model, ask=lambda images, _=loaded: model.ask(images)
         )
 
     def ask(images: list[bytes]) -> served.Answers:

@@ -1,0 +1,135 @@
+"""SavedModels of others, whose answers are known without them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import encode
+from trainer.data import input_pipeline, preprocessing
+from trainer.evaluation import external
+from trainer.export import exported, foreign
+
+NAMES = ("dark", "bright")
+LEVELS = np.array([10, 90, 140, 250], np.uint8)
+IMAGES = [encode(np.full((8, 8), level, np.uint8)) for level in LEVELS]
+
+
+def save(path, call, spec):
+    module = tf.Module()
+    module.call = tf.function(call, input_signature=[spec])
+    tf.saved_model.save(module, str(path), {"serving_default": module.call})
+    return str(path)
+
+
+def mean(pixels):
+    return tf.reduce_mean(tf.cast(pixels, tf.float32), axis=[1, 2, 3])
+
+
+def ask(path, **meaning):
+    model = exported.load(path, foreign.Meaning(NAMES, **meaning))
+    return model, model.ask(IMAGES)
+
+
+def test_pixels_come_in_the_range_of_the_model(tmp_path):
+    path = save(
+        tmp_path / "m",
+        lambda x: {"p": (mean(x)[:, tf.newaxis] + 1) / 2},
+        tf.TensorSpec([None, 4, 4, 1], tf.float32, "x"),
+    )
+    model, answers = ask(path, pixel_range=(-1.0, 1.0), operating_point=0.4)
+    np.testing.assert_allclose(answers.scores, LEVELS / 255, atol=1e-6)
+    np.testing.assert_allclose(
+        answers.probabilities[:, 0], 1 - LEVELS / 255, atol=1e-6
+    )
+    assert answers.labels == ["dark", "dark", "bright", "bright"]
+    assert answers.decisions.tolist() == [False, False, True, True]
+    assert (model.class_names, model.operating_point) == (NAMES, 0.4)
+
+
+def test_integer_pixels_in_colour(tmp_path):
+    path = save(
+        tmp_path / "m",
+        lambda x: {"p": mean(x)[:, tf.newaxis] / 255},
+        tf.TensorSpec([None, 4, 4, 3], tf.uint8, "x"),
+    )
+    np.testing.assert_allclose(ask(path)[1].scores, LEVELS / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 2])
+def test_logits_become_probabilities(tmp_path, num_outputs):
+    def call(x):
+        logits = mean(x)[:, tf.newaxis] / 100
+        if num_outputs == 2:
+            logits = tf.concat([tf.zeros_like(logits), logits], axis=1)
+        return {"z": logits}
+
+    path = save(
+        tmp_path / "m", call, tf.TensorSpec([None, 4, 4, 1], tf.float32)
+    )
+    expected = 1 / (1 + np.exp(-LEVELS.astype(float) / 100))
+    found = ask(path, outputs="logits")[1]
+    np.testing.assert_allclose(found.scores, expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"no probabilities.*logits"):
+        ask(path)
+
+
+def test_encoded_images_are_decoded_by_the_model(tmp_path):
+    def call(images):
+        def decode(image):
+            return tf.cast(tf.io.decode_png(image, channels=1), tf.float32)
+
+        pixels = tf.map_fn(decode, images, tf.TensorSpec([8, 8, 1], tf.float32))
+        p = mean(pixels)[:, tf.newaxis] / 255
+        return {"p": tf.concat([1 - p, p], axis=1)}
+
+    path = save(tmp_path / "m", call, tf.TensorSpec([None], tf.string))
+    np.testing.assert_allclose(ask(path)[1].scores, LEVELS / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "spec", "outputs", "message"),
+    [
+        ((), [None, 4, 4, 1], ["p"], "say with --class_names"),
+        (NAMES, [None, 4, 4], ["p"], r"It has x: float32 \(None, 4, 4\)"),
+        (NAMES, [None, 4, 4, 1], ["p", "q"], "one output.* It has p, q"),
+        (("a", "b", "c"), [None, 4, 4, 1], ["p"], "1 outputs for the 3"),
+    ],
+)
+def test_model_that_cannot_be_asked_is_one_sentence(
+    tmp_path, names, spec, outputs, message
+):
+    path = save(
+        tmp_path / "m",
+        lambda x: {name: tf.reshape(x, [4, -1])[:, :1] for name in outputs},
+        tf.TensorSpec(spec, tf.float32, "x"),
+    )
+    with pytest.raises(ValueError, match=message):
+        exported.load(path, foreign.Meaning(names)).ask(IMAGES)
+
+
+def test_record_set_is_judged_by_its_answers(tmp_path, tiny_records):
+    path = save(
+        tmp_path / "m",
+        # The brightest spot tells some tumors.
+        lambda x: {"p": tf.reduce_max(x, axis=[1, 2])},
+        tf.TensorSpec([None, 32, 32, 1], tf.float32, "x"),
+    )
+    names = ("no_tumor", "tumor")
+    meaning = foreign.Meaning(
+        names, pixel_range=(0.0, 1.0), operating_point=0.9
+    )
+    evaluation = external.evaluate(
+        [exported.load(path, meaning)], str(tiny_records), splits=["train"]
+    )
+    found = evaluation.metrics
+    assert found["operating_point"] == 0.9
+    info = input_pipeline.read_dataset_info(str(tiny_records))
+    labels = input_pipeline.read_index(str(tiny_records), info)["train"].labels
+    files = input_pipeline.split_files(str(tiny_records), info, "train")
+    called = [
+        preprocessing.prepare_image(image, 32, 1).numpy().max() >= 0.9 * 255
+        for image in input_pipeline.iterate_encoded(files)
+    ]
+    expected = np.zeros((2, 2), int)
+    np.add.at(expected, (labels, np.array(called, int)), 1)
+    assert found["splits"]["test"]["confusion_matrix"] == expected.tolist()
