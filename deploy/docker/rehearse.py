@@ -106,6 +106,7 @@ def rehearse(
         "CUDA_VISIBLE_DEVICES": "-1",
         "TPU_LOAD_LIBRARY": "0",
         "NEXT_PLUGGABLE_DEVICE_USE_C_API": "",
+        "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": "",
     }
     last = dict(steps)
     entry, command = json.loads(last["ENTRYPOINT"]), json.loads(last["CMD"])
@@ -176,7 +177,10 @@ def _call(
         text=True,
     )
     if done.returncode not in codes:
-        raise ValueError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+        raise ValueError(
+            f"{' '.join(command)}: code {done.returncode}: "
+            f"{done.stderr[-2000:]}"
+        )
     print(f"{' '.join(command[:3])}: ok")
 
 
