@@ -1,7 +1,10 @@
+import signal
+
 import numpy as np
 
-from tests.conftest import IMAGE_SIZE
-from trainer.data import augmentation, input_pipeline
+from tests.conftest import IMAGE_SIZE, make_strategy
+from trainer import config, job
+from trainer.data import input_pipeline
 from trainer.model import classifier
 from trainer.training import features
 
@@ -67,38 +70,40 @@ def test_workers_and_restarts_continue_the_same_stream():
 
 
 def test_cached_features_equal_the_backbone_on_the_same_view(
-    tiny_records, classifier_model
+    tiny_records, tmp_path
 ):
-    from tests.conftest import make_strategy
-    from trainer.training import distribution, loop
-
     info = input_pipeline.read_dataset_info(str(tiny_records))
-    files = input_pipeline.split_files(str(tiny_records), info, "train")
-    backbone = classifier.features_model(classifier_model)
-
-    def view_dataset(batch):
-        return input_pipeline.make_evaluation_dataset(
-            files,
-            shard_sizes=info.shard_sizes("train"),
-            image_size=IMAGE_SIZE,
-            channels=1,
-            global_batch_size=batch,
-            per_replica_batch_size=batch,
-            augmentation=augmentation.Augmentation(),
-            seed=5,
-            view=3,
-        )
-
-    strategy = make_strategy("one_device")
-    cached = loop.predict_all(
-        loop.make_predict_function(strategy, backbone),
-        distribution.distribute(strategy, lambda *_: view_dataset(8)),
-        22,
-        8,
+    cfg = config.TrainConfig(
+        data_dir=str(tiny_records),
+        job_dir=str(tmp_path / "run"),
+        features_dir=str(tmp_path / "features"),
+        weights="none",
+        image_size=IMAGE_SIZE,
+        global_batch_size=8,
+        seed=5,
     )
-    for i, image in enumerate(view_dataset(1).as_numpy_iterator()):
+    strategy = make_strategy("one_device")
+    before = signal.getsignal(signal.SIGTERM)
+    with strategy.scope():
+        run = job.Job(cfg, info, strategy)
+        signal.signal(signal.SIGTERM, before)
+        views = run.features("train", 4, run.augmentation)
+    assert views.shape == (4, 22, 1280)
+    backbone = classifier.features_model(run.model)
+    images = input_pipeline.make_evaluation_dataset(
+        input_pipeline.split_files(str(tiny_records), info, "train"),
+        shard_sizes=info.shard_sizes("train"),
+        image_size=IMAGE_SIZE,
+        channels=1,
+        global_batch_size=1,
+        per_replica_batch_size=1,
+        augmentation=run.augmentation,
+        seed=5,
+        view=3,
+    )
+    for i, image in enumerate(images.as_numpy_iterator()):
         if i in (0, 7, 21):
             expected = backbone(image["inputs"], training=False)
             np.testing.assert_allclose(
-                cached[i : i + 1], expected, rtol=1e-5, atol=1e-6
+                views[3, i : i + 1], expected, rtol=1e-5, atol=1e-6
             )

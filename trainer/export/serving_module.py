@@ -9,8 +9,8 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
 from trainer.data import preprocessing
-from trainer.export import folding, signature
-from trainer.model import out_of_distribution, saliency
+from trainer.export import signature
+from trainer.model import folding, out_of_distribution, saliency
 
 # Images in the network at a time. A larger batch goes through it in parts:
 # a thousand at once would take gigabytes.

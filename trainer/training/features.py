@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import augmentation, preprocessing
+from trainer.model import folding
 
 # Features that take more stay in their file and are read a batch at a time.
 MAX_BYTES_IN_MEMORY = 4 << 30
@@ -27,9 +28,9 @@ def weights_sha256(model: keras.Model) -> str:
 
 
 def code_sha256() -> str:
-    """Hex sha256 of what makes pixels, and of TensorFlow's version."""
+    """Hex sha256 of what makes features, and of TensorFlow's version."""
     source = tf.version.VERSION + keras.__version__
-    for module in (augmentation, preprocessing):
+    for module in (augmentation, preprocessing, folding):
         source += inspect.getsource(module)
     return hashlib.sha256(source.encode("utf-8")).hexdigest()
 

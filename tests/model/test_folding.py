@@ -2,7 +2,7 @@ import keras
 import numpy as np
 
 from tests.conftest import IMAGE_SIZE
-from trainer.export import folding
+from trainer.model import folding
 
 
 def randomize(model, seed=0):
