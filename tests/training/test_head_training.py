@@ -167,7 +167,13 @@ def test_head_is_trained_as_by_the_loop(data, changes, tmp_path):
     for mine, theirs in zip(trained.weights, weights, strict=True):
         difference = np.linalg.norm(mine - theirs)
         assert difference <= 1e-4 * np.linalg.norm(theirs) + 1e-7
-    head = head_training.build_head(settings)
+    head = classifier.build_head(
+        settings.num_classes,
+        settings.hidden_units,
+        settings.dropout,
+        activation=settings.head_activation,
+        batch_norm=settings.head_batch_norm,
+    )
     head.set_weights(trained.weights)
     np.testing.assert_allclose(
         head(some[2]), trained.logits, rtol=1e-4, atol=1e-5

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.model import classifier, dropout, losses
-from trainer.training import features, loop, schedules
+from trainer.training import features, schedules
 
 # Of Keras' AdamW and BatchNormalization.
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
@@ -55,7 +55,7 @@ class TrainedHead:
     Attributes:
         weights: as `classifier.build_head` orders them.
         logits: of the validation images, float32 `[images, K]`.
-        history: per epoch, what `loop.validation_metrics` gives, and `loss`.
+        history: `loss` and `val_loss` per epoch.
         best_epoch: from 1; 0 if no epoch was better than the initial weights.
     """
 
@@ -101,7 +101,13 @@ def train_head(
     )
     rows = _stream(s, num_views, num_images, total_steps)
     flat_features = train_features.reshape(-1, num_features)
-    weights = _initial_weights(s)
+    weights = _initial_weights(
+        s.num_classes,
+        s.hidden_units,
+        s.head_batch_norm,
+        s.dropout > 0,
+        s.seed,
+    )
     state = (
         [tf.constant(w) for w in weights],
         [tf.zeros_like(w) for w in weights],
@@ -119,8 +125,8 @@ def train_head(
     constants = _constants(s, class_weights)
     # As in `loop`, the initial weights are the first candidate.
     history, best_epoch, best_weights = [], 0, state[0]
-    logits = predict(best_weights, validation_features, constants).numpy()
-    best = loop.validation_metrics(validation_labels, logits)
+    judged = (validation_features, validation_labels, constants)
+    logits, best_loss = predict(best_weights, *judged)
     for epoch in range(1, s.head_epochs + 1):
         steps = np.arange(
             (epoch - 1) * steps_per_epoch, epoch * steps_per_epoch
@@ -134,21 +140,20 @@ def train_head(
             tf.constant(rates[steps]),
             constants,
         )
-        found = predict(state[0], validation_features, constants).numpy()
-        if not (np.isfinite(loss) and np.isfinite(found).all()):
+        found, val_loss = predict(state[0], *judged)
+        if not (np.isfinite(loss) and np.isfinite(val_loss)):
             raise ValueError(
                 f"The loss is not finite in epoch {epoch}: the learning rate "
                 "is too high."
             )
-        metrics = loop.validation_metrics(validation_labels, found)
-        history.append({"loss": float(loss), **metrics})
-        if metrics["val_loss"] < best["val_loss"]:
-            best, best_epoch, best_weights = metrics, epoch, state[0]
+        history.append({"loss": float(loss), "val_loss": float(val_loss)})
+        if val_loss < best_loss:
+            best_loss, best_epoch, best_weights = val_loss, epoch, state[0]
             logits = found
         if epoch - best_epoch >= s.patience or not goes_on(history):
             break
     return TrainedHead(
-        [w.numpy() for w in best_weights], logits, history, best_epoch
+        [w.numpy() for w in best_weights], logits.numpy(), history, best_epoch
     )
 
 
@@ -162,20 +167,21 @@ def _stream(s: HeadSettings, num_views, num_images, total_steps):
     return rows.reshape(total_steps, s.global_batch_size)
 
 
-def _initial_weights(s: HeadSettings) -> list[np.ndarray]:
-    keras.utils.set_random_seed(s.seed)
-    return build_head(s).get_weights()
-
-
-def build_head(s: HeadSettings) -> keras.Sequential:
-    """The head as Keras has it, untrained."""
-    return classifier.build_head(
-        s.num_classes,
-        s.hidden_units,
-        s.dropout,
-        activation=s.head_activation,
-        batch_norm=s.head_batch_norm,
+# Heads that differ in what they are trained with begin alike.
+@functools.lru_cache(maxsize=64)
+def _initial_weights(
+    num_classes: int,
+    hidden_units: tuple[int, ...],
+    batch_norm: bool,
+    drops: bool,
+    seed: int,
+) -> list[np.ndarray]:
+    keras.utils.set_random_seed(seed)
+    # Dropout that drops nothing draws no seed of its own.
+    head = classifier.build_head(
+        num_classes, hidden_units, 0.5 * drops, batch_norm=batch_norm
     )
+    return head.get_weights()
 
 
 ACTIVATIONS = ("relu", "gelu", "swish")
@@ -258,10 +264,17 @@ def make_functions(depth: int, batch_norm: bool, num_logits: int):
     }
 
     @tf.function(
-        input_signature=[specs, tf.TensorSpec([None, None]), constants_spec]
+        input_signature=[
+            specs,
+            tf.TensorSpec([None, None]),
+            tf.TensorSpec([None], tf.int32),
+            constants_spec,
+        ]
     )
-    def predict(weights, x, constants):
-        return _forward(depth, batch_norm, weights, x, constants)[0]
+    def predict(weights, x, labels, constants):
+        """Logits, and their loss as `loop.validation_metrics` has it."""
+        logits, _ = _forward(depth, batch_norm, weights, x, constants)
+        return logits, tf.reduce_mean(losses.cross_entropy(labels, logits))
 
     @tf.function(
         input_signature=[
