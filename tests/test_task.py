@@ -46,6 +46,18 @@ def test_hparams_replace_defaults_but_not_flags(parse, tmp_path):
     assert cfg.hidden_units == (32,)
 
 
+def test_directories_of_vertex_ai_are_defaults(parse, monkeypatch):
+    monkeypatch.setenv("AIP_TRAINING_DATA_URI", "gs://b/records/train-*")
+    monkeypatch.setenv("AIP_CHECKPOINT_DIR", "gs://b/run/checkpoints/")
+    monkeypatch.setenv("AIP_MODEL_DIR", "gs://b/run/model/")
+    assert parse() == config.TrainConfig(
+        data_dir="d", job_dir="j", export_dir="gs://b/run/model"
+    )
+    cfg = parse("--data_dir=", "--job_dir=", "--export_dir=e")
+    assert (cfg.data_dir, cfg.job_dir) == ("gs://b/records", "gs://b/run")
+    assert cfg.export_dir == "e"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -4,7 +4,7 @@ import dataclasses
 
 from absl import flags
 
-from trainer import config
+from trainer import config, vertex
 
 _DEFINE = {
     bool: flags.DEFINE_boolean,
@@ -28,11 +28,21 @@ def define(left_out: tuple[str, ...] = ()) -> None:
 
 
 def values() -> dict:
-    """The values of the flags that are defined, by name."""
+    """The values of the flags that are defined, by name.
+
+    Directories that are not given are those of a job on Vertex AI.
+
+    Raises:
+        ValueError: if its environment names ones that cannot be used.
+    """
     names = [field.name for field in dataclasses.fields(config.TrainConfig)]
-    return {
+    found = {
         name: flags.FLAGS[name].value for name in names if name in flags.FLAGS
     }
+    for name in ("data_dir", "job_dir", "export_dir"):
+        if found.get(name) == "":
+            found[name] = vertex.default_path(name)
+    return found
 
 
 def make_config(settings: dict) -> config.TrainConfig:

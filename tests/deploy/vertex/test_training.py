@@ -1,0 +1,131 @@
+"""Processes with the environment of Vertex AI's machines train one model."""
+
+import json
+import os
+
+import pytest
+
+from deploy.vertex import job_spec, machines
+from tests.conftest import write_backbone
+from tests.deploy import workers
+from trainer.training import cluster
+
+ADDRESSES = [
+    "cmle-training-workerpool0-5c8f4-0:2222",
+    "cmle-training-workerpool1-5c8f4-0:2222",
+]
+
+
+def vertex_environment(index, base, addresses, spec):
+    """What Vertex AI sets in a container of a trial of a tuning job.
+
+    After "Distributed training" (CLUSTER_SPEC, TF_CONFIG), "Environment
+    variables for special Cloud Storage directories" and "Hyperparameter
+    tuning" of its documentation.
+    """
+    chief, worker = addresses
+    shared = {"environment": "cloud", "job": json.dumps(spec)}
+    trial = {"index": 0, "trial": "3"}
+    cluster_spec = {
+        "cluster": {"workerpool0": [chief], "workerpool1": [worker]},
+        "task": {"type": f"workerpool{index}", **trial},
+        **shared,
+    }
+    tf_config = {
+        "cluster": {"chief": [chief], "worker": [worker]},
+        "task": {"type": ("chief", "worker")[index], **trial},
+        **shared,
+    }
+    return {
+        "CLUSTER_SPEC": json.dumps(cluster_spec),
+        "TF_CONFIG": json.dumps(tf_config),
+        "AIP_MODEL_DIR": f"{base}/3/model/",
+        "AIP_CHECKPOINT_DIR": f"{base}/3/checkpoints/",
+        "AIP_TENSORBOARD_LOG_DIR": f"{base}/3/logs/",
+        "AIP_TF_PROFILER_PORT": "6009",
+        "CLOUD_ML_JOB_ID": "7712",
+        "CLOUD_ML_PROJECT_ID": "123",
+        "CLOUD_ML_REGION": "us-central1",
+        "CLOUD_ML_TRIAL_ID": "3",
+    }
+
+
+@pytest.fixture
+def environments(tmp_path):
+    """Of a chief and a worker with addresses of this machine."""
+    options = job_spec.JobOptions(
+        "trial",
+        "us-central1",
+        "us-docker.pkg.dev/p/r/i",
+        machines.Machine("n1-standard-8"),
+        num_workers=2,
+    )
+    # Their own text is in their environment too.
+    spec = job_spec.make_job_spec(options, list(workers.SHORT), "gs://b/run")
+    both = [
+        vertex_environment(index, tmp_path / "run", ADDRESSES, spec)
+        for index in range(2)
+    ]
+    for name in ("CLUSTER_SPEC", "TF_CONFIG"):
+        assert all(json.loads(one[name])["job"] for one in both)
+    texts = workers.bring_here([json.dumps(one) for one in both], ADDRESSES)
+    return [json.loads(text) for text in texts]
+
+
+def test_cluster_spec_names_the_cluster_that_tf_config_names(
+    environments, monkeypatch
+):
+    for variables in environments:
+        monkeypatch.delenv("CLUSTER_SPEC", raising=False)
+        monkeypatch.setenv("TF_CONFIG", variables["TF_CONFIG"])
+        by_role = cluster.read_cluster()
+        monkeypatch.delenv("TF_CONFIG")
+        monkeypatch.setenv("CLUSTER_SPEC", variables["CLUSTER_SPEC"])
+        assert cluster.read_cluster() == by_role
+        assert by_role.num_tasks == 2
+
+
+@pytest.mark.slow
+def test_chief_and_worker_of_a_trial_train_one_model(
+    environments, tiny_records, tmp_path
+):
+    for index, variables in enumerate(environments):
+        # Each machine has one of its own.
+        metrics = tmp_path / f"machine{index}" / "output.metrics"
+        variables["CLOUD_ML_HP_METRIC_FILE"] = str(metrics)
+        variables["AIP_TRAINING_DATA_URI"] = f"{tiny_records}/train-*"
+    write_backbone(tmp_path / "backbone.weights.h5")
+    codes, errors = workers.train(
+        environments,
+        [
+            f"--features_dir={tmp_path / 'features'}",
+            f"--weights={tmp_path / 'backbone.weights.h5'}",
+            *workers.SHORT,
+        ],
+    )
+    assert codes == [0, 0], errors
+    for error in errors:
+        assert "Strategy: multi_worker with 2 replica(s)" in error
+    trial_dir = tmp_path / "run" / "3"
+    assert {"checkpoints", "logs", "model", "run.json"} <= set(
+        os.listdir(trial_dir)
+    )
+    (start,) = json.loads((trial_dir / "run.json").read_text())["starts"]
+    assert start["worker"] == "chief-0"
+    assert len((trial_dir / "history.csv").read_text().splitlines()) == 2
+    assert os.listdir(trial_dir / "model") == ["1"]
+    # The chief alone reports to the study, under the names of metrics.json.
+    reported = [
+        json.loads(line)
+        for line in (tmp_path / "machine0" / "output.metrics")
+        .read_text()
+        .splitlines()
+    ]
+    judged = json.loads((trial_dir / "evaluation/metrics.json").read_text())
+    roc_auc = judged["splits"]["validation"]["metrics"]["roc_auc"]["value"]
+    assert {
+        line["trial"]: float(line["roc_auc"])
+        for line in reported
+        if "roc_auc" in line
+    } == {"3": pytest.approx(roc_auc)}
+    assert not (tmp_path / "machine1").exists()
