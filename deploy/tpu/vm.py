@@ -37,13 +37,14 @@ ACCELERATOR_TYPES = (
 )
 
 _CONTAINER = "lightbox"
-_GONE = {"PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "DELETING", ""}
+# Any other state is one to start anew from: preempted, repaired, deleted.
+_READY = "READY"
 # Of the trainer, when it has been told to stop and has saved.
 _PREEMPTED_CODE = 42
-# Of ssh, when there is no connection (any more).
+# Of ssh, and of gcloud after ten attempts: no connection (any more).
 _SSH_CODE = 255
 _DELETE_ATTEMPTS = 3
-_SSH_ATTEMPTS = 20
+_SSH_ATTEMPTS = 10
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -264,7 +265,7 @@ def _train(
     code = _ssh(machine, start, start, wait_s)
     if code == 0:
         code = _ssh(machine, follow_script(), follow_script("20"), wait_s)
-    if code == _PREEMPTED_CODE or (code and state(machine) in _GONE):
+    if code == _PREEMPTED_CODE or (code and state(machine) != _READY):
         return None
     return code
 
@@ -277,7 +278,7 @@ def _ssh(
         code = subprocess.run(machine.ssh_command(script)).returncode
         if code != _SSH_CODE:
             return code
-        if state(machine) in _GONE:
+        if state(machine) != _READY:
             return None
         logging.info("No connection to the VM, which is there: again.")
         time.sleep(min(wait_s, 10.0))

@@ -1,5 +1,6 @@
 """Dockerfiles: linted, pinned, without root, from files that exist."""
 
+import ast
 import json
 import pathlib
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from packaging import requirements
 
 from deploy.docker import rehearse
 from tests.conftest import ROOT
@@ -97,6 +99,29 @@ def test_every_package_has_one_version_and_one_file(device):
     assert tensorflow == {expected, "tensorflow-serving-api"}
     assert ("libtpu" in pins) == (device == "tpu")
     assert ("nvidia-cudnn-cu12" in pins) == (device == "gpu")
+
+
+def test_pins_are_those_that_setup_py_asks_for():
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    (call,) = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ]
+    (required,) = [
+        ast.literal_eval(keyword.value)
+        for keyword in call.keywords
+        if keyword.arg == "install_requires"
+    ]
+    for device in DEVICES:
+        pins = read_pins(device)
+        if device == "tpu":
+            pins["tensorflow"] = pins["tensorflow-tpu"]
+        for text in required:
+            requirement = requirements.Requirement(text)
+            version, _ = pins[requirement.name]
+            # If not: make pins.
+            assert requirement.specifier.contains(version), text
 
 
 def test_images_differ_in_what_the_device_needs_alone():

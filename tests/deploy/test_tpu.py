@@ -30,6 +30,9 @@ if step == "sleep":
 elif step == "preempt":
     machine.write_text("PREEMPTED")
     sys.exit(255)
+elif step == "repair":
+    machine.write_text("REPAIRING")
+    sys.exit(1)
 elif step is not None:
     sys.stderr.write("ERROR: PERMISSION_DENIED: no.\\n")
     sys.exit(step)
@@ -162,7 +165,7 @@ def test_code_of_the_trainer_is_handed_on_and_the_vm_deleted(cloud):
     assert not cloud.has_machine
 
 
-@pytest.mark.parametrize("step", ["preempt", 42])
+@pytest.mark.parametrize("step", ["preempt", "repair", 42])
 def test_preempted_vm_is_deleted_and_another_one_goes_on(cloud, step):
     cloud.plan(ssh=[None, step])
     code, _, err = cloud.run("--spot")
@@ -190,6 +193,14 @@ def test_restart_without_capacity_is_tried_again(cloud):
     code, _, err = cloud.run("--spot")
     assert code == 0, err
     assert cloud.verbs.count("create") == 3
+    assert not cloud.has_machine
+
+
+def test_vm_without_a_connection_is_given_up_and_deleted(cloud):
+    cloud.plan(ssh=[255] * 10)
+    code, _, err = cloud.run()
+    assert code == 1
+    assert "let SSH through" in err.strip().splitlines()[-1]
     assert not cloud.has_machine
 
 
