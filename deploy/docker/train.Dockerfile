@@ -2,7 +2,8 @@
 #
 #   docker build -f deploy/docker/train.Dockerfile -t lightbox-train:cpu .
 #   docker build -f deploy/docker/train.Dockerfile -t lightbox-train:gpu --build-arg=DEVICE=gpu .
-#   docker run --rm -v "$PWD:/data" lightbox-train:cpu trainer.task --data_dir=/data/records --job_dir=/data/run
+#   docker run --rm --init --user="$(id -u):$(id -g)" -v "$PWD:/data" \
+#     lightbox-train:cpu trainer.task --data_dir=/data/records --job_dir=/data/run
 #
 # A tag may be moved to other bits, a digest may not. To pin it:
 #   docker buildx imagetools inspect python:3.11.14-slim-bookworm     # its Digest:
