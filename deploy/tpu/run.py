@@ -1,4 +1,4 @@
-"""Trains on a Cloud TPU: creates a TPU VM, runs, shows the log, deletes it.
+r"""Trains on a Cloud TPU: creates a TPU VM, runs, shows the log, deletes it.
 
     python -m deploy.tpu.run --name=brain --zone=us-west4-a --spot \
         --accelerator_type=v5litepod-8 \
