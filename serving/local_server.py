@@ -19,6 +19,7 @@ import threading
 
 from absl import app, flags, logging
 
+from serving import bucket_versions
 from trainer import startup
 
 MAX_REQUEST_BYTES = 256 * 2**20
@@ -172,7 +173,7 @@ def _load_models(
 
     if config_file is None:
         config = served_models.make_config(
-            model_name, os.path.abspath(model_base_path)
+            model_name, _absolute(model_base_path)
         )
     else:
         config = served_models.read_config(config_file)
@@ -192,10 +193,18 @@ def _load_models(
     return models
 
 
+def _absolute(model_base_path: str) -> str:
+    if bucket_versions.is_bucket(model_base_path):
+        return model_base_path
+    return os.path.abspath(model_base_path)
+
+
 def check_base_path(model_base_path: str) -> None:
     """Raises FileNotFoundError unless the directory holds a version."""
     from serving import model_versions
 
+    if bucket_versions.is_bucket(model_base_path):
+        return  # Listing it takes TensorFlow.
     if not os.path.isdir(model_base_path):
         raise FileNotFoundError(
             "--model_base_path must be a directory. Received: "
@@ -266,7 +275,7 @@ def run_model_server() -> None:
         ]
     else:
         arguments += [
-            f"--model_base_path={os.path.abspath(FLAGS.model_base_path)}",
+            f"--model_base_path={_absolute(FLAGS.model_base_path)}",
             f"--model_name={FLAGS.model_name}",
         ]
     os.execv(program, [program, *arguments])

@@ -72,6 +72,7 @@ class ModelVersions:
         base_path: str,
         load: Callable[[str, int], Any],
         policy: VersionPolicy = LATEST,
+        list_versions: "Callable[[str], dict[int, str]] | None" = None,
     ):
         """Does not look at the disk yet.
 
@@ -81,10 +82,13 @@ class ModelVersions:
                 and the version number; whatever it raises marks the version
                 as failed.
             policy: which versions are served.
+            list_versions: returns the directory of each version under a base
+                path; `find_versions` if None.
         """
         self.base_path = base_path
         self.policy = policy
         self._load = load
+        self._list_versions = list_versions or find_versions
         self._available: dict[int, Any] = {}
         self._states: dict[int, VersionState] = {}
         self._failed_contents: dict[int, tuple] = {}
@@ -113,7 +117,7 @@ class ModelVersions:
         Raises:
             OSError: the base path cannot be listed.
         """
-        on_disk = find_versions(self.base_path)
+        on_disk = self._list_versions(self.base_path)
         wanted = self.policy.choose(on_disk)
         for version in wanted:
             if version not in self._available:

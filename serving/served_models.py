@@ -17,7 +17,7 @@ from absl import logging
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving import model_versions, status_codes
+from serving import bucket_versions, model_versions, status_codes
 
 PLATFORM = "tensorflow"
 
@@ -123,7 +123,10 @@ class ServedModels:
             labels = self._new_labels(configs)
             models = {}
             for each in configs:
-                if not os.path.isdir(each.base_path):
+                if not (
+                    bucket_versions.is_bucket(each.base_path)
+                    or os.path.isdir(each.base_path)
+                ):
                     raise status_codes.StatusError(
                         "NOT_FOUND",
                         f"Could not find base path {each.base_path} for "
@@ -203,6 +206,12 @@ class ServedModels:
         existing = self._models.get(config.name)
         if existing is not None and existing.base_path == config.base_path:
             return existing
+        if bucket_versions.is_bucket(config.base_path):
+            return model_versions.ModelVersions(
+                config.base_path,
+                self._load,
+                list_versions=bucket_versions.find_versions,
+            )
         return model_versions.ModelVersions(config.base_path, self._load)
 
     def _new_labels(self, configs) -> dict[tuple[str, str], int]:
@@ -265,7 +274,10 @@ def _check_configs(configs) -> None:
                 "config list"
             )
         names.add(config.name)
-        if not os.path.isabs(config.base_path):
+        if not (
+            bucket_versions.is_bucket(config.base_path)
+            or os.path.isabs(config.base_path)
+        ):
             raise status_codes.invalid_argument(
                 f"Expected model {config.name} to have an absolute path or "
                 f"URI; got base_path()={config.base_path}"

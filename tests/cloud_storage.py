@@ -37,11 +37,14 @@ class CloudStorage:
 
     Attributes:
         url: of the proxy.
+        direct_url: of the server behind it, which is faster and has no faults;
+            for google-cloud-storage alone.
         environment: routes this process or a child to the server.
     """
 
-    def __init__(self, url: str, authority_path: str):
+    def __init__(self, url: str, authority_path: str, direct_url: str):
         self.url = url
+        self.direct_url = direct_url
         local = "127.0.0.1,localhost"
         self.environment = {
             "STORAGE_EMULATOR_HOST": url,
@@ -283,7 +286,7 @@ def cloud_server(tmp_path_factory):
             text=True,
         )
         try:
-            yield CloudStorage(*proxy.stdout.readline().split())
+            yield CloudStorage(*proxy.stdout.readline().split(), url)
         finally:
             proxy.kill()
             proxy.wait()

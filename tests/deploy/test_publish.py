@@ -372,7 +372,7 @@ def test_mistake_is_one_sentence(tmp_path, exports, flags, sentence):
     assert sentence in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_bucket_that_does_not_exist_is_one_sentence(bucket_server, exports):
+def test_bucket_that_does_not_exist_is_one_sentence(direct, exports):
     done = run(
         f"--export_dir={exports[0]}", "--model_base_path=gs://no-such/brain_mri"
     )

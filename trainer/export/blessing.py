@@ -110,6 +110,10 @@ def bless_in_new_process(
     # cluster tries its export alone.
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
     environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    # libtpu, and TensorFlow's two ways to find it.
+    environment["TPU_LOAD_LIBRARY"] = "0"
+    environment["NEXT_PLUGGABLE_DEVICE_USE_C_API"] = ""
+    environment["TF_PLUGGABLE_DEVICE_LIBRARY_PATH"] = ""
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     paths = [root, environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
