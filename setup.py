@@ -24,7 +24,7 @@ setuptools.setup(
         include=["trainer*", "tuning*", "serving*", "deploy*"]
     ),
     package_data={
-        "deploy": ["prices.json"],
+        "deploy": ["prices.json", "step_costs.json"],
         "serving": ["page_files/*"],
         "trainer.evaluation": ["templates/*"],
         "tuning": ["templates/*"],

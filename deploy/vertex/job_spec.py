@@ -48,7 +48,8 @@ class JobOptions:
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _machine_spec(machine: machines.Machine) -> dict:
+def machine_spec(machine: machines.Machine) -> dict:
+    """A MachineSpec in the API's JSON names."""
     spec = {"machineType": machine.machine_type}
     if machine.accelerator_type:
         spec["acceleratorType"] = machine.accelerator_type
@@ -77,7 +78,7 @@ def make_job_spec(
         container["env"] = [{"name": "TPU_NAME", "value": "local"}]
     pools = [
         {
-            "machineSpec": _machine_spec(options.machine),
+            "machineSpec": machine_spec(options.machine),
             "replicaCount": count,
             "diskSpec": {
                 "bootDiskType": "pd-ssd",
