@@ -1,9 +1,9 @@
 """Measures what training costs on this machine, for `deploy.plan`.
 
-    python -m deploy.measure --output=step_costs.json
+    python -m deploy.measure --data_dir=records --output=step_costs.json
 
-One device, the trainer's own model, synthetic images: what each costs without
-the time to read it.
+The trainer's own model and steps on one device, with images that are there
+already; and how fast the images of --data_dir come, augmented.
 """
 
 import datetime
@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -20,9 +21,13 @@ from trainer import startup
 
 FLAGS = flags.FLAGS
 _ROUNDS = 5
+_INPUT_BATCHES = 40
 
 
 def _define_flags() -> None:
+    flags.DEFINE_string(
+        "data_dir", None, "Records that build_records wrote.", required=True
+    )
     flags.DEFINE_string(
         "output", "step_costs.json", "File that is written, for deploy.plan."
     )
@@ -89,6 +94,31 @@ def measure(image_size: int, batch_size: int, depths: list[int]) -> dict:
     return found
 
 
+def measure_input(data_dir: str, image_size: int, batch_size: int) -> float:
+    """Images a second that all cores of this machine make ready to train on."""
+    from trainer.data import augmentation, input_pipeline
+
+    info = input_pipeline.read_dataset_info(data_dir)
+    batches = iter(
+        input_pipeline.make_train_dataset(
+            input_pipeline.split_files(data_dir, info, "train"),
+            shard_sizes=info.shard_sizes("train"),
+            image_size=image_size,
+            channels=info.channels,
+            augmentation=augmentation.Augmentation(),
+            global_batch_size=batch_size,
+            per_replica_batch_size=batch_size,
+            seed=0,
+        )
+    )
+
+    def take():
+        for _ in range(_INPUT_BATCHES):
+            next(batches)
+
+    return _images_per_second(take, _INPUT_BATCHES * batch_size)
+
+
 def _device() -> str:
     import tensorflow as tf
 
@@ -106,6 +136,12 @@ def main(argv: list[str]) -> None:
     startup.import_tensorflow()
     import tensorflow as tf
 
+    try:
+        speed = measure_input(
+            FLAGS.data_dir, FLAGS.image_size, FLAGS.batch_size
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"deploy.measure: {error}")
     found = measure(
         FLAGS.image_size,
         FLAGS.batch_size,
@@ -119,10 +155,11 @@ def main(argv: list[str]) -> None:
         "image_size": FLAGS.image_size,
         "batch_size": FLAGS.batch_size,
         "images_per_second": {
+            "input": round(speed, 1),
             "forward": round(found["forward"], 1),
             "fine_tune": {
-                depth: round(speed, 1)
-                for depth, speed in found["fine_tune"].items()
+                depth: round(steps, 1)
+                for depth, steps in found["fine_tune"].items()
             },
         },
     }

@@ -42,6 +42,17 @@ _PEAK = {
     "TPU_V3": 61.5e12,
     "TPU_V5E": 197e12,
 }
+# Those that do not say it in their names.
+_NUM_CPUS = {
+    "a2-megagpu-16g": 96,
+    "a3-megagpu-8g": 208,
+    "a3-ultragpu-8g": 224,
+    "a4-highgpu-8g": 224,
+    "cloud-tpu": 96,
+    "ct5lp-hightpu-1t": 24,
+    "ct5lp-hightpu-4t": 112,
+    "ct5lp-hightpu-8t": 224,
+}
 # What NVIDIA published for EfficientNetB0 (DeepLearningExamples, TensorFlow 2):
 # 3,454 images/s on one A100 and 20,647 on eight, mixed precision.
 _PUBLISHED_UTILISATION = 3454 * _PASSES_OF_A_STEP * _FLOPS_FORWARD_224 / 312e12
@@ -50,11 +61,19 @@ _PUBLISHED_EFFICIENCY = 20_647 / (8 * 3454)
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Images a second of all devices of a run, and where that comes from."""
+    """Images a second of a run, and where that comes from."""
 
     forward: float
     fine_tune: float
     source: str
+
+    def scaled(self, factor: float, limit: float) -> "Speed":
+        """Of more devices, whose input is limited."""
+        return Speed(
+            min(self.forward * factor, limit),
+            min(self.fine_tune * factor, limit),
+            self.source,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +97,7 @@ class StepCosts:
     date: str
     num_cpus: int
     image_size: int
+    input: float
     forward: float
     fine_tune: dict[int, float]
 
@@ -170,10 +190,11 @@ def read_step_costs(path: str) -> StepCosts:
             content["date"],
             int(content["num_cpus"]),
             int(content["image_size"]),
+            float(speed["input"]),
             float(speed["forward"]),
             {int(k): float(v) for k, v in speed["fine_tune"].items()},
         )
-        if min(costs.forward, *costs.fine_tune.values()) <= 0:
+        if min(costs.input, costs.forward, *costs.fine_tune.values()) <= 0:
             raise ValueError("a speed is not positive")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -183,8 +204,16 @@ def read_step_costs(path: str) -> StepCosts:
     return costs
 
 
-def _num_cpus(machine_type: str) -> int:
-    """vCPUs that a machine type of CPUs names."""
+def num_cpus(machine_type: str) -> int:
+    """vCPUs of a machine type."""
+    if machine_type in _NUM_CPUS:
+        return _NUM_CPUS[machine_type]
+    gpus = re.fullmatch(r"a2-(?:high|ultra)gpu-(\d+)g", machine_type)
+    if gpus:
+        return 12 * int(gpus[1])
+    gpus = re.fullmatch(r"a3-highgpu-(\d+)g", machine_type)
+    if gpus:
+        return 26 * int(gpus[1])
     return int(re.search(r"(\d+)$", machine_type)[1])
 
 
@@ -228,7 +257,7 @@ def find_speed(
         return Speed(forward, fine_tune, measured)
     name = _accelerator(machine)
     if not name:
-        share = _num_cpus(device) / costs.num_cpus
+        share = num_cpus(device) / costs.num_cpus
         return Speed(
             forward * share,
             fine_tune * share,
@@ -295,10 +324,11 @@ def _run() -> None:
     machine = _read_machine()
     is_pretrained = FLAGS.weights != "none"
     blocks = FLAGS.fine_tune_blocks if is_pretrained else 9
+    costs = read_step_costs(FLAGS.step_costs)
     speed = find_speed(
         FLAGS.device,
         machine,
-        read_step_costs(FLAGS.step_costs),
+        costs,
         FLAGS.image_size,
         blocks,
         FLAGS.images_per_second,
@@ -306,15 +336,15 @@ def _run() -> None:
     )
     table = prices.read(FLAGS.price_file)
     num_devices = FLAGS.num_workers
+    cpus = costs.num_cpus
     if machine:
         num_devices *= machines.num_devices(machine)
-    if num_devices > 1:
-        factor = num_devices * FLAGS.scaling_efficiency
-        speed = dataclasses.replace(
-            speed,
-            forward=speed.forward * factor,
-            fine_tune=speed.fine_tune * factor,
-        )
+        cpus = num_cpus(FLAGS.device) * FLAGS.num_workers
+    speed = speed.scaled(
+        num_devices * (FLAGS.scaling_efficiency if num_devices > 1 else 1.0),
+        # Preparing an image hardly depends on its size in the model.
+        costs.input * cpus / costs.num_cpus,
+    )
     phases = plan_phases(
         FLAGS.images,
         speed,
@@ -322,54 +352,63 @@ def _run() -> None:
         FLAGS.feature_views,
         FLAGS.fine_tune_epochs,
     )
-    _print(machine, speed, phases, table, num_devices)
-
-
-def _print(
-    machine: machines.Machine | None,
-    speed: Speed,
-    phases: list[Phase],
-    table: prices.Prices,
-    num_devices: int,
-) -> None:
-    print(
-        f"{FLAGS.images} images of {FLAGS.image_size} px on "
-        f"{FLAGS.num_workers} x {FLAGS.device}, {num_devices} device(s)\n"
-    )
-    print(f"{'phase':12} {'images':>12} {'images/s':>10} {'hours':>8}")
-    for phase in phases:
-        print(
-            f"{phase.name:12} {phase.passes:12} "
-            f"{phase.images_per_second:10.0f} {phase.hours:8.2f}"
-        )
-    hours = sum(phase.hours for phase in phases)
-    if machine:
-        startup = FLAGS.startup_minutes / 60
-        hours += startup
-        print(f"{'start-up':12} {'':12} {'':10} {startup:8.2f}  (assumed)")
     per_hour = FLAGS.num_workers * table.per_hour(
         FLAGS.device,
         machine.accelerator_type if machine else "",
         machine.accelerator_count if machine else 0,
     )
-    note = ""
     if FLAGS.spot:
         per_hour *= table.spot_share
-        note = f", spot at {table.spot_share:.0%} (assumed)"
-    names = {FLAGS.device, machine.accelerator_type if machine else ""}
-    if names & table.unchecked:
-        note += f"; not compared with the list of that date: {FLAGS.device}"
+    startup = FLAGS.startup_minutes / 60 if machine else 0.0
+    _print_phases(phases, num_devices, startup)
+    hours = sum(phase.hours for phase in phases) + startup
     print(f"\n{hours:.2f} hours, ${hours * per_hour:.2f}")
+    _print_sources(machine, speed, table, num_devices, per_hour)
+    each = costs.input / costs.num_cpus
+    print(
+        f"  input   at most {each * cpus:.0f} images/s: {each:.0f} a core, "
+        f"measured on {costs.measured_on}, {costs.date}\n"
+        "The head takes seconds and is left out. The log of a run shows its "
+        "own speed: give it as --images_per_second."
+    )
+
+
+def _print_phases(
+    phases: list[Phase], num_devices: int, startup: float
+) -> None:
+    print(
+        f"{FLAGS.images} images of {FLAGS.image_size} px on "
+        f"{FLAGS.num_workers} x {FLAGS.device}, {num_devices} device(s)\n"
+    )
+    print(f"{'phase':12} {'images':>12} {'images/s':>10} {'minutes':>8}")
+    for phase in phases:
+        print(
+            f"{phase.name:12} {phase.passes:12} "
+            f"{phase.images_per_second:10.0f} {60 * phase.hours:8.1f}"
+        )
+    if startup:
+        print(f"{'start-up':12} {'':23} {60 * startup:8.1f}  (assumed)")
+
+
+def _print_sources(
+    machine: machines.Machine | None,
+    speed: Speed,
+    table: prices.Prices,
+    num_devices: int,
+    per_hour: float,
+) -> None:
     print(f"  speed   {speed.source}")
     if num_devices > 1:
         print(
             f"  scaling {FLAGS.scaling_efficiency:.0%} of {num_devices} devices"
             " (assumed; --scaling_efficiency)"
         )
+    names = {FLAGS.device, machine.accelerator_type if machine else ""}
+    notes = sorted(names & table.unchecked)
     print(
-        f"  price   ${per_hour:.3f} an hour, {table.describe()}{note}\n"
-        "The head takes seconds and is left out; so is waiting for the input, "
-        "which the log of a run shows."
+        f"  price   ${per_hour:.3f} an hour, {table.describe()}"
+        + (f", spot at {table.spot_share:.0%} (assumed)" if FLAGS.spot else "")
+        + (f"; older: that of {', '.join(notes)}" if notes else "")
     )
 
 
