@@ -1,0 +1,53 @@
+"""The commands of the README's table "From laptop to pod" are accepted."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from deploy import command_lines
+from tests.conftest import ROOT
+
+IMAGE = "us-central1-docker.pkg.dev/project/lightbox/train:1"
+TEXT = (
+    (ROOT / "README.md")
+    .read_text()
+    .split("## From laptop to pod")[1]
+    .split("\n## ")[0]
+)
+COMMANDS = [
+    " ".join(command.split())
+    for command in re.findall(r"`(python -m (?:deploy|trainer)[^`]*)`", TEXT)
+]
+DRY_RUN = ("deploy.vertex.submit", "deploy.vertex.serve", "deploy.tpu.run")
+
+
+def test_the_table_names_every_way_to_run():
+    modules = {command.split()[2] for command in COMMANDS}
+    assert {*DRY_RUN, "deploy.plan"} <= modules
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_is_accepted(command):
+    command = command.replace("BUCKET", "bucket").replace("=IMAGE", f"={IMAGE}")
+    module, *arguments = shlex.split(command)[2:]
+    if module == "trainer.task":
+        assert command_lines.check(module, arguments)["data_dir"]
+        return
+    if module in DRY_RUN:
+        images = [word for word in arguments if word.endswith(".jpg")]
+        arguments = [
+            "--dry_run",
+            *(word for word in arguments if word not in images),
+        ]
+    elif module != "deploy.plan":
+        pytest.skip(f"{module} has no dry run")
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
