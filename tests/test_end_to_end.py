@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tests.conftest import ROOT, TRAIN_ONLY
 from trainer.data import preprocessing
+from trainer.export import saved_model
 
 pytestmark = pytest.mark.slow
 
@@ -194,8 +195,10 @@ def history_without_timing(job_dir):
 
 
 def weights_sha256(job_dir):
-    with open(job_dir / "export/1/manifest.json") as file:
-        return json.load(file)["weights_sha256"]
+    model = keras.models.load_model(
+        job_dir / "medical_image_classifier.keras", compile=False
+    )
+    return saved_model.weights_sha256(model)
 
 
 def kill_when(arguments, condition):
