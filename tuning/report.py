@@ -133,26 +133,33 @@ def make_verdict(
             "some of the groups and judging on the others gives "
             f"{estimate.value:.3f} ({_interval(estimate.interval)})."
         )
-    honest = best["score"] if estimate.value is None else estimate.value
-    is_better = (
-        honest > default_score
-        if trial.direction(options.objective) == "max"
-        else honest < default_score
-    )
     sentences.append(
         f"The default head has {default_score:.3f} on the same images: "
-        + (
-            "the sweep found a better one."
-            if is_better
-            else "the sweep found none that is better beyond the luck of the "
-            "choice."
-        )
+        + _compare(options.objective, estimate, default_score)
     )
     sentences.append(
         "The test split was not touched: train with the result, and trust that "
         "run's test figures."
     )
     return sentences
+
+
+def _compare(
+    objective: str, estimate: optimism.Estimate, default_score: float
+) -> str:
+    """Whether the choice is better than no sweep."""
+    sign = 1 if trial.direction(objective) == "max" else -1
+    if estimate.value is None or sign * (estimate.value - default_score) <= 0:
+        return (
+            "the sweep found none that is better beyond the luck of the choice."
+        )
+    worst = estimate.interval and min(sign * end for end in estimate.interval)
+    if worst is None or worst <= sign * default_score:
+        return (
+            "what the sweep found may be better, but the interval does not "
+            "show it."
+        )
+    return "the sweep found a better one."
 
 
 def _interval(interval) -> str:

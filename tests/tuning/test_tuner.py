@@ -82,7 +82,11 @@ def test_default_head_is_compared_with(sweep, capsys):
 
 @pytest.mark.parametrize(
     ("default", "expected"),
-    [(0.7, "the sweep found a better one."), (0.85, "beyond the luck of the")],
+    [
+        (0.5, "the sweep found a better one."),
+        (0.7, "may be better, but the interval does not show it."),
+        (0.85, "beyond the luck of the"),
+    ],
 )
 def test_verdict_judges_by_the_corrected_score(sweep, default, expected):
     _, options = sweep
