@@ -16,13 +16,12 @@ import re
 import uuid
 from collections.abc import Iterator
 
-import requests
 from google.api_core import exceptions
-from google.auth import exceptions as auth_exceptions
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
 
 from deploy import export_files, local_base
+from trainer import buckets
 from trainer.export import signature
 
 _CLAIM = re.compile(r"claims/(\d+)\.json")
@@ -30,37 +29,6 @@ _WITHDRAWN = re.compile(r"withdrawn\.(\d+)/.*")
 _VERSION = re.compile(r"(\d+)/(.+)")
 _MANIFEST = "manifest_sha256"
 _NUM_THREADS = 8
-# What a bucket may answer, after the library's own retries.
-ERRORS = (
-    exceptions.GoogleAPIError,
-    auth_exceptions.GoogleAuthError,
-    requests.RequestException,
-)
-
-
-def explain(error: Exception, url: str) -> str:
-    """One sentence that says what to do about one of `ERRORS`."""
-    bucket = url.removeprefix("gs://").partition("/")[0]
-    if isinstance(error, auth_exceptions.GoogleAuthError):
-        return (
-            f"there are no credentials for {url}: run `gcloud auth "
-            "application-default login`, or run as a service account."
-        )
-    if isinstance(error, exceptions.NotFound):
-        return (
-            f"gs://{bucket} does not exist: create it, or give another "
-            "--model_base_path."
-        )
-    if isinstance(error, (exceptions.Forbidden, exceptions.Unauthorized)):
-        return (
-            f"access to {url} was denied: it takes roles/storage.objectUser on "
-            f"gs://{bucket}."
-        )
-    return (
-        f"{url} could not be reached or kept refusing "
-        f"({type(error).__name__}: {str(error).splitlines()[0]}): run the same "
-        "command again, it finishes what was begun."
-    )
 
 
 class BucketBase:
@@ -68,7 +36,7 @@ class BucketBase:
 
     def __init__(self, url: str):
         self.path = url.rstrip("/")
-        bucket, _, prefix = self.path.removeprefix("gs://").partition("/")
+        bucket, prefix = buckets.split_url(self.path)
         self._prefix = f"{prefix}/" if prefix else ""
         self._client = storage.Client()
         self._bucket = self._client.bucket(bucket)
@@ -203,7 +171,7 @@ class BucketBase:
         wrong += [
             name
             for name in sorted(names & set(there))
-            if there[name].crc32c != export_files.file_crc32c(export.path(name))
+            if there[name].crc32c != buckets.file_crc32c(export.path(name))
         ]
         if wrong:
             raise ValueError(

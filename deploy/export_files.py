@@ -1,12 +1,9 @@
 """The files of an exported version, checked against its manifest."""
 
-import base64
 import dataclasses
 import hashlib
 import json
 import os
-
-import google_crc32c
 
 from trainer.export import signature
 
@@ -100,12 +97,3 @@ def file_sha256(path: str) -> str:
             return hashlib.sha256(file.read()).hexdigest()
     except FileNotFoundError:
         return ""
-
-
-def file_crc32c(path: str) -> str:
-    """As Cloud Storage writes it: base64 of four bytes, big-endian."""
-    checksum = google_crc32c.Checksum()
-    with open(path, "rb") as file:
-        for chunk in checksum.consume(file, 1 << 20):
-            del chunk
-    return base64.b64encode(checksum.digest()).decode("ascii")

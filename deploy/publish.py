@@ -18,7 +18,7 @@ from absl import app, flags
 
 from deploy import bucket_base, export_files, local_base, version_labels
 from serving import client as client_lib
-from trainer import storage
+from trainer import buckets, storage, workspace
 from trainer.export import blessing, signature
 
 FLAGS = flags.FLAGS
@@ -29,8 +29,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "export_dir",
         "",
-        "Export directory of a run, whose newest version is published, or one "
-        "version in it.",
+        "Export directory of a run, local or gs://, whose newest version is "
+        "published, or one version in it.",
     )
     flags.DEFINE_string(
         "model_base_path",
@@ -115,12 +115,16 @@ def publish(export_dir: str, base, force: bool = False) -> int:
         base.tidy()
         number = base.find(export)
         if number is not None:
-            print(f"{base.version_path(number)} holds {version_dir}.")
+            print(
+                f"{base.version_path(number)} holds "
+                f"{storage.as_given(version_dir)}."
+            )
             return number
         number = base.add(export)
+    size = f"{len(export.names)} files, {export.num_bytes / 1e6:.1f} MB"
     print(
-        f"Published {version_dir} as {base.version_path(number)} "
-        f"({len(export.names)} files, {export.num_bytes / 1e6:.1f} MB)."
+        f"Published {storage.as_given(version_dir)} as "
+        f"{base.version_path(number)} ({size})."
     )
     return number
 
@@ -219,11 +223,12 @@ def _check_flags() -> None:
         )
 
 
-def _run() -> None:
+def _run(place: workspace.Workspace) -> None:
     _check_flags()
     base = open_base(FLAGS.model_base_path)
     if not FLAGS.rollback:
-        number = publish(FLAGS.export_dir, base, FLAGS.force)
+        export_dir = place.stage_version(FLAGS.export_dir, "export_dir")
+        number = publish(export_dir, base, FLAGS.force)
         if FLAGS.label:
             move_label(base, FLAGS.label, number)
     elif FLAGS.label:
@@ -254,14 +259,18 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Its warnings would come before the sentence about the same.
     python_logging.getLogger("google.auth").setLevel(python_logging.ERROR)
+    with workspace.Workspace() as place:
+        _run_and_explain(place)
+
+
+def _run_and_explain(place: workspace.Workspace) -> None:
     try:
-        _run()
+        _run(place)
     except (ValueError, OSError) as error:
         sys.exit(f"deploy.publish: {error}")
-    except bucket_base.ERRORS as error:
+    except buckets.ERRORS as error:
         sys.exit(
-            "deploy.publish: "
-            f"{bucket_base.explain(error, FLAGS.model_base_path)}"
+            f"deploy.publish: {buckets.explain(error, FLAGS.model_base_path)}"
         )
 
 

@@ -10,6 +10,8 @@ import json
 import re
 import typing
 
+from trainer import storage
+
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 CLASS_WEIGHTS = ("balanced", "none")
 RATE_SCALINGS = ("sqrt", "linear", "none")
@@ -30,6 +32,11 @@ class TrainConfig:
     job_dir: str = _field("", "Where the run writes; resumes if it exists.")
     export_dir: str = _field(
         "", "Base path of exported versions; empty: JOB_DIR/export."
+    )
+    stage_data: bool = _field(
+        True,
+        "Copy the records of a DATA_DIR in Cloud Storage to the local disk "
+        "first, checked; otherwise they are streamed, for a small disk.",
     )
     weights: str = _field(
         "imagenet",
@@ -179,6 +186,7 @@ class TrainConfig:
         "job_dir",
         "export_dir",
         "features_dir",
+        "stage_data",
         "strategy",
         "cluster_timeout_s",
     )
@@ -294,8 +302,16 @@ class TrainConfig:
             return self.fine_tune_learning_rate
         return 1e-4 if self.is_pretrained else 2e-3
 
+    @property
+    def settings(self) -> dict:
+        """All fields by name; paths are those that the user gave."""
+        return {
+            name: storage.as_given(value) if isinstance(value, str) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(self.settings, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "TrainConfig":
@@ -312,10 +328,8 @@ class TrainConfig:
 
     def shared_json(self) -> str:
         """The fields that all workers must share."""
-        fields = dataclasses.asdict(self)
-        return json.dumps(
-            {n: v for n, v in fields.items() if n not in self._LOCAL}
-        )
+        fields = self.settings.items()
+        return json.dumps({n: v for n, v in fields if n not in self._LOCAL})
 
     def differences(self, other: "TrainConfig") -> dict[str, tuple]:
         """Fields that a continuation must share but does not.
@@ -323,7 +337,7 @@ class TrainConfig:
         Returns:
             Name -> (value here, value of `other`).
         """
-        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        mine, theirs = self.settings, other.settings
         return {
             name: (mine[name], theirs[name])
             for name in mine

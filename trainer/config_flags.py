@@ -4,7 +4,7 @@ import dataclasses
 
 from absl import flags
 
-from trainer import config, vertex
+from trainer import config, storage, vertex, workspace
 
 _DEFINE = {
     bool: flags.DEFINE_boolean,
@@ -61,3 +61,37 @@ def make_config(settings: dict) -> config.TrainConfig:
             ) from error
         settings = settings | {"hidden_units": units}
     return config.TrainConfig(**settings)
+
+
+def bring_here(
+    cfg: config.TrainConfig, place: workspace.Workspace, is_chief: bool
+) -> config.TrainConfig:
+    """A configuration whose paths in Cloud Storage are local copies.
+
+    Args:
+        cfg: as the user gave it.
+        place: that keeps them.
+        is_chief: whether this process writes what the run leaves.
+
+    Raises:
+        OSError: if something cannot be read or written.
+    """
+    data_dir, features_dir = cfg.data_dir, cfg.features_dir
+    if storage.is_remote(data_dir):
+        features_dir = features_dir or storage.join(data_dir, "features")
+    # First what a wrong flag is told of without a long copy.
+    job_dir = place.mirror(cfg.job_dir, is_chief)
+    export_dir = cfg.export_dir
+    if is_chief:
+        export_dir = place.mirror(cfg.export_dir)
+    weights = place.stage_file(cfg.weights)
+    if cfg.stage_data:
+        data_dir = place.stage_records(data_dir)
+    return dataclasses.replace(
+        cfg,
+        data_dir=data_dir,
+        features_dir=features_dir,
+        job_dir=job_dir,
+        export_dir=export_dir,
+        weights=weights,
+    )

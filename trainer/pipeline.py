@@ -85,6 +85,9 @@ def run(cfg: config.TrainConfig) -> str:
     )
     version_dir = _export(trained.job, model, detector, evaluation)
     _bless(trained.job, version_dir)
+    storage.write_atomically(
+        storage.join(cfg.job_dir, storage.SUCCESS_FILE), b""
+    )
     return version_dir
 
 
@@ -119,7 +122,7 @@ def _evaluate(
         trained.predictions,
         job.info,
         trained.rows,
-        dataclasses.asdict(cfg),
+        cfg.settings,
         cfg.operating_point,
         cfg.seed,
         context,

@@ -1,7 +1,17 @@
-"""Paths that may be local or `gs://`, and writes that are whole or absent."""
+"""Paths that may be local or `gs://`, and writes that are whole or absent.
+
+Small files in Cloud Storage are read and written by google-cloud-storage, with
+checksums and retries. Commands bring whole directories here and back, see
+`workspace`; only records may be streamed, by TensorFlow's own file system.
+"""
 
 import os
 import uuid
+
+# Written when everything else is there.
+SUCCESS_FILE = "_SUCCESS"
+# Local copy -> the path in Cloud Storage that it stands for.
+_copies: dict[str, str] = {}
 
 
 def is_remote(path: str) -> bool:
@@ -12,6 +22,18 @@ def join(directory: str, *names: str) -> str:
     return os.path.join(directory, *names)
 
 
+def add_copy(local: str, url: str) -> None:
+    """Remembers that a local path stands for one in Cloud Storage."""
+    _copies[local] = url.rstrip("/")
+
+
+def as_given(text: str) -> str:
+    """A text in which local copies have the names that the user gave."""
+    for local, url in _copies.items():
+        text = text.replace(local, url)
+    return text
+
+
 def write_atomically(path: str, data: bytes | str) -> None:
     """Writes a file that a reader sees whole or not at all.
 
@@ -20,10 +42,9 @@ def write_atomically(path: str, data: bytes | str) -> None:
     """
     data = data.encode("utf-8") if isinstance(data, str) else data
     if is_remote(path):
-        import tensorflow as tf
+        from trainer import buckets
 
-        with tf.io.gfile.GFile(path, "wb") as file:
-            file.write(data)
+        buckets.write_bytes(path, data)
         return
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
@@ -39,18 +60,29 @@ def write_atomically(path: str, data: bytes | str) -> None:
 
 
 def read_bytes(path: str) -> bytes:
-    if is_remote(path):
-        import tensorflow as tf
+    """Content of a file.
 
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return file.read()
+    Raises:
+        FileNotFoundError: if there is none.
+        OSError: if it cannot be read.
+    """
+    if is_remote(path):
+        from trainer import buckets
+
+        return buckets.read_bytes(path)
     with open(path, "rb") as file:
         return file.read()
 
 
 def exists(path: str) -> bool:
     if is_remote(path):
-        import tensorflow as tf
+        from trainer import buckets
 
-        return tf.io.gfile.exists(path)
+        return buckets.exists(path)
     return os.path.exists(path)
+
+
+def remove(path: str) -> None:
+    """Deletes a local file, if it is there."""
+    if os.path.exists(path):
+        os.remove(path)

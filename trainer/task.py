@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags
 
-from trainer import config, config_flags, startup
+from trainer import config, config_flags, startup, storage, workspace
 
 FLAGS = flags.FLAGS
 
@@ -25,10 +25,10 @@ flags.DEFINE_string(
 
 def _read_hparams(path: str) -> dict:
     try:
-        with open(path, encoding="utf-8") as file:
-            hparams = json.load(file)
+        hparams = json.loads(storage.read_bytes(path))
     except OSError as error:
-        raise ValueError(f"--hparams={path}: {error.strerror}.") from error
+        reason = error.strerror or str(error)
+        raise ValueError(f"--hparams={path}: {reason}.") from error
     except ValueError as error:
         raise ValueError(f"--hparams={path} is not JSON: {error}.") from error
     names = {f.name for f in dataclasses.fields(config.TrainConfig)}
@@ -59,6 +59,11 @@ def main(argv):
         cfg = make_config()
     except ValueError as error:
         sys.exit(f"trainer.task: {error}")
+    with workspace.Workspace() as place:
+        _run(cfg, place)
+
+
+def _run(cfg: config.TrainConfig, place: workspace.Workspace) -> None:
     # TensorFlow takes seconds to import; a wrong flag is told before that.
     startup.import_tensorflow()
     import tensorflow as tf
@@ -67,7 +72,7 @@ def main(argv):
     from trainer.training import cluster
 
     try:
-        pipeline.run(cfg)
+        pipeline.run(config_flags.bring_here(cfg, place, cluster.is_chief()))
     except (ValueError, OSError) as error:
         sys.exit(f"trainer.task: {error}")
     except tf.errors.DataLossError as error:

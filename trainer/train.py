@@ -126,6 +126,7 @@ def claim_job_dir(
                 f"{info.fingerprint[:12]}): use another --job_dir."
             )
     if is_chief:
+        storage.remove(storage.join(cfg.job_dir, storage.SUCCESS_FILE))
         storage.write_atomically(dataset_path, info.to_json())
         storage.write_atomically(config_path, cfg.to_json())
 

@@ -1,7 +1,9 @@
 """A sweep in several processes: a chief that knows, workers that train.
 
 They speak keras-tuner's own protocol and find each other by its variables
-`KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP` and `KERASTUNER_ORACLE_PORT`.
+`KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP` and `KERASTUNER_ORACLE_PORT`; a
+worker needs the records, and nothing of the chief's job directory. Numbers
+travel as text, as the protocol would round them.
 keras-tuner's chief waits for ever for a worker that has died; this one takes
 the trial of a worker that is silent back and hands it to another.
 """
@@ -16,13 +18,14 @@ import time
 from concurrent import futures
 
 import grpc
+import numpy as np
 from absl import logging
 from keras_tuner.src import protos
 from keras_tuner.src.distribute import oracle_chief
 from keras_tuner.src.engine import trial as trial_module
 
-from trainer import config, storage, train
-from tuning import report, trial_log, trial_queue, tuner
+from trainer import config, train
+from tuning import report, trial_queue, tuner
 
 CHIEF = "chief"
 HEARTBEAT_S = 1.0
@@ -53,8 +56,22 @@ def _address() -> str:
         ) from error
 
 
+def _pack(trial_id: str, status: str, **texts: str):
+    """A trial of the protocol with texts in the place of hyperparameters."""
+    packed = protos.get_proto().Trial(
+        trial_id=trial_id, status=trial_module.TrialStatus.to_proto(status)
+    )
+    for name, text in texts.items():
+        packed.hyperparameters.values.values[name].string_value = text
+    return packed
+
+
+def _unpack(packed, name: str) -> str:
+    return packed.hyperparameters.values.values[name].string_value
+
+
 class _Servicer(oracle_chief.OracleServicer):
-    """Answers workers; what they found is in files beside the log."""
+    """Answers workers and keeps what they found."""
 
     def __init__(self, queue: trial_queue.TrialQueue, job_dir: str):
         self._queue = queue
@@ -65,13 +82,9 @@ class _Servicer(oracle_chief.OracleServicer):
         trial = self._queue.next_trial(request.tuner_id)
         if trial.status == trial_module.TrialStatus.STOPPED:
             self.is_over = True
-        # The worker reads the values in the log: the protocol rounds them, and
-        # keras-tuner 1.4.8 prints a line for each that depends on another.
+        values = trial.hyperparameters.values
         return protos.get_service().CreateTrialResponse(
-            trial=protos.get_proto().Trial(
-                trial_id=trial.trial_id,
-                status=trial_module.TrialStatus.to_proto(trial.status),
-            )
+            trial=_pack(trial.trial_id, trial.status, values=json.dumps(values))
         )
 
     def UpdateTrial(self, request, context):
@@ -83,16 +96,13 @@ class _Servicer(oracle_chief.OracleServicer):
 
     def EndTrial(self, request, context):
         trial_id = request.trial.trial_id
-        self._queue.end_trial(trial_id, _read_outcome(self._job_dir, trial_id))
+        logits = json.loads(_unpack(request.trial, "logits"))
+        if logits is not None:
+            logits = np.array(logits, np.float32)
+        tuner.write_logits(self._job_dir, trial_id, logits)
+        outcome = json.loads(_unpack(request.trial, "outcome"))
+        self._queue.end_trial(trial_id, outcome)
         return protos.get_service().EndTrialResponse()
-
-
-def _outcome_path(job_dir: str, trial_id: str) -> str:
-    return storage.join(job_dir, tuner.LOGITS_DIR, f"{trial_id}.json")
-
-
-def _read_outcome(job_dir: str, trial_id: str) -> dict:
-    return json.loads(storage.read_bytes(_outcome_path(job_dir, trial_id)))
 
 
 def run_chief(
@@ -122,7 +132,11 @@ def run_chief(
         environment |= _local_address()
         os.environ |= environment
     servicer = _Servicer(queue, cfg.job_dir)
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=16),
+        # Logits of all images come in one message.
+        options=[("grpc.max_receive_message_length", -1)],
+    )
     protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
     try:
         server.add_insecure_port(_address())
@@ -133,7 +147,8 @@ def run_chief(
         ) from error
     server.start()
     workers = [
-        _start_worker(environment, f"worker-{i}") for i in range(num_workers)
+        _start_worker(cfg, environment, f"worker-{i}")
+        for i in range(num_workers)
     ]
     try:
         _serve(queue, servicer, options, workers)
@@ -193,9 +208,16 @@ def _local_address() -> dict[str, str]:
     }
 
 
-def _start_worker(environment: dict, name: str) -> subprocess.Popen:
+def _start_worker(
+    cfg: config.TrainConfig, environment: dict, name: str
+) -> subprocess.Popen:
+    # What is from Cloud Storage is on this machine already.
+    here = [
+        f"--{flag}={getattr(cfg, flag)}"
+        for flag in ("data_dir", "job_dir", "features_dir", "weights")
+    ]
     return subprocess.Popen(
-        [sys.executable, "-m", "tuning.task", *sys.argv[1:]],
+        [sys.executable, "-m", "tuning.task", *sys.argv[1:], *here],
         env=environment | {"KERASTUNER_TUNER_ID": name},
         stdout=subprocess.DEVNULL,
     )
@@ -233,10 +255,9 @@ def run_worker(
             if status == trial_module.TrialStatus.IDLE:
                 time.sleep(_POLL_S)
                 continue
-            _run_beating(cfg, options, data, response.trial.trial_id, stub)
+            ended = _run_beating(cfg, options, data, response.trial, stub)
             stub.EndTrial(
-                service.EndTrialRequest(trial=response.trial),
-                timeout=_CALL_TIMEOUT_S,
+                service.EndTrialRequest(trial=ended), timeout=_CALL_TIMEOUT_S
             )
     except grpc.RpcError as error:
         raise ValueError(
@@ -245,9 +266,9 @@ def run_worker(
         ) from error
 
 
-def _run_beating(cfg, options, data, trial_id, stub) -> None:
+def _run_beating(cfg, options, data, packed, stub):
     """Runs a trial; meanwhile the chief hears that this worker is alive."""
-    values = tuner.values_of_trials(trial_log.read_events(cfg.job_dir))
+    trial_id = packed.trial_id
     ended = threading.Event()
 
     def beat():
@@ -263,10 +284,15 @@ def _run_beating(cfg, options, data, trial_id, stub) -> None:
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        outcome = tuner.run_one(cfg, options, data, trial_id, values[trial_id])
+        outcome, logits = tuner.run_one(
+            cfg, options, data, json.loads(_unpack(packed, "values"))
+        )
     finally:
         ended.set()
         thread.join()
-    storage.write_atomically(
-        _outcome_path(cfg.job_dir, trial_id), json.dumps(outcome)
+    return _pack(
+        trial_id,
+        trial_module.TrialStatus.COMPLETED,
+        outcome=json.dumps(outcome),
+        logits=json.dumps(None if logits is None else logits.tolist()),
     )

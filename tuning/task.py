@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags
 
-from trainer import config_flags, startup
+from trainer import config, config_flags, startup, workspace
 
 FLAGS = flags.FLAGS
 
@@ -109,6 +109,11 @@ def main(argv):
             raise ValueError("--num_folds must be 0, or 2 and more.")
     except ValueError as error:
         sys.exit(f"tuning.task: {error}")
+    with workspace.Workspace() as place:
+        _run(cfg, place)
+
+
+def _run(cfg: config.TrainConfig, place: workspace.Workspace) -> None:
     # TensorFlow takes seconds to import; a wrong flag is told before that.
     startup.import_tensorflow()
     import keras
@@ -129,6 +134,9 @@ def main(argv):
             depths if FLAGS.second_stage else (),
         )
         role = distributed.role()
+        cfg = config_flags.bring_here(
+            cfg, place, role in ("", distributed.CHIEF)
+        )
         if role == distributed.CHIEF:
             distributed.run_chief(cfg, options)
         elif role:

@@ -33,6 +33,7 @@ _FREE = (
     "data_dir",
     "job_dir",
     "features_dir",
+    "stage_data",
     "strategy",
     "fine_tune_epochs",
     "fine_tune_blocks",
@@ -81,7 +82,7 @@ def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
         "data": info.fingerprint,
         "config": {
             name: value
-            for name, value in dataclasses.asdict(cfg).items()
+            for name, value in cfg.settings.items()
             if name not in _FREE
         },
         "oracle": options.oracle,
@@ -106,6 +107,7 @@ def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
                 f"{' and '.join(different)}: give the same flags and data to "
                 "continue it, or another --job_dir."
             )
+    storage.remove(storage.join(cfg.job_dir, storage.SUCCESS_FILE))
     storage.write_atomically(path, json.dumps(mine, indent=2) + "\n")
 
 
@@ -142,12 +144,15 @@ def run_one(
     cfg: config.TrainConfig,
     options: SweepOptions,
     data: trial.SweepData,
-    trial_id: str,
     values: dict,
-) -> dict:
-    """Runs a trial and returns its outcome, as `TrialQueue.end_trial` takes it.
+) -> tuple[dict, np.ndarray | None]:
+    """Runs a trial.
 
-    Whatever goes wrong in a trial is its outcome, and not the sweep's end.
+    Whatever goes wrong in it is its outcome, and not the sweep's end.
+
+    Returns:
+        The outcome, as `TrialQueue.end_trial` takes it, and what it said of
+        each image, None if it failed.
     """
     settings = dataclasses.asdict(cfg) | search_space.to_settings(
         values, dataclasses.asdict(cfg)
@@ -162,16 +167,8 @@ def run_one(
             options.objective,
         )
     except (ValueError, ArithmeticError, MemoryError) as error:
-        return {
-            "status": trial_queue.FAILED,
-            "message": str(error).splitlines()[0],
-        }
-    buffer = io.BytesIO()
-    np.save(buffer, result.logits)
-    storage.write_atomically(
-        storage.join(cfg.job_dir, LOGITS_DIR, f"{trial_id}.npy"),
-        buffer.getvalue(),
-    )
+        failure = str(error).splitlines()[0]
+        return {"status": trial_queue.FAILED, "message": failure}, None
     return {
         "status": trial_queue.COMPLETED,
         "score": result.metrics[options.objective],
@@ -179,7 +176,21 @@ def run_one(
         "executions": result.executions,
         "num_epochs": result.num_epochs,
         "seconds": result.seconds,
-    }
+    }, result.logits
+
+
+def write_logits(
+    job_dir: str, trial_id: str, logits: np.ndarray | None
+) -> None:
+    """Keeps what a trial said of each image, before its end is in the log."""
+    if logits is None:
+        return
+    buffer = io.BytesIO()
+    np.save(buffer, logits)
+    storage.write_atomically(
+        storage.join(job_dir, LOGITS_DIR, f"{trial_id}.npy"),
+        buffer.getvalue(),
+    )
 
 
 def run(
@@ -203,9 +214,10 @@ def run(
         if found.status == "IDLE":
             time.sleep(_IDLE_S)
             continue
-        outcome = run_one(
-            cfg, options, data, found.trial_id, found.hyperparameters.values
+        outcome, logits = run_one(
+            cfg, options, data, found.hyperparameters.values
         )
+        write_logits(cfg.job_dir, found.trial_id, logits)
         queue.end_trial(found.trial_id, outcome)
         table.add(queue.finished[-1], found.hyperparameters.values)
     return finish(cfg, options, strategy, data, queue.finished)
@@ -272,10 +284,14 @@ def finish(
         _write_report(cfg, options, finished, values, best, verdict, depths)
     for sentence in verdict:
         print(sentence)
+    job_dir = storage.as_given(cfg.job_dir)
     print(
-        f"{storage.join(cfg.job_dir, BEST_FILE)} is for trainer.task --hparams;"
-        f" {storage.join(cfg.job_dir, 'sweep.html')} shows the sweep.",
+        f"{storage.join(job_dir, BEST_FILE)} is for trainer.task --hparams;"
+        f" {storage.join(job_dir, 'sweep.html')} shows the sweep.",
         flush=True,
+    )
+    storage.write_atomically(
+        storage.join(cfg.job_dir, storage.SUCCESS_FILE), b""
     )
     return settings
 

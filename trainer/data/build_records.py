@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from trainer import storage
+from trainer import startup, storage, workspace
 from trainer.data import (
     audit,
     beam_runner,
@@ -228,8 +228,8 @@ def _list_sources(
     for path in (input_dir, output_dir):
         if storage.is_remote(path) and runner == LOCAL:
             raise ValueError(
-                f"{path} is not on this machine: copy it, for example with "
-                "`gcloud storage cp -r`, or choose a --runner of Apache Beam."
+                f"{path} is not on this machine, nor in Cloud Storage "
+                "(gs://): copy it, or choose a --runner of Apache Beam."
             )
     if bool(input_dir) == bool(manifest_path):
         raise ValueError(
@@ -381,8 +381,9 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "runner",
         LOCAL,
-        "local: the cores of this machine; else a runner of Apache Beam, for "
-        "example direct or dataflow, which also reads and writes gs://.",
+        "local: the cores of this machine, which copies what is in gs:// here "
+        "first; else a runner of Apache Beam, for example direct or dataflow, "
+        "which works in the bucket.",
     )
     flags.DEFINE_multi_string(
         "beam_options",
@@ -395,12 +396,30 @@ def _define_flags() -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    startup.set_up_logging(os.path.dirname(os.path.dirname(__file__)))
+    with workspace.Workspace() as place:
+        _run(place)
+
+
+def _run(place: workspace.Workspace) -> None:
     values = flags.FLAGS
+    input_dir, output_dir = values.input_dir, values.output_dir
+    manifest_path, previous_dir = values.manifest, values.previous
     try:
+        if values.runner == LOCAL:
+            output.check_output_dir(output_dir, "")
+            output_dir = place.output(
+                output_dir, records.DATASET_FILE, output.EARLIER_FILES
+            )
+            input_dir = place.stage(input_dir, "input_dir")
+            manifest_path = _stage_manifest(place, manifest_path)
+            previous_dir = place.stage(
+                previous_dir, "previous", output.EARLIER_FILES.__contains__
+            )
         info = build(
-            values.input_dir,
-            values.output_dir,
-            manifest_path=values.manifest,
+            input_dir,
+            output_dir,
+            manifest_path=manifest_path,
             columns=[name.strip().lower() for name in values.columns],
             patient_regex=values.patient_regex,
             stored_size=values.stored_size,
@@ -410,7 +429,7 @@ def main(argv: list[str]) -> None:
             seed=values.seed,
             num_folds=values.num_folds,
             fold=values.fold,
-            previous_dir=values.previous,
+            previous_dir=previous_dir,
             positive_class=values.positive_class,
             on_leak=values.on_leak,
             skip_unreadable=values.skip_unreadable,
@@ -423,14 +442,27 @@ def main(argv: list[str]) -> None:
         )
     except (ValueError, OSError) as error:
         sys.exit(f"build_records: {error}")
-    audit_path = storage.join(values.output_dir, output.AUDIT_FILE)
+    audit_path = storage.join(output_dir, output.AUDIT_FILE)
     print(_summarize(info))
     read_bytes = storage.read_bytes
     if values.runner != LOCAL:
         read_bytes = beam_runner.read_bytes
     for line in audit.summarize(json.loads(read_bytes(audit_path))):
         print(f"- {line}")
-    print(f"Written to {values.output_dir}; {audit_path} has the details.")
+    shown = storage.as_given(audit_path)
+    print(f"Written to {values.output_dir}; {shown} has the details.")
+
+
+def _stage_manifest(place: workspace.Workspace, path: str) -> str:
+    """A local copy of a manifest and of the images that it names."""
+    if not path.startswith("gs://"):
+        return path
+    listed = manifest.read_paths(place.stage_file(path))
+    folder, name = os.path.split(path)
+    wanted = {name, *map(os.path.normpath, listed)}
+    return os.path.join(
+        place.stage(folder, "manifest", wanted.__contains__), name
+    )
 
 
 if __name__ == "__main__":

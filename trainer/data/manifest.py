@@ -66,6 +66,27 @@ def read_manifest(
         ) from error
 
 
+def read_paths(path: str) -> list[str]:
+    """The paths of a manifest as they are written, right or wrong.
+
+    Raises:
+        ValueError: if it is not UTF-8 text.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            names = {
+                (n or "").strip().lower(): n for n in rows.fieldnames or ()
+            }
+            if "path" not in names:
+                return []
+            return [(row[names["path"]] or "").strip() for row in rows]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text; save it as CSV in UTF-8."
+        ) from error
+
+
 def _read_lines(
     path: str, folder: str, reader, columns: tuple[str, ...]
 ) -> list[sources.Source]:

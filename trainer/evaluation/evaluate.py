@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags, logging
 
-from trainer import startup, storage
+from trainer import startup, storage, workspace
 
 _NO_MODEL = (
     "Give --export or --target: the model to evaluate, as an exported version "
@@ -94,7 +94,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
 
 
-def _load(stack: contextlib.ExitStack, where: str):
+def _load(stack: contextlib.ExitStack, place: workspace.Workspace, where: str):
     """The model at a path or at a server's address."""
     if "://" in where and not where.startswith("gs://"):
         from serving import client as client_lib
@@ -122,14 +122,19 @@ def _load(stack: contextlib.ExitStack, where: str):
         (low, high),
         values.operating_point,
     )
-    return exported.load(where, meaning)
+    return exported.load(place.stage_version(where, "export"), meaning)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    values = flags.FLAGS
     startup.set_up_logging(os.path.dirname(os.path.dirname(__file__)))
+    with workspace.Workspace() as place:
+        _run(place)
+
+
+def _run(place: workspace.Workspace) -> None:
+    values = flags.FLAGS
     try:
         if bool(values.export) == bool(values.target):
             raise ValueError(_NO_MODEL)
@@ -137,13 +142,14 @@ def main(argv: list[str]) -> None:
         from trainer.evaluation import external, metrics, page
 
         prevalences = metrics.parse_prevalences(values.prevalences)
+        output_dir = place.output(values.output_dir)
         with contextlib.ExitStack() as stack:
-            models = [_load(stack, values.export or values.target)]
+            models = [_load(stack, place, values.export or values.target)]
             if values.compare:
-                models.append(_load(stack, values.compare))
+                models.append(_load(stack, place, values.compare))
             evaluation = external.evaluate(
                 models,
-                values.data_dir,
+                place.stage_records(values.data_dir),
                 splits=values.splits,
                 subgroups=values.subgroups,
                 prevalences=prevalences,
@@ -151,9 +157,7 @@ def main(argv: list[str]) -> None:
                 seed=values.seed,
             )
         for name, content in evaluation.files.items():
-            storage.write_atomically(
-                storage.join(values.output_dir, name), content
-            )
+            storage.write_atomically(storage.join(output_dir, name), content)
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate: {error}")
     found = evaluation.metrics

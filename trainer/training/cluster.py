@@ -129,6 +129,20 @@ def is_evaluator() -> bool:
     return cluster is not None and cluster.role == "evaluator"
 
 
+def is_chief() -> bool:
+    """Whether this process writes what outlives the run.
+
+    Raises:
+        ValueError: if the cluster is one that nobody could train with.
+    """
+    cluster = read_cluster()
+    if cluster is None or not cluster.role:
+        return True
+    if cluster.role == "worker":
+        return cluster.index == 0 and "chief" not in cluster.tasks
+    return cluster.role == "chief"
+
+
 def find_lost_task(message: str) -> str:
     """The peer that an error of a collective op tells of, "" if it names none.
 

@@ -1,0 +1,318 @@
+"""Objects in Cloud Storage: whole, checked by crc32c, and asked for again.
+
+google-cloud-storage repeats what a server refuses for a moment; a download that
+arrives altered it only reports, so that is repeated here.
+"""
+
+import base64
+import concurrent.futures
+import contextlib
+import io
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+import google_crc32c
+import requests
+from google.api_core import exceptions
+from google.auth import exceptions as auth_exceptions
+from google.cloud import storage
+from google.cloud.storage import exceptions as storage_exceptions
+
+SCHEME = "gs://"
+# What a bucket may answer, after the library's own retries.
+ERRORS = (
+    exceptions.GoogleAPIError,
+    auth_exceptions.GoogleAuthError,
+    requests.RequestException,
+    storage_exceptions.DataCorruption,
+    storage_exceptions.InvalidResponse,
+)
+_NUM_THREADS = 8
+_NUM_DOWNLOADS = 5
+_CHUNK = 1 << 20
+
+
+def explain(error: Exception, url: str) -> str:
+    """One sentence that says what to do about one of `ERRORS`."""
+    bucket = split_url(url)[0]
+    if isinstance(error, auth_exceptions.GoogleAuthError):
+        return (
+            f"there are no credentials for {url}: run `gcloud auth "
+            "application-default login`, or run as a service account."
+        )
+    if isinstance(error, exceptions.NotFound):
+        return f"gs://{bucket} does not exist: create it, or correct {url}."
+    if isinstance(error, (exceptions.Forbidden, exceptions.Unauthorized)):
+        return (
+            f"access to {url} was denied: it takes roles/storage.objectUser on "
+            f"gs://{bucket}."
+        )
+    if isinstance(error, exceptions.TooManyRequests):
+        return (
+            f"{url} refuses further requests (429: a quota or rate limit of "
+            f"the project or of gs://{bucket} is used up): run the same "
+            "command again later, it continues."
+        )
+    reason = (str(error).splitlines() or [""])[0]
+    return (
+        f"{url} could not be reached or kept refusing "
+        f"({type(error).__name__}: {reason}): run the same command again, it "
+        "finishes what was begun."
+    )
+
+
+@contextlib.contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Makes an OSError with `explain`'s sentence of one of `ERRORS`."""
+    try:
+        yield
+    except ERRORS as error:
+        raise OSError(explain(error, url)) from error
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Bucket and object name of `gs://BUCKET/NAME`.
+
+    Raises:
+        ValueError: if it is not of that form.
+    """
+    match = re.fullmatch(r"gs://([a-z0-9][\w.-]+[a-z0-9])(?:/(.*))?", url)
+    if not match:
+        raise ValueError(
+            f"A path in Cloud Storage must be gs://BUCKET/PATH. Received: {url}"
+        )
+    return match[1], match[2] or ""
+
+
+def file_crc32c(path: str) -> str:
+    """CRC32C of a file as Cloud Storage gives it: base64 of its big end."""
+    with open(path, "rb") as file:
+        return _crc32c(file)
+
+
+def _crc32c(file: BinaryIO) -> str:
+    checksum = google_crc32c.Checksum()
+    while data := file.read(_CHUNK):
+        checksum.update(data)
+    return base64.b64encode(checksum.digest()).decode()
+
+
+def _open(content: str | bytes) -> BinaryIO:
+    if isinstance(content, bytes):
+        return io.BytesIO(content)
+    return open(content, "rb")
+
+
+def read_bytes(url: str) -> bytes:
+    """Content of an object.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        OSError: if it cannot be read.
+    """
+    blob = _blob(url)
+    with explained(url):
+        try:
+            return _until_intact(blob.download_as_bytes)
+        except exceptions.NotFound as error:
+            raise FileNotFoundError(f"{url} does not exist.") from error
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Makes or replaces an object.
+
+    Raises:
+        OSError: if it cannot be written; what was there is intact.
+    """
+    with explained(url):
+        _blob(url).upload_from_string(data, "application/octet-stream")
+
+
+def exists(url: str) -> bool:
+    """Whether there is an object of this name.
+
+    Raises:
+        OSError: if that cannot be told.
+    """
+    with explained(url):
+        return _blob(url).exists()
+
+
+def _blob(url: str) -> storage.Blob:
+    bucket, name = split_url(url)
+    with explained(url):
+        return storage.Client().bucket(bucket).blob(name)
+
+
+def _until_intact(download: Callable):
+    for attempt in range(_NUM_DOWNLOADS):
+        try:
+            return download()
+        except storage_exceptions.DataCorruption:
+            if attempt == _NUM_DOWNLOADS - 1:
+                raise
+
+
+class Folder:
+    """The objects below `gs://BUCKET/PREFIX/`, by their names below it."""
+
+    def __init__(self, url: str):
+        """Opens it; it need not exist.
+
+        Raises:
+            ValueError: if the URL is none of Cloud Storage.
+            OSError: if there are no credentials.
+        """
+        self.url = url.rstrip("/")
+        bucket, prefix = split_url(self.url)
+        self._prefix = f"{prefix}/" if prefix else ""
+        with explained(self.url):
+            self._client = storage.Client()
+        self._bucket = self._client.bucket(bucket)
+
+    def list(self) -> dict[str, storage.Blob]:
+        """All objects, with their size, checksum and generation.
+
+        Raises:
+            ValueError: if a name cannot be one of a file.
+            OSError: if they cannot be listed.
+        """
+        start, found = len(self._prefix), {}
+        with explained(self.url):
+            for blob in self._client.list_blobs(
+                self._bucket, prefix=self._prefix
+            ):
+                name = blob.name[start:]
+                # Consoles make an empty object to show a folder.
+                if not name or name.endswith("/"):
+                    continue
+                if {"", ".", ".."} & set(name.split("/")):
+                    raise ValueError(
+                        f"{self.url}/{name} cannot be a file's name: rename "
+                        "the object."
+                    )
+                found[name] = blob
+        return found
+
+    def download(
+        self,
+        blobs: dict[str, storage.Blob],
+        directory: str,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Downloads objects that `list` gave, each with its checksum.
+
+        Args:
+            blobs: by name.
+            directory: where they go, below their names.
+            on_progress: is told the bytes of each that has arrived.
+
+        Raises:
+            OSError: if one cannot be read, or was replaced meanwhile.
+        """
+
+        def fetch(name):
+            path = os.path.join(directory, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            blob = blobs[name]
+            _until_intact(
+                lambda: blob.download_to_filename(path, checksum="crc32c")
+            )
+            return blob.size
+
+        with explained(self.url):
+            try:
+                for size in in_threads(fetch, blobs):
+                    on_progress(size)
+            except exceptions.NotFound as error:
+                raise OSError(
+                    f"{self.url} was changed while it was read: run the same "
+                    "command again."
+                ) from error
+
+    def upload(
+        self, content: str | bytes, name: str, generation: int | None = None
+    ) -> int:
+        """Makes or replaces an object, in one step.
+
+        Args:
+            content: the bytes, or the path of a file that has them.
+            name: of the object, below the folder.
+            generation: of the object to replace, 0 if there must be none;
+                None replaces any.
+
+        Returns:
+            The generation of the new object.
+
+        Raises:
+            FileNotFoundError: if the file is gone.
+            FileExistsError: if another process has written the object.
+            OSError: if it cannot be written; what was there is intact.
+        """
+        blob = self._bucket.blob(self._prefix + name)
+        # What is appended to a file meanwhile is no part of this upload.
+        with _open(content) as file, explained(f"{self.url}/{name}"):
+            try:
+                blob.upload_from_file(
+                    file,
+                    size=file.seek(0, os.SEEK_END),
+                    rewind=True,
+                    content_type="application/octet-stream",
+                    checksum="crc32c",
+                    if_generation_match=generation,
+                )
+            except exceptions.PreconditionFailed as error:
+                # Perhaps it was this upload: applied, and its answer lost.
+                if not self._is_same(blob, content):
+                    raise FileExistsError(
+                        f"{self.url}/{name} was written by another process: "
+                        "only one may write there. Stop the other, or give "
+                        "this one another directory."
+                    ) from error
+        return blob.generation
+
+    def _is_same(self, blob: storage.Blob, content: str | bytes) -> bool:
+        try:
+            blob.reload()
+        except exceptions.NotFound:
+            return False
+        with _open(content) as file:
+            return blob.crc32c == _crc32c(file)
+
+    def delete(self, name: str, generation: int | None = None) -> None:
+        """Deletes an object; nothing if it is gone.
+
+        Raises:
+            FileExistsError: if another process has replaced it.
+            OSError: if it cannot be deleted.
+        """
+        blob = self._bucket.blob(self._prefix + name)
+        with explained(f"{self.url}/{name}"):
+            try:
+                blob.delete(if_generation_match=generation)
+            except exceptions.NotFound:
+                return
+            except exceptions.PreconditionFailed as error:
+                raise FileExistsError(
+                    f"{self.url}/{name} was written by another process: only "
+                    "one may write there."
+                ) from error
+
+
+def in_threads(function: Callable, items: Iterable) -> Iterator:
+    """Results of a function for all items, as they come.
+
+    Raises:
+        Exception: the first that one call raises; those that have not begun
+            are left out then.
+    """
+    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+        futures = [pool.submit(function, item) for item in items]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
