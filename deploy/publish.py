@@ -18,7 +18,7 @@ from absl import app, flags
 
 from deploy import bucket_base, export_files, local_base, version_labels
 from serving import client as client_lib
-from trainer import buckets, storage, workspace
+from trainer import buckets, startup, storage, workspace
 from trainer.export import blessing, signature
 
 FLAGS = flags.FLAGS
@@ -259,6 +259,7 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Its warnings would come before the sentence about the same.
     python_logging.getLogger("google.auth").setLevel(python_logging.ERROR)
+    startup.set_up_logging(os.path.dirname(os.path.dirname(__file__)))
     with workspace.Workspace() as place:
         _run_and_explain(place)
 

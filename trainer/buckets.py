@@ -78,7 +78,7 @@ def split_url(url: str) -> tuple[str, str]:
     Raises:
         ValueError: if it is not of that form.
     """
-    match = re.fullmatch(r"gs://([a-z0-9][\w.-]+[a-z0-9])(?:/(.*))?", url)
+    match = re.fullmatch(r"gs://([a-z0-9][\w.-]*)(?:/(.*))?", url)
     if not match:
         raise ValueError(
             f"A path in Cloud Storage must be gs://BUCKET/PATH. Received: {url}"

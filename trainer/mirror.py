@@ -32,7 +32,7 @@ _GRAPH_FILE = "saved_model.pb"
 _WRITE_CHECK = "_write_check"
 # What is not finished yet, of `storage`, exports and TensorFlow.
 _DELETABLE = re.compile(r"(^|/)checkpoints/|\.tfrecord$")
-_UNFINISHED = re.compile(r"(^|/)\.|\.tmp$|_temp(/|$)|\.tempstate")
+_UNFINISHED = re.compile(r"(^|/)(\.|tmp\.)|\.tmp$|_temp(/|$)|\.tempstate")
 _VERSION_FILE = re.compile(r"((?:.*/)?\d+)/assets(?:\.extra)?/.*")
 
 
@@ -45,10 +45,13 @@ class _Change:
     content: bytes | None  # None: read it from the file
 
     @property
-    def order(self) -> tuple[bool, int]:
-        """A version is complete when its graph is there, so that comes last."""
+    def order(self) -> tuple[bool, int, int]:
+        """A version is complete when its graph is there, so that comes last.
+
+        Of files of one moment those in folders come first: see `Mirror._look`.
+        """
         is_graph = os.path.basename(self.name) == _GRAPH_FILE
-        return is_graph, self.stat.st_mtime_ns
+        return is_graph, self.stat.st_mtime_ns, -self.name.count("/")
 
 
 class Mirror:

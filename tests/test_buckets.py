@@ -1,0 +1,123 @@
+"""Objects are whole and written once, whatever the network does."""
+
+import google.auth
+import pytest
+from google.api_core import exceptions
+from google.auth import exceptions as auth_exceptions
+
+from tests import cloud_storage
+from trainer import buckets, storage
+
+CONTENT = bytes(range(256)) * 40
+
+
+def test_object_is_written_and_read(bucket_name):
+    url = f"gs://{bucket_name}/a/b.json"
+    assert not storage.exists(url)
+    with pytest.raises(FileNotFoundError, match=f"{url} does not exist"):
+        storage.read_bytes(url)
+    storage.write_atomically(url, "text")
+    assert storage.exists(url)
+    assert storage.read_bytes(url) == b"text"
+    storage.write_atomically(url, CONTENT)
+    assert storage.read_bytes(url) == CONTENT
+
+
+@pytest.mark.parametrize("fault", [503, 429, cloud_storage.RESET])
+def test_passing_refusal_costs_nothing(cloud, bucket_name, tmp_path, fault):
+    folder = buckets.Folder(f"gs://{bucket_name}/a")
+    for pattern in ("POST /upload", "GET .*/o", "alt=media", "DELETE"):
+        cloud.inject(fault, pattern)
+    generation = folder.upload(CONTENT, "b")
+    folder.download(folder.list(), str(tmp_path))
+    assert (tmp_path / "b").read_bytes() == CONTENT
+    folder.delete("b", generation)
+    assert not folder.list() and not cloud.pending
+
+
+def test_altered_download_is_repeated(cloud, bucket_name, tmp_path):
+    folder = buckets.Folder(f"gs://{bucket_name}/a")
+    folder.upload(CONTENT, "b")
+    cloud.inject(cloud_storage.CORRUPT, "alt=media", 3)
+    folder.download(folder.list(), str(tmp_path))
+    assert (tmp_path / "b").read_bytes() == CONTENT
+    cloud.inject(cloud_storage.CORRUPT, "alt=media", 2)
+    assert storage.read_bytes(f"gs://{bucket_name}/a/b") == CONTENT
+    assert not cloud.pending
+
+
+def test_download_that_is_altered_every_time_is_an_error(
+    cloud, bucket_name, tmp_path
+):
+    folder = buckets.Folder(f"gs://{bucket_name}/a")
+    folder.upload(CONTENT, "b")
+    cloud.inject(cloud_storage.CORRUPT, "alt=media", 100)
+    with pytest.raises(OSError, match=r"DataCorruption.*run the same command"):
+        folder.download(folder.list(), str(tmp_path))
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_upload_whose_answer_is_lost_is_one_object(
+    cloud, bucket_name, tmp_path, as_file
+):
+    folder = buckets.Folder(f"gs://{bucket_name}")
+    (tmp_path / "b").write_bytes(CONTENT)
+    content = str(tmp_path / "b") if as_file else CONTENT
+    cloud.inject(cloud_storage.APPLIED, "POST /upload")
+    generation = folder.upload(content, "b", 0)
+    assert not cloud.pending
+    assert folder.list()["b"].generation == generation
+    assert cloud.read(bucket_name) == {"b": CONTENT}
+
+
+def test_object_of_another_process_is_not_overwritten(cloud, bucket_name):
+    folder = buckets.Folder(f"gs://{bucket_name}/run")
+    mine = folder.upload(b"mine", "b", 0)
+    folder.upload(b"theirs", "b")
+    for generation in (0, mine):
+        with pytest.raises(FileExistsError, match="run/b was written by anoth"):
+            folder.upload(b"mine again", "b", generation)
+    assert cloud.read(bucket_name) == {"run/b": b"theirs"}
+
+
+def test_list_has_files_alone(cloud, bucket_name):
+    folder = buckets.Folder(f"gs://{bucket_name}/a")
+    for name in ("b", "c/d", "folder/"):
+        folder.upload(b"", name)
+    buckets.Folder(f"gs://{bucket_name}").upload(b"", "ab")
+    assert sorted(folder.list()) == ["b", "c/d"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (auth_exceptions.DefaultCredentialsError(), "no credentials.*gcloud a"),
+        (exceptions.NotFound(""), r"gs://b does not exist: create it"),
+        (exceptions.Forbidden(""), "denied: it takes roles/storage.objectUser"),
+        (exceptions.TooManyRequests(""), "quota or rate limit.*again later"),
+        (exceptions.ServiceUnavailable("x"), "could not be reached.*again"),
+    ],
+)
+def test_error_says_what_to_do(monkeypatch, error, sentence):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(google.auth, "default", fail)
+    with pytest.raises(OSError, match=sentence):
+        buckets.Folder("gs://b/c")
+    with pytest.raises(OSError, match=sentence):
+        storage.read_bytes("gs://b/c")
+
+
+@pytest.mark.parametrize("url", ["gs://", "gs:///a", "s3://bucket/a", "gs://A"])
+def test_other_url_is_refused(url):
+    with pytest.raises(ValueError, match=f"must be gs://BUCKET/PATH.*{url}"):
+        storage.read_bytes(url)
+
+
+def test_absent_bucket_is_named(cloud):
+    with pytest.raises(OSError, match="gs://lightbox-absent does not exist"):
+        buckets.Folder("gs://lightbox-absent/a").list()
+    with pytest.raises(OSError, match="gs://lightbox-absent does not exist"):
+        buckets.Folder("gs://lightbox-absent/a").upload(b"", "b")

@@ -1,0 +1,265 @@
+"""The bucket holds what the directory held, whatever ends the process."""
+
+import itertools
+import os
+import threading
+import time
+
+import pytest
+
+from trainer import buckets, mirror, storage
+
+VERSION = (
+    "export/1/assets/dataset.json",
+    "export/1/saved_model.pb",
+)
+
+
+class Killed(BaseException):
+    """What a process that is killed does not survive."""
+
+
+@pytest.fixture
+def url(bucket_name):
+    return f"gs://{bucket_name}/run"
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setattr(mirror, "PERIOD_S", 0.02)
+
+
+def read_bucket(cloud, url):
+    bucket, prefix = buckets.split_url(url)
+    return {
+        name.removeprefix(f"{prefix}/"): data
+        for name, data in cloud.read(bucket).items()
+    }
+
+
+def read_disk(directory):
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def write(directory, name, data):
+    storage.write_atomically(str(directory / name), data)
+
+
+def open_mirror(url, directory, *arguments):
+    directory.mkdir(exist_ok=True)
+    found = mirror.Mirror(url, str(directory), *arguments)
+    found.restore()
+    found.start()
+    return found
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_directory_is_followed_and_restored(cloud, url, tmp_path):
+    first = open_mirror(url, tmp_path / "a")
+    write(tmp_path / "a", "config.json", "{}")
+    wait_for(lambda: "config.json" in read_bucket(cloud, url))
+    write(tmp_path / "a", "config.json", '{"a": 1}')
+    write(tmp_path / "a", "checkpoints/head/ckpt-1.index", "1")
+    wait_for(lambda: len(read_bucket(cloud, url)) == 2)
+    os.remove(tmp_path / "a/checkpoints/head/ckpt-1.index")
+    write(tmp_path / "a", "checkpoints/head/ckpt-2.index", b"2" * (9 << 20))
+    first.close()
+    assert read_bucket(cloud, url) == read_disk(tmp_path / "a")
+    second = open_mirror(url, tmp_path / "b")
+    assert read_disk(tmp_path / "b") == read_disk(tmp_path / "a")
+    cloud.heal()
+    second.close()
+    changing = [r for r in cloud.requests if not r.startswith("GET")]
+    assert not [r for r in changing if "_write_check" not in r]
+
+
+def test_what_is_unfinished_stays_here(cloud, url, tmp_path):
+    found = open_mirror(url, tmp_path / "a")
+    for name in (
+        "a.json.0123.tmp",
+        "export/tmp.0123/saved_model.pb",
+        "tmp.0123.keras",
+        ".building/x",
+        "checkpoints/head/ckpt-1_temp/part-0",
+        "whole",
+    ):
+        path = tmp_path / "a" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    found.close()
+    assert set(read_bucket(cloud, url)) == {"whole"}
+
+
+def test_what_a_cleaner_deletes_stays_in_the_bucket(cloud, url, tmp_path):
+    found = open_mirror(url, tmp_path / "a")
+    write(tmp_path / "a", "history.csv", "epoch")
+    wait_for(lambda: read_bucket(cloud, url))
+    os.remove(tmp_path / "a/history.csv")
+    found.close()
+    assert read_bucket(cloud, url) == {"history.csv": b"epoch"}
+
+
+def test_last_file_stands_only_beside_everything_else(
+    cloud, url, tmp_path, monkeypatch
+):
+    """Killed before each request of two starts, the second of other files."""
+
+    def work(directory, text):
+        storage.remove(str(directory / storage.SUCCESS_FILE))
+        for name in VERSION:
+            write(directory, name, text)
+        write(directory, storage.SUCCESS_FILE, "")
+
+    def is_complete(found):
+        contents = {found.get(name) for name in VERSION}
+        return len(contents) == 1 and None not in contents
+
+    # Its only passes are those of `close`.
+    monkeypatch.setattr(mirror, "PERIOD_S", 1e6)
+    real = {n: getattr(buckets.Folder, n) for n in ("upload", "delete")}
+    budget = [0]
+
+    def limited(name):
+        def call(self, *arguments):
+            if "_write_check" not in arguments:
+                if not budget[0]:
+                    raise Killed
+                budget[0] -= 1
+            return real[name](self, *arguments)
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(buckets.Folder, name, limited(name))
+    for text in ("first", "second"):
+        for num_requests in itertools.count():
+            budget[0] = num_requests
+            directory = tmp_path / f"{text}{num_requests}"
+            found = open_mirror(url, directory)
+            work(directory, text)
+            try:
+                found.close()
+            except Killed:
+                there = read_bucket(cloud, url)
+                if storage.SUCCESS_FILE in there:
+                    assert is_complete(there)
+                if "export/1/saved_model.pb" in there:
+                    assert set(there) >= set(VERSION)
+                continue
+            break
+        assert num_requests >= 3
+        assert read_bucket(cloud, url) == {
+            **dict.fromkeys(VERSION, text.encode()),
+            storage.SUCCESS_FILE: b"",
+        }
+
+
+def test_broken_version_is_dropped(cloud, url, tmp_path):
+    folder = buckets.Folder(url)
+    for name in VERSION[:1]:
+        folder.upload(b"", name)
+    for name in VERSION:
+        folder.upload(b"", name.replace("/1/", "/2/"))
+    found = open_mirror(url, tmp_path / "a")
+    assert os.listdir(tmp_path / "a/export") == ["2"]
+    found.close()
+    assert {n.split("/")[1] for n in read_bucket(cloud, url)} == {"2"}
+
+
+def test_record_never_names_what_is_not_there(cloud, url, tmp_path):
+    """The bucket is read while a process writes files, then a log of them."""
+    directory = tmp_path / "a"
+    open_mirror(url, directory)
+    ended = threading.Event()
+
+    def work():
+        with open(directory / "log", "w") as log:
+            for i in itertools.count():
+                if ended.is_set():
+                    return
+                write(directory, f"files/{i}", "x")
+                log.write(f"files/{i}\n")
+                log.flush()
+                time.sleep(0.005)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    folder, num_named = buckets.Folder(url), 0
+    try:
+        deadline = time.monotonic() + 30
+        while num_named < 40 and time.monotonic() < deadline:
+            if "log" not in folder.list():
+                continue
+            named = storage.read_bytes(f"{url}/log").decode().splitlines()
+            assert set(named) <= set(folder.list())
+            num_named = len(named)
+    finally:
+        ended.set()
+        thread.join()
+    assert num_named >= 40
+
+
+def test_refused_upload_is_tried_again(cloud, url, tmp_path, caplog):
+    found = open_mirror(url, tmp_path / "a")
+    cloud.inject(403, "POST /upload", 2)
+    write(tmp_path / "a", "a", "a")
+    wait_for(lambda: read_bucket(cloud, url))
+    found.close()
+    assert not cloud.pending
+
+
+def test_second_writer_ends_with_a_sentence(cloud, url, tmp_path):
+    first = open_mirror(url, tmp_path / "a")
+    second = open_mirror(url, tmp_path / "b")
+    write(tmp_path / "a", "config.json", "first")
+    first.close()
+    write(tmp_path / "b", "config.json", "second")
+    with pytest.raises(FileExistsError, match=r"config\.json was written by"):
+        second.close()
+    assert read_bucket(cloud, url) == {"config.json": b"first"}
+    assert read_disk(tmp_path / "b") == {"config.json": b"second"}
+
+
+def test_bucket_that_may_not_be_written_is_told_at_the_start(
+    cloud, url, tmp_path
+):
+    cloud.inject(403, "POST /upload")
+    with pytest.raises(OSError, match=r"roles/storage\.objectUser"):
+        open_mirror(url, tmp_path / "a")
+
+
+def test_directory_that_is_written_anew_keeps_what_is_not_its_own(
+    cloud, url, tmp_path
+):
+    folder = buckets.Folder(url)
+    for name in ("dataset.json", "train-0.tfrecord", "features/a.npy"):
+        folder.upload(b"old", name)
+    directory = tmp_path / "a"
+    directory.mkdir()
+    found = mirror.Mirror(url, str(directory), "dataset.json", False)
+    found.restore(["dataset.json"].__contains__)
+    found.start()
+    assert read_disk(directory)["dataset.json"] == b"old"
+    os.remove(directory / "train-0.tfrecord")
+    for name in ("train-1.tfrecord", "dataset.json"):
+        write(directory, name, "new")
+    cloud.heal()
+    found.close()
+    assert read_bucket(cloud, url) == {
+        "dataset.json": b"new",
+        "features/a.npy": b"old",
+        "train-1.tfrecord": b"new",
+    }
+    changing = [r for r in cloud.requests if not r.startswith("GET")]
+    assert changing[0].startswith("DELETE") and "dataset.json" in changing[0]
+    assert changing[-1].startswith("POST /upload")
