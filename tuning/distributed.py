@@ -128,9 +128,12 @@ def run_chief(
     strategy = train.set_up(cfg)
     data = tuner.load_data(cfg, options, strategy)
     environment = dict(os.environ)
+    # Workers silence TensorFlow themselves.
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     if num_workers:
-        environment |= _local_address()
-        os.environ |= environment
+        address = _local_address()
+        environment |= address
+        os.environ |= address
     servicer = _Servicer(queue, cfg.job_dir)
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=16),
@@ -146,6 +149,12 @@ def run_chief(
             "KERASTUNER_ORACLE_PORT."
         ) from error
     server.start()
+    if num_workers:
+        # Each has a share of the cores: threads of all on all would wait for
+        # each other.
+        num_threads = str(max(1, (os.cpu_count() or 1) // num_workers))
+        environment["TF_NUM_INTRAOP_THREADS"] = num_threads
+        environment["TF_NUM_INTEROP_THREADS"] = num_threads
     workers = [
         _start_worker(cfg, environment, f"worker-{i}")
         for i in range(num_workers)
