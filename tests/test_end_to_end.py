@@ -1,6 +1,8 @@
 """Drives the commands as a user would, over both protocols."""
 
+import contextlib
 import csv
+import filecmp
 import json
 import os
 import re
@@ -14,7 +16,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import cloud_storage
 from tests.conftest import ROOT, TRAIN_ONLY
+from trainer import buckets, startup, storage
 from trainer.data import preprocessing
 from trainer.export import saved_model
 
@@ -39,6 +43,7 @@ JOB_FILES = {
     "logs",
     "evaluation",
     "export",
+    "_SUCCESS",
 }
 EVALUATION_FILES = {
     "metrics.json",
@@ -133,15 +138,15 @@ def test_every_image_is_predicted_exactly_once(workspace):
             assert sum(row["label"] == name for row in rows) == count
 
 
-@pytest.fixture(scope="module")
-def server(workspace):
-    """Addresses of a local server on the exported model."""
+@contextlib.contextmanager
+def serving_from(model_base_path):
+    """Addresses of a local server on a base path."""
     process = subprocess.Popen(
         [
             sys.executable,
             "-m",
             "serving.local_server",
-            f"--model_base_path={workspace / 'run/export'}",
+            f"--model_base_path={model_base_path}",
             "--model_name=brain_mri",
             "--port=0",
             "--rest_api_port=0",
@@ -156,6 +161,13 @@ def server(workspace):
     yield dict(zip(("grpc", "rest"), targets, strict=True))
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
+
+
+@pytest.fixture(scope="module")
+def server(workspace):
+    """Addresses of a local server on the exported model."""
+    with serving_from(workspace / "run/export") as targets:
+        yield targets
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
@@ -254,6 +266,133 @@ def test_reloaded_keras_file_gives_the_evaluated_probabilities(workspace):
         assert probability == pytest.approx(
             float(row["probability_tumor"]), abs=1e-5
         )
+
+
+def inject_faults(cloud):
+    """What a network and a busy service do, some of it twice."""
+    for fault, pattern, times in (
+        (503, "POST /upload", 2),
+        (429, "GET .*/o", 1),
+        (cloud_storage.RESET, "alt=media", 1),
+        (cloud_storage.CORRUPT, "alt=media", 3),
+        (cloud_storage.APPLIED, "POST /upload", 2),
+    ):
+        cloud.inject(fault, pattern, times)
+
+
+def assert_faults_were_met(cloud):
+    assert not cloud.pending
+    cloud.heal()
+
+
+def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
+    workspace, cloud, bucket_name, tmp_path, monkeypatch
+):
+    """Every path is gs://, and the disk is empty at each start."""
+    url = f"gs://{bucket_name}"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    folder = buckets.Folder(url)
+    for path in (workspace / "scans").rglob("*.png"):
+        folder.upload(str(path), str(path.relative_to(workspace)))
+    folder.upload(str(workspace / "backbone.weights.h5"), "backbone.weights.h5")
+    inject_faults(cloud)
+    command(
+        "trainer.data.build_records",
+        f"--input_dir={url}/scans",
+        f"--output_dir={url}/records",
+    )
+    assert_faults_were_met(cloud)
+    local = workspace / "records"
+    names = {path.name for path in local.iterdir() if path.is_file()}
+    there = buckets.Folder(f"{url}/records")
+    assert set(there.list()) == names
+    there.download(there.list(), str(tmp_path / "records"))
+    assert filecmp.cmpfiles(local, tmp_path / "records", names, False)[1:] == (
+        [],
+        [],
+    )
+
+    arguments = [
+        f"--data_dir={url}/records",
+        f"--job_dir={url}/run",
+        f"--weights={url}/backbone.weights.h5",
+        *TRAIN_FLAGS,
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.task", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run = buckets.Folder(f"{url}/run")
+    while not any("checkpoints/head/" in name for name in run.list()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == startup.PREEMPTED, error
+    found = run.list()
+    assert any("checkpoints/fine_tune/" in name for name in found)
+    assert "_SUCCESS" not in found
+    assert not os.listdir(scratch)
+
+    inject_faults(cloud)
+    command("trainer.task", *arguments)
+    assert_faults_were_met(cloud)
+    assert not os.listdir(scratch)
+    found = run.list()
+    assert "_SUCCESS" in found and not [n for n in found if "tmp" in n]
+    run.download(found, str(tmp_path / "run"))
+    assert weights_sha256(tmp_path / "run") == weights_sha256(workspace / "run")
+    assert history_without_timing(tmp_path / "run") == history_without_timing(
+        workspace / "run"
+    )
+    for name in ("predictions.csv", "metrics.json"):
+        path = f"run/evaluation/{name}"
+        assert (tmp_path / path).read_text() == (workspace / path).read_text()
+    report = (tmp_path / "run/evaluation/report.html").read_text()
+    assert f"{url}/records" in report and str(scratch) not in report
+
+    command(
+        "trainer.evaluation.evaluate",
+        f"--export={url}/run/export",
+        f"--data_dir={url}/records",
+        f"--output_dir={url}/again",
+    )
+    again = json.loads(storage.read_bytes(f"{url}/again/metrics.json"))
+    mine = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
+    for metric in ("log_loss", "brier"):
+        values = [
+            one["splits"]["test"]["metrics"][metric]["value"]
+            for one in (again, mine)
+        ]
+        assert values[0] == pytest.approx(values[1], abs=1e-5)
+
+    cloud.inject(cloud_storage.APPLIED, "POST /upload", 3)
+    for _ in range(2):
+        command(
+            "deploy.publish",
+            f"--export_dir={url}/run/export",
+            f"--model_base_path={url}/models",
+        )
+    assert_faults_were_met(cloud)
+    published = buckets.Folder(f"{url}/models").list()
+    assert {n.split("/")[0] for n in published} == {"1", "claims"}
+    row = read_predictions(workspace, "test")[0]
+    with serving_from(f"{url}/models") as targets:
+        answers = json.loads(
+            command(
+                "serving.predict",
+                f"--target={targets['rest']}",
+                "--model_name=brain_mri",
+                "--json",
+                workspace / "scans" / row["id"],
+            )
+        )
+    answers = answers["predictions"] if isinstance(answers, dict) else answers
+    assert answers[0]["score"] == pytest.approx(float(row["score"]), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 from absl import flags, logging
 
+# Exit code after SIGTERM, that of TensorFlow's own preemption handler;
+# schedulers restart a job on any code but 0.
+PREEMPTED = 42
+
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:

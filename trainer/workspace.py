@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import tqdm
 from absl import logging
 
-from trainer import storage
+from trainer import startup, storage
 
 
 class Workspace:
@@ -230,6 +230,6 @@ def _say_as_given(record: python_logging.LogRecord) -> bool:
 
 def _stop(signal_number, frame):
     """Ends the process so that what it has is brought to the bucket."""
-    del frame
+    del signal_number, frame
     logging.warning("Stopped by SIGTERM; the same command continues.")
-    sys.exit(128 + signal_number)
+    sys.exit(startup.PREEMPTED)

@@ -10,6 +10,7 @@ import pytest
 
 from deploy.kubernetes import join
 from tests.conftest import ROOT
+from trainer import startup
 from trainer.training import cluster
 
 yaml = pytest.importorskip("yaml")
@@ -344,7 +345,6 @@ def test_flags_of_the_jobs_are_those_of_the_commands(name):
 
 
 def test_trainer_job_is_not_charged_for_preemption():
-    from trainer.training import preemption
 
     (job,) = by_kind(build("train"), "Job")
     rules = job["spec"]["podFailurePolicy"]["rules"]
@@ -352,7 +352,7 @@ def test_trainer_job_is_not_charged_for_preemption():
     assert rules[0]["onPodConditions"] == [
         {"type": "DisruptionTarget", "status": "True"}
     ]
-    assert rules[1]["onExitCodes"]["values"] == [preemption.EXIT_CODE]
+    assert rules[1]["onExitCodes"]["values"] == [startup.PREEMPTED]
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 

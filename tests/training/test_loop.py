@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import IMAGE_SIZE, make_strategy
+from trainer import startup
 from trainer.data import augmentation, input_pipeline
 from trainer.model import classifier, dropout
 from trainer.training import (
@@ -388,7 +389,7 @@ def test_phase_told_to_stop_saves_the_step_and_continues(
     weights, history = run(tmp_path / "whole")
     with pytest.raises(preemption.Preempted) as stopped:
         run(tmp_path / "stopped", stop_at)
-    assert stopped.value.code == preemption.EXIT_CODE
+    assert stopped.value.code == startup.PREEMPTED
     saved = tmp_path / "stopped" / f"ckpt-{saved_step}.index"
     assert saved.exists()
     resumed_weights, resumed_history = run(tmp_path / "stopped")

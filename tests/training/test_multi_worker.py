@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TRAIN_ONLY, write_backbone, write_records
-from trainer.training import preemption
+from trainer import startup
 
 pytestmark = pytest.mark.slow
 
@@ -253,14 +253,14 @@ def preempted(workspace):
     wait_for_epochs(workspace, "preempted", 1, processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, errors = wait(processes)
-    assert codes == [preemption.EXIT_CODE] * 2, errors
+    assert codes == [startup.PREEMPTED] * 2, errors
     assert len(read_history(workspace, "preempted")) < 60
     processes = start_workers()
     wait_for_fine_tuning(workspace, "preempted", processes)
     processes[0].send_signal(signal.SIGTERM)
     codes, errors = wait(processes)
     # It may have been past the last step already.
-    assert codes in ([preemption.EXIT_CODE] * 2, [0, 0]), errors
+    assert codes in ([startup.PREEMPTED] * 2, [0, 0]), errors
     codes, errors = wait(start_workers())
     assert codes == [0, 0], errors
     return "preempted"

@@ -3,6 +3,7 @@ import signal
 
 import pytest
 
+from trainer import startup
 from trainer.training import preemption
 
 
@@ -16,7 +17,7 @@ def watch():
 def test_sigterm_outside_of_training_ends_the_process_at_once(watch):
     with pytest.raises(preemption.Preempted) as stopped:
         os.kill(os.getpid(), signal.SIGTERM)
-    assert stopped.value.code == preemption.EXIT_CODE == 42
+    assert stopped.value.code == startup.PREEMPTED == 42
 
 
 def test_sigterm_while_training_is_left_to_the_loop(watch):

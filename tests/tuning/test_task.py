@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from tests.conftest import ROOT, TRAIN_ONLY, write_backbone, write_records
+from trainer import buckets, startup, storage
 
 pytestmark = pytest.mark.slow
 NUM_TRIALS = 24
@@ -32,10 +34,13 @@ def workspace(tmp_path_factory):
     return directory
 
 
-def start(workspace, job_dir, *arguments, num_trials=NUM_TRIALS):
+def start(
+    workspace, job_dir, *arguments, num_trials=NUM_TRIALS, variables=None
+):
     environment = {
         k: v for k, v in os.environ.items() if not k.startswith("KERASTUNER")
     }
+    environment |= variables or {}
     return subprocess.Popen(
         [
             sys.executable,
@@ -186,6 +191,55 @@ def test_two_workers_survive_the_death_of_one_and_then_of_the_chief(workspace):
     ended = read_ended(workspace, "workers")
     assert sorted(ended) == sorted(set(ended))
     assert read_trials(workspace, "workers") == read_trials(workspace, "whole")
+
+
+def test_cluster_shares_nothing_but_a_bucket(workspace, cloud, bucket_name):
+    """The chief is told to stop once, and starts again on an empty disk."""
+    url = f"gs://{bucket_name}"
+    records = buckets.Folder(f"{url}/records")
+    for path in (workspace / "records").glob("*.*"):
+        records.upload(str(path), path.name)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = {
+            "KERASTUNER_ORACLE_IP": "127.0.0.1",
+            "KERASTUNER_ORACLE_PORT": str(probe.getsockname()[1]),
+        }
+    paths = [f"--data_dir={url}/records", f"--job_dir={url}/sweep"]
+
+    def start_both():
+        return [
+            start(
+                workspace,
+                "unused",
+                *paths,
+                variables=address | {"KERASTUNER_TUNER_ID": name},
+            )
+            for name in ("chief", "worker-0")
+        ]
+
+    chief, worker = start_both()
+    log = f"{url}/sweep/trials.jsonl"
+    while not storage.exists(log) or b'"ended"' not in storage.read_bytes(log):
+        assert chief.poll() is None, chief.stderr.read()
+        time.sleep(0.1)
+    chief.terminate()
+    _, error = chief.communicate(timeout=60)
+    assert chief.returncode == startup.PREEMPTED, error
+    _, error = worker.communicate(timeout=60)
+    assert worker.returncode == 1 and "is gone" in error
+    assert not storage.exists(f"{url}/sweep/_SUCCESS")
+    for process in start_both():
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+    assert not (workspace / "unused").exists()
+    sweep = buckets.Folder(f"{url}/sweep")
+    found = sweep.list()
+    assert {"_SUCCESS", "sweep.html", "best_hyperparameters.json"} <= set(found)
+    sweep.download(found, str(workspace / "cluster"))
+    ended = read_ended(workspace, "cluster")
+    assert sorted(ended) == sorted(set(ended))
+    assert read_trials(workspace, "cluster") == read_trials(workspace, "whole")
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,14 @@ from collections.abc import Iterator
 
 from absl import logging
 
-# What TensorFlow's own preemption handler exits with; schedulers restart a
-# job on any code but 0.
-EXIT_CODE = 42
+from trainer import startup
 
 
 class Preempted(SystemExit):
-    """Ends the process with `EXIT_CODE`, after everything is saved."""
+    """Ends the process, after everything is saved."""
 
     def __init__(self):
-        super().__init__(EXIT_CODE)
+        super().__init__(startup.PREEMPTED)
 
 
 class SigtermWatch:

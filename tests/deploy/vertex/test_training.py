@@ -8,6 +8,7 @@ import pytest
 from deploy.vertex import job_spec, machines
 from tests.conftest import write_backbone
 from tests.deploy import workers
+from trainer import buckets
 from trainer.training import cluster
 
 ADDRESSES = [
@@ -51,7 +52,7 @@ def vertex_environment(index, base, addresses, spec):
 
 
 @pytest.fixture
-def environments(tmp_path):
+def environments(bucket_name):
     """Of a chief and a worker with addresses of this machine."""
     options = job_spec.JobOptions(
         "trial",
@@ -63,7 +64,7 @@ def environments(tmp_path):
     # Their own text is in their environment too.
     spec = job_spec.make_job_spec(options, list(workers.SHORT), "gs://b/run")
     both = [
-        vertex_environment(index, tmp_path / "run", ADDRESSES, spec)
+        vertex_environment(index, f"gs://{bucket_name}/run", ADDRESSES, spec)
         for index in range(2)
     ]
     for name in ("CLUSTER_SPEC", "TF_CONFIG"):
@@ -87,31 +88,37 @@ def test_cluster_spec_names_the_cluster_that_tf_config_names(
 
 @pytest.mark.slow
 def test_chief_and_worker_of_a_trial_train_one_model(
-    environments, tiny_records, tmp_path
+    environments, bucket_name, tiny_records, tmp_path
 ):
+    url = f"gs://{bucket_name}"
+    records = buckets.Folder(f"{url}/records")
+    for path in tiny_records.glob("*.*"):
+        records.upload(str(path), path.name)
     for index, variables in enumerate(environments):
-        # Each machine has one of its own.
+        # Each machine has disks of its own.
         metrics = tmp_path / f"machine{index}" / "output.metrics"
         variables["CLOUD_ML_HP_METRIC_FILE"] = str(metrics)
-        variables["AIP_TRAINING_DATA_URI"] = f"{tiny_records}/train-*"
+        variables["AIP_TRAINING_DATA_URI"] = f"{url}/records/train-*"
+        scratch = tmp_path / f"scratch{index}"
+        scratch.mkdir()
+        variables["TMPDIR"] = str(scratch)
     write_backbone(tmp_path / "backbone.weights.h5")
     codes, errors = workers.train(
         environments,
-        [
-            f"--features_dir={tmp_path / 'features'}",
-            f"--weights={tmp_path / 'backbone.weights.h5'}",
-            *workers.SHORT,
-        ],
+        [f"--weights={tmp_path / 'backbone.weights.h5'}", *workers.SHORT],
     )
     assert codes == [0, 0], errors
     for error in errors:
         assert "Strategy: multi_worker with 2 replica(s)" in error
-    trial_dir = tmp_path / "run" / "3"
-    assert {"checkpoints", "logs", "model", "run.json"} <= set(
+    trial = buckets.Folder(f"{url}/run/3")
+    trial_dir = tmp_path / "trial"
+    trial.download(trial.list(), str(trial_dir))
+    assert {"checkpoints", "logs", "model", "run.json", "_SUCCESS"} <= set(
         os.listdir(trial_dir)
     )
     (start,) = json.loads((trial_dir / "run.json").read_text())["starts"]
     assert start["worker"] == "chief-0"
+    assert os.listdir(trial_dir / "checkpoints") == ["head"]
     assert len((trial_dir / "history.csv").read_text().splitlines()) == 2
     assert os.listdir(trial_dir / "model") == ["1"]
     # The chief alone reports to the study, under the names of metrics.json.
@@ -128,4 +135,5 @@ def test_chief_and_worker_of_a_trial_train_one_model(
         for line in reported
         if "roc_auc" in line
     } == {"3": pytest.approx(roc_auc)}
-    assert not (tmp_path / "machine1").exists()
+    for left in ("machine1/output.metrics", "scratch0/*", "scratch1/*"):
+        assert not list(tmp_path.glob(left))
