@@ -179,6 +179,7 @@ TERMINATED = """
 import os, signal, sys, time
 from absl import logging
 from trainer import workspace, storage
+logging.use_absl_handler()
 with workspace.Workspace() as place:
     local = place.mirror(sys.argv[1])
     storage.write_atomically(os.path.join(local, "trials.jsonl"), "1")

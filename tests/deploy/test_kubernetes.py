@@ -345,7 +345,6 @@ def test_flags_of_the_jobs_are_those_of_the_commands(name):
 
 
 def test_trainer_job_is_not_charged_for_preemption():
-
     (job,) = by_kind(build("train"), "Job")
     rules = job["spec"]["podFailurePolicy"]["rules"]
     assert [rule["action"] for rule in rules] == ["Ignore", "Ignore"]
