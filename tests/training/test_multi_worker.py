@@ -91,9 +91,7 @@ def free_addresses(count):
     return [f"127.0.0.1:{port}" for port in ports]
 
 
-def start_cluster(
-    workspace, job_dir, arguments=((), ()), has_chief=True, whole=False
-):
+def start_cluster(workspace, job_dir, arguments=((), ()), has_chief=True):
     """Starts a chief and a worker, or two workers, on free ports."""
     first, second = free_addresses(2)
     if has_chief:
@@ -103,9 +101,7 @@ def start_cluster(
         cluster = {"worker": [first, second]}
         tasks = (("worker", 0), ("worker", 1))
     return [
-        start(
-            workspace, job_dir, *extra, task=task, cluster=cluster, whole=whole
-        )
+        start(workspace, job_dir, *extra, task=task, cluster=cluster)
         for task, extra in zip(tasks, arguments, strict=True)
     ]
 
@@ -245,9 +241,7 @@ def preempted(workspace):
     """Two workers, each told to stop in one of the phases."""
 
     def start_workers():
-        return start_cluster(
-            workspace, "preempted", has_chief=False, whole=True
-        )
+        return start_cluster(workspace, "preempted", has_chief=False)
 
     processes = start_workers()
     wait_for_epochs(workspace, "preempted", 1, processes)
@@ -276,7 +270,6 @@ def test_preempted_workers_train_as_one_device(workspace, preempted):
         "fine_tune",
         "head",
     ]
-    assert os.listdir(workspace / preempted / "export") == ["1"]
 
 
 def assert_survivor_ends(survivor, lost):
@@ -292,19 +285,16 @@ def assert_survivor_ends(survivor, lost):
 
 
 def test_crashed_chief_and_worker_end_with_the_same_bits(workspace, preempted):
-    """Killed, hung, torn and killed again, against workers that were not."""
+    """Hung, torn and killed, against workers that were not."""
     job_dir = "crashed"
-    epochs = random.randrange(2, 30)
-    for signal_number, count in (
-        (signal.SIGKILL, epochs),
-        (signal.SIGSTOP, epochs + 10),
-    ):
-        chief, worker = start_cluster(workspace, job_dir)
-        wait_for_epochs(workspace, job_dir, count, [chief, worker])
-        worker.send_signal(signal_number)
-        assert_survivor_ends(chief, "worker 0")
-        worker.kill()
-        worker.wait()
+    chief, worker = start_cluster(workspace, job_dir)
+    wait_for_epochs(
+        workspace, job_dir, random.randrange(2, 40), [chief, worker]
+    )
+    worker.send_signal(signal.SIGSTOP)
+    assert_survivor_ends(chief, "worker 0")
+    worker.kill()
+    worker.wait()
     directory = workspace / job_dir / "checkpoints/head"
     newest = max(
         directory.glob("ckpt-*.data-*"),
