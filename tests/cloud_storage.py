@@ -6,6 +6,7 @@ A proxy stands before fake-gcs-server. google-cloud-storage comes to it by
 """
 
 import collections
+import contextlib
 import http.client
 import http.server
 import json
@@ -266,9 +267,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-@pytest.fixture(scope="session")
-def cloud_server(tmp_path_factory):
-    """The server of all tests of this process."""
+@contextlib.contextmanager
+def serve(certificate_dir: str):
+    """A server behind a proxy, and how to reach and disturb it."""
     before = os.environ.get("STORAGE_EMULATOR_HOST")
     with fake_gcs.FakeGCSServer() as server:
         # It hangs when nobody reads what it says.
@@ -279,9 +280,8 @@ def cloud_server(tmp_path_factory):
         url = os.environ.pop("STORAGE_EMULATOR_HOST")
         if before is not None:
             os.environ["STORAGE_EMULATOR_HOST"] = before
-        directory = str(tmp_path_factory.mktemp("authority"))
         proxy = subprocess.Popen(
-            [sys.executable, __file__, url, directory],
+            [sys.executable, __file__, url, certificate_dir],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -290,6 +290,13 @@ def cloud_server(tmp_path_factory):
         finally:
             proxy.kill()
             proxy.wait()
+
+
+@pytest.fixture(scope="session")
+def cloud_server(tmp_path_factory):
+    """The server of all tests of this process."""
+    with serve(str(tmp_path_factory.mktemp("authority"))) as server:
+        yield server
 
 
 @pytest.fixture
