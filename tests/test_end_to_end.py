@@ -288,7 +288,10 @@ def assert_faults_were_met(cloud):
 def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
     workspace, cloud, bucket_name, tmp_path, monkeypatch
 ):
-    """Every path is gs://, and the disk is empty at each start."""
+    """Every path is gs://, and the disk is empty at each start.
+
+    The first start streams the records.
+    """
     url = f"gs://{bucket_name}"
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -321,7 +324,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
         *TRAIN_FLAGS,
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.task", *arguments],
+        [sys.executable, "-m", "trainer.task", "--nostage_data", *arguments],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

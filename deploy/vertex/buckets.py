@@ -45,7 +45,8 @@ def check_buckets(
         except exceptions.Forbidden:
             warnings.append(
                 f"--{flag}={path}: you may not look at gs://{name}, so its "
-                "region is not checked; it takes roles/storage.bucketViewer."
+                "region is not checked; it takes "
+                "roles/storage.legacyBucketReader."
             )
             continue
         if is_near(bucket.location, region):

@@ -5,6 +5,7 @@ import json
 import os
 
 import tensorflow as tf
+from absl import logging
 from google.protobuf import message
 
 from trainer.data import records
@@ -35,9 +36,8 @@ def load(path: str, meaning: foreign.Meaning = _UNKNOWN) -> served.ServedModel:
     """
     directory = _find_version(path)
     # It warns that frozen graphs have no gradients; nobody asks for any.
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
     try:
         # Kept alive by the functions that are made of it.
         loaded = tf.saved_model.load(directory, tags=["serve"])
@@ -57,7 +57,7 @@ def load(path: str, meaning: foreign.Meaning = _UNKNOWN) -> served.ServedModel:
             "directory again, or export it again."
         ) from error
     finally:
-        logger.setLevel(level)
+        logging.set_verbosity(level)
     function = functions.get(signature.SERVING_DEFAULT)
     if function is None or not set(_OUTPUTS) <= set(
         function.structured_outputs

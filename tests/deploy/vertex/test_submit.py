@@ -478,7 +478,7 @@ def test_buckets_are_looked_at_before_a_job_is_sent():
     per_gb = prices.read(prices.DEFAULT_FILE).transfer_per_gb
     assert f"6.0 GB, about ${6 * per_gb['other_continent']:.2f}" in warning
     (warning,) = check(job_dir="gs://closed/a")
-    assert "roles/storage.bucketViewer" in warning
+    assert "roles/storage.legacyBucketReader" in warning
     with pytest.raises(ValueError, match=r"--job_dir=gs://none/a.*create"):
         check(job_dir="gs://none/a")
 
