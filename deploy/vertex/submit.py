@@ -16,7 +16,7 @@ import sys
 
 from absl import app, flags
 
-from deploy import command_lines, prices
+from deploy import bucket_regions, command_lines, prices
 from deploy.vertex import job_checks, job_spec, machines, study
 
 FLAGS = flags.FLAGS
@@ -265,7 +265,7 @@ def _submit(kind: str, message, options, config: dict) -> bool:
     """Sends a job and watches it; says whether it succeeded."""
     from google.cloud import storage
 
-    from deploy.vertex import buckets, jobs
+    from deploy.vertex import jobs
 
     project = jobs.find_project(FLAGS.project)
     paths = {
@@ -273,7 +273,7 @@ def _submit(kind: str, message, options, config: dict) -> bool:
         for flag in ("data_dir", "job_dir", "export_dir", "features_dir")
         if config[flag].startswith("gs://")
     }
-    for warning in buckets.check_buckets(
+    for warning in bucket_regions.check_buckets(
         storage.Client(project=project),
         paths,
         options.region,

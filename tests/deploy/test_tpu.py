@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -81,7 +82,12 @@ class Cloud:
                 *trainer,
             ],
             cwd=ROOT,
-            env=os.environ | {"PATH": f"{self.directory}:/usr/bin:/bin"},
+            env=os.environ
+            | {
+                "PATH": f"{self.directory}:/usr/bin:/bin",
+                # No credentials are looked for on the network.
+                "NO_GCE_CHECK": "true",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -108,16 +114,16 @@ class Cloud:
 
 
 @pytest.fixture
-def cloud(tmp_path):
+def tpus(tmp_path):
     return Cloud(tmp_path)
 
 
-def test_run_creates_trains_shows_the_log_and_deletes(cloud):
-    code, out, err = cloud.run("--spot", "--service_account=a@p.example")
+def test_run_creates_trains_shows_the_log_and_deletes(tpus):
+    code, out, err = tpus.run("--spot", "--service_account=a@p.example")
     assert code == 0, err
     assert "epoch 1" in out
-    assert cloud.verbs == ["describe", "create", "ssh", "ssh", "delete"]
-    create, start, follow = cloud.calls[1:4]
+    assert tpus.verbs == ["describe", "create", "ssh", "ssh", "delete"]
+    create, start, follow = tpus.calls[1:4]
     assert create == [
         *("compute", "tpus", "tpu-vm", "create", "brain"),
         "--zone=us-west4-a",
@@ -137,11 +143,11 @@ def test_run_creates_trains_shows_the_log_and_deletes(cloud):
         "}",
     ]
     assert "docker logs --follow" in follow[-1]
-    assert not cloud.has_machine
+    assert not tpus.has_machine
 
 
-def test_dry_run_prints_the_commands_and_calls_none(cloud):
-    code, out, _ = cloud.run("--dry_run", "--project=p", "--internal_ips")
+def test_dry_run_prints_the_commands_and_calls_none(tpus):
+    code, out, _ = tpus.run("--dry_run", "--project=p", "--internal_ips")
     assert code == 0
     lines = [shlex.split(line) for line in out.splitlines()]
     assert [line[4] for line in lines] == [
@@ -154,70 +160,70 @@ def test_dry_run_prints_the_commands_and_calls_none(cloud):
     assert all("--project=p" in line for line in lines)
     assert "--internal-ips" in lines[1]
     assert "--internal-ip" in lines[2]
-    assert cloud.calls == []
+    assert tpus.calls == []
 
 
-def test_code_of_the_trainer_is_handed_on_and_the_vm_deleted(cloud):
-    cloud.plan(ssh=[None, 1])
-    code, _, _ = cloud.run()
+def test_code_of_the_trainer_is_handed_on_and_the_vm_deleted(tpus):
+    tpus.plan(ssh=[None, 1])
+    code, _, _ = tpus.run()
     assert code == 1
-    assert cloud.verbs[-2:] == ["describe", "delete"]
-    assert not cloud.has_machine
+    assert tpus.verbs[-2:] == ["describe", "delete"]
+    assert not tpus.has_machine
 
 
 @pytest.mark.parametrize("step", ["preempt", "repair", 42])
-def test_preempted_vm_is_deleted_and_another_one_goes_on(cloud, step):
-    cloud.plan(ssh=[None, step])
-    code, _, err = cloud.run("--spot")
+def test_preempted_vm_is_deleted_and_another_one_goes_on(tpus, step):
+    tpus.plan(ssh=[None, step])
+    code, _, err = tpus.run("--spot")
     assert code == 0, err
-    assert cloud.verbs.count("create") == cloud.verbs.count("delete") == 2
+    assert tpus.verbs.count("create") == tpus.verbs.count("delete") == 2
     # Deleted before the second one, which has its name.
-    assert cloud.verbs.index("delete") < cloud.verbs.index("create", 3)
-    starts = [c[-1] for c in cloud.calls if "docker run" in c[-1]]
+    assert tpus.verbs.index("delete") < tpus.verbs.index("create", 3)
+    starts = [c[-1] for c in tpus.calls if "docker run" in c[-1]]
     assert len(starts) == 2
     assert starts[0] == starts[1]
-    assert not cloud.has_machine
+    assert not tpus.has_machine
 
 
-def test_vm_that_is_always_taken_away_is_given_up(cloud):
-    cloud.plan(ssh=["preempt"] * 9)
-    code, _, err = cloud.run("--spot", "--max_restarts=2")
+def test_vm_that_is_always_taken_away_is_given_up(tpus):
+    tpus.plan(ssh=["preempt"] * 9)
+    code, _, err = tpus.run("--spot", "--max_restarts=2")
     assert code == 1
     assert "3 VMs were taken away" in err.strip().splitlines()[-1]
-    assert cloud.verbs.count("create") == cloud.verbs.count("delete") == 3
-    assert not cloud.has_machine
+    assert tpus.verbs.count("create") == tpus.verbs.count("delete") == 3
+    assert not tpus.has_machine
 
 
-def test_restart_without_capacity_is_tried_again(cloud):
-    cloud.plan(ssh=[None, "preempt"], create=[None, 1, None])
-    code, _, err = cloud.run("--spot")
+def test_restart_without_capacity_is_tried_again(tpus):
+    tpus.plan(ssh=[None, "preempt"], create=[None, 1, None])
+    code, _, err = tpus.run("--spot")
     assert code == 0, err
-    assert cloud.verbs.count("create") == 3
-    assert not cloud.has_machine
+    assert tpus.verbs.count("create") == 3
+    assert not tpus.has_machine
 
 
-def test_vm_without_a_connection_is_given_up_and_deleted(cloud):
-    cloud.plan(ssh=[255] * 10)
-    code, _, err = cloud.run()
+def test_vm_without_a_connection_is_given_up_and_deleted(tpus):
+    tpus.plan(ssh=[255] * 10)
+    code, _, err = tpus.run()
     assert code == 1
     assert "let SSH through" in err.strip().splitlines()[-1]
-    assert not cloud.has_machine
+    assert not tpus.has_machine
 
 
-def test_broken_connection_follows_the_same_vm_again(cloud):
-    cloud.plan(ssh=[255, None, 255, None])
-    code, _, err = cloud.run()
+def test_broken_connection_follows_the_same_vm_again(tpus):
+    tpus.plan(ssh=[255, None, 255, None])
+    code, _, err = tpus.run()
     assert code == 0, err
-    assert cloud.verbs.count("create") == cloud.verbs.count("delete") == 1
-    scripts = [c[-1] for c in cloud.calls if c[3] == "ssh"]
+    assert tpus.verbs.count("create") == tpus.verbs.count("delete") == 1
+    scripts = [c[-1] for c in tpus.calls if c[3] == "ssh"]
     assert scripts[0] == scripts[1]
     assert "--tail=all" in scripts[2]
     assert "--tail=20" in scripts[3]
 
 
-def wait_for_verb(cloud, verb, count=1):
+def wait_for_verb(tpus, verb, count=1):
     deadline = time.monotonic() + 30
-    while cloud.verbs.count(verb) < count:
+    while tpus.verbs.count(verb) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -225,61 +231,61 @@ def wait_for_verb(cloud, verb, count=1):
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 )
-def test_signal_while_training_deletes_the_vm(cloud, number):
-    cloud.plan(ssh=[None, "sleep"])
-    process = cloud.start()
-    wait_for_verb(cloud, "ssh", 2)
+def test_signal_while_training_deletes_the_vm(tpus, number):
+    tpus.plan(ssh=[None, "sleep"])
+    process = tpus.start()
+    wait_for_verb(tpus, "ssh", 2)
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number, err
-    assert cloud.verbs[-1] == "delete"
-    assert not cloud.has_machine
+    assert tpus.verbs[-1] == "delete"
+    assert not tpus.has_machine
 
 
-def test_signal_while_creating_waits_and_deletes_the_vm(cloud):
-    cloud.plan(create=["sleep"])
-    process = cloud.start()
-    wait_for_verb(cloud, "create")
+def test_signal_while_creating_waits_and_deletes_the_vm(tpus):
+    tpus.plan(create=["sleep"])
+    process = tpus.start()
+    wait_for_verb(tpus, "create")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGINT, err
-    assert cloud.verbs == ["describe", "create", "delete"]
-    assert not cloud.has_machine
+    assert tpus.verbs == ["describe", "create", "delete"]
+    assert not tpus.has_machine
 
 
-def test_vm_of_the_same_name_is_left_alone(cloud):
-    (cloud.directory / "machine").write_text("READY")
-    code, _, err = cloud.run()
+def test_vm_of_the_same_name_is_left_alone(tpus):
+    (tpus.directory / "machine").write_text("READY")
+    code, _, err = tpus.run()
     assert code == 1
     assert "already" in err.strip().splitlines()[-1]
-    assert cloud.verbs == ["describe"]
-    assert cloud.has_machine
+    assert tpus.verbs == ["describe"]
+    assert tpus.has_machine
 
 
-def test_vm_that_cannot_be_created_is_a_sentence(cloud):
-    cloud.plan(create=[1])
-    code, _, err = cloud.run()
+def test_vm_that_cannot_be_created_is_a_sentence(tpus):
+    tpus.plan(create=[1])
+    code, _, err = tpus.run()
     assert code == 1
     assert "PERMISSION_DENIED" in err
     assert "try another --zone" in err.strip().splitlines()[-1]
-    assert cloud.verbs == ["describe", "create", "delete"]
+    assert tpus.verbs == ["describe", "create", "delete"]
 
 
-def test_missing_rights_are_told_and_nothing_is_created(cloud):
-    cloud.plan(describe=[1])
-    code, _, err = cloud.run()
+def test_missing_rights_are_told_and_nothing_is_created(tpus):
+    tpus.plan(describe=[1])
+    code, _, err = tpus.run()
     assert code == 1
     assert "PERMISSION_DENIED" in err.strip().splitlines()[-1]
-    assert cloud.verbs == ["describe"]
+    assert tpus.verbs == ["describe"]
 
 
-def test_vm_that_cannot_be_deleted_is_told_with_the_command(cloud):
-    cloud.plan(delete=[1, 1, 1])
-    code, _, err = cloud.run()
+def test_vm_that_cannot_be_deleted_is_told_with_the_command(tpus):
+    tpus.plan(delete=[1, 1, 1])
+    code, _, err = tpus.run()
     assert code == 0
     assert "COSTS MONEY" in err
     assert "gcloud compute tpus tpu-vm delete brain" in err
-    assert cloud.verbs.count("delete") == 3
+    assert tpus.verbs.count("delete") == 3
 
 
 @pytest.mark.parametrize(
@@ -305,3 +311,25 @@ def test_arguments_reach_the_shell_of_the_vm_as_they_are():
     start = script.index("sudo docker run")
     words = shlex.split(script[start:].removesuffix("; }"))
     assert words[-1] == "--job_dir=gs://b/a b;$(id)'"
+
+
+def test_bucket_in_another_region_is_told_with_its_cost(tpus, bucket_name):
+    # The emulator has all of them in us-central1.
+    path = f"gs://{bucket_name}/a"
+    trainer = (f"--data_dir={path}", f"--job_dir={path}")
+    code, _, err = tpus.run(trainer=trainer)
+    assert code == 0, err
+    (warning,) = [line for line in err.splitlines() if "traffic" in line]
+    assert f"--data_dir={path} lies in us-central1" in warning
+    assert "the job runs in us-west4: traffic between them costs" in warning
+    code, _, err = tpus.run("--zone=us-central1-a", trainer=trainer)
+    assert code == 0 and "traffic" not in err
+
+
+def test_absent_bucket_is_told_before_a_vm_is_made(tpus, cloud):
+    code, _, err = tpus.run(
+        trainer=("--data_dir=gs://lightbox-no/a", "--job_dir=gs://lightbox-no")
+    )
+    assert code == 1
+    assert "gs://lightbox-no does not exist: create it in us-west4" in err
+    assert not tpus.calls

@@ -12,10 +12,9 @@ from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
 from google.cloud import aiplatform_v1
 
-from deploy import prices
+from deploy import bucket_regions, prices
 from deploy.vertex import (
     api_errors,
-    buckets,
     job_checks,
     job_spec,
     jobs,
@@ -468,7 +467,7 @@ def test_buckets_are_looked_at_before_a_job_is_sent():
     )
 
     def check(**paths):
-        return buckets.check_buckets(
+        return bucket_regions.check_buckets(
             client, paths, "us-central1", prices.DEFAULT_FILE
         )
 
@@ -485,7 +484,7 @@ def test_buckets_are_looked_at_before_a_job_is_sent():
 
 def test_same_continent_costs_less():
     table = prices.read(prices.DEFAULT_FILE)
-    said = buckets.describe_transfer(
+    said = bucket_regions.describe_transfer(
         "data_dir",
         "gs://b/r",
         "US-EAST1",
