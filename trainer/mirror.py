@@ -169,7 +169,8 @@ class Mirror:
                 self._conflict = error
                 logging.error("%s", error)
                 return
-            except OSError as error:
+            # Whatever it is, `close` tries again and tells.
+            except Exception as error:
                 if str(error) != said:
                     logging.warning(
                         "Uploads wait, and the run goes on: %s", error

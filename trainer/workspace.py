@@ -179,29 +179,30 @@ class Workspace:
         self._mirrors[path] = found, local
         if is_writer:
             found.start()
-            signal.signal(signal.SIGTERM, _stop)
         return local
 
     def _make_directory(self, url: str) -> str:
         if not self._directory:
             self._directory = tempfile.mkdtemp(prefix="lightbox-")
+            signal.signal(signal.SIGTERM, _stop)
         local = tempfile.mkdtemp(dir=self._directory)
         storage.add_copy(local, url)
         return local
 
     def __exit__(self, kind, error, traceback) -> None:
         said = _sentence(error)
-        # A second signal does not take away the time to finish.
-        if self._mirrors:
+        if self._directory:
+            # A second signal does not take away the time to finish.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         lost = []
         for url, (mirror, local) in self._mirrors.items():
             try:
                 mirror.close()
-            except OSError as failure:
+            except (OSError, KeyboardInterrupt) as failure:
+                reason = str(failure).rstrip(".") or "interrupted"
                 lost.append(
                     f"{local} has what could not be brought to {url} "
-                    f"({str(failure).rstrip('.')}): copy it with `gcloud "
+                    f"({reason}): copy it with `gcloud "
                     f"storage rsync --recursive {local} {url}`, or run the "
                     "same command again."
                 )
