@@ -378,8 +378,8 @@ def test_bucket_that_does_not_exist_is_one_sentence(direct, exports):
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "deploy.publish: gs://no-such does not exist: create it, or give "
-        "another --model_base_path.\n"
+        "deploy.publish: gs://no-such does not exist: create it, or correct "
+        "gs://no-such/brain_mri.\n"
     )
 
 

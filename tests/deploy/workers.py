@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TRAIN_ONLY
 from tests.training import test_multi_worker
 
 # For a run of one short epoch.
@@ -29,19 +29,21 @@ def bring_here(texts, addresses):
     return replaced
 
 
-def train(environments, flags):
+def train(environments, flags, whole=True):
     """Runs `trainer.task` once in each environment, all at a time.
 
     Args:
         environments: variables that a platform sets, by process.
         flags: of all of them.
+        whole: whether to evaluate and export, too.
 
     Returns:
         Exit codes and standard errors.
     """
+    command = ["-m", "trainer.task"] if whole else ["-c", TRAIN_ONLY, "1"]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "trainer.task", *flags],
+            [sys.executable, *command, *flags],
             cwd=ROOT,
             env={k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
             | environment,

@@ -216,29 +216,9 @@ def test_four_replicas_train_as_one_device(workspace):
     assert_trained_as_one_device(workspace, "four")
 
 
-def test_two_replicas_killed_in_both_phases_end_with_the_same_bits(
-    workspace, mirrored
-):
-    job_dir = "mirrored_killed"
-    process = start_mirrored(workspace, job_dir)
-    wait_for_epochs(workspace, job_dir, random.randrange(1, 40), [process])
-    process.kill()
-    process.wait()
-    process = start_mirrored(workspace, job_dir)
-    wait_for_fine_tuning(workspace, job_dir, [process])
-    process.kill()
-    process.wait()
-    codes, errors = wait([start_mirrored(workspace, job_dir)])
-    assert codes == [0], errors
-    assert_same_history(
-        read_history(workspace, job_dir), read_history(workspace, mirrored)
-    )
-    assert_same_bits(workspace, job_dir, mirrored)
-
-
 @pytest.fixture(scope="module")
 def preempted(workspace):
-    """Two workers, each told to stop in one of the phases."""
+    """Two workers, one of which is told to stop."""
 
     def start_workers():
         return start_cluster(workspace, "preempted", has_chief=False)
@@ -249,12 +229,6 @@ def preempted(workspace):
     codes, errors = wait(processes)
     assert codes == [startup.PREEMPTED] * 2, errors
     assert len(read_history(workspace, "preempted")) < 60
-    processes = start_workers()
-    wait_for_fine_tuning(workspace, "preempted", processes)
-    processes[0].send_signal(signal.SIGTERM)
-    codes, errors = wait(processes)
-    # It may have been past the last step already.
-    assert codes in ([startup.PREEMPTED] * 2, [0, 0]), errors
     codes, errors = wait(start_workers())
     assert codes == [0, 0], errors
     return "preempted"
@@ -264,7 +238,7 @@ def test_preempted_workers_train_as_one_device(workspace, preempted):
     assert_trained_as_one_device(workspace, preempted)
     with open(workspace / preempted / "run.json") as file:
         starts = json.load(file)["starts"]
-    assert [s["worker"] for s in starts] == ["worker-0"] * 3
+    assert [s["worker"] for s in starts] == ["worker-0"] * 2
     # What the other worker saved in order to take part is gone.
     assert sorted(os.listdir(workspace / preempted / "checkpoints")) == [
         "fine_tune",
