@@ -1,5 +1,6 @@
 """Each fold is trained once, whatever interrupts."""
 
+import dataclasses
 import pathlib
 import shutil
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_strategy, write_records
-from trainer import config, cross_validation
+from trainer import config, cross_validation, train
 from trainer.data import input_pipeline
+from trainer.training import distribution
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +74,27 @@ def test_lost_fold_is_trained_again_to_the_same_bits(make_config):
             np.testing.assert_array_equal(
                 fold[split].logits, same[split].logits
             )
+
+
+def test_worker_with_a_disk_of_its_own_makes_the_records(
+    make_config, monkeypatch
+):
+    """As where the job directory is in a bucket; the chief is elsewhere."""
+    cfg = make_config(2)
+    cfg = dataclasses.replace(cfg, job_dir=f"{cfg.job_dir}_worker")
+    monkeypatch.setattr(distribution, "is_chief", lambda strategy: False)
+    trained = []
+
+    def train_and_predict(fold_cfg, info, strategy):
+        trained.append(info.fingerprint)
+        assert input_pipeline.read_index(fold_cfg.data_dir, info)
+        return train.Trained(None, [], {"test": info.fingerprint})
+
+    monkeypatch.setattr(train, "train_and_predict", train_and_predict)
+    found = train_folds(cfg)
+    assert [fold["test"] for fold in found] == trained
+    assert len(set(trained)) == 2
+    assert not list(pathlib.Path(cfg.job_dir).rglob("*.tfrecord"))
 
 
 def test_more_folds_than_groups_are_refused_before_training(make_config):

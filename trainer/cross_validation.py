@@ -1,6 +1,7 @@
 """Trains a model per fold; a fold that is finished is not trained again."""
 
 import dataclasses
+import functools
 import hashlib
 
 import tensorflow as tf
@@ -61,15 +62,26 @@ def train_folds(
             num_folds=0,
             subgroups="",
         )
+        if storage.is_remote(cfg.features_dir):
+            # Of no use to another run: they go with the fold's records.
+            fold_cfg = dataclasses.replace(fold_cfg, features_dir="")
+        write_records = functools.partial(
+            folds.write_fold,
+            cfg.data_dir,
+            info,
+            split_of_images,
+            fold_cfg.data_dir,
+            cfg.seed,
+        )
         if is_chief:
-            folds.write_fold(
-                cfg.data_dir,
-                info,
-                split_of_images,
-                fold_cfg.data_dir,
-                cfg.seed,
-            )
+            write_records()
         _wait_for_chief(strategy, name)
+        # Where the job directory is in a bucket, each has a copy of its own.
+        is_private = not is_chief and not storage.exists(
+            storage.join(fold_cfg.data_dir, records.DATASET_FILE)
+        )
+        if is_private:
+            write_records()
         trained = train.train_and_predict(
             fold_cfg,
             input_pipeline.read_dataset_info(fold_cfg.data_dir),
@@ -81,8 +93,9 @@ def train_folds(
             storage.write_atomically(path, text)
         # All have their predictions: none reads these any more.
         _wait_for_chief(strategy, name)
-        if is_chief:
+        if is_chief or is_private:
             tf.io.gfile.rmtree(fold_cfg.data_dir)
+        if is_chief:
             tf.io.gfile.rmtree(fold_cfg.job_dir)
     return found
 

@@ -30,9 +30,13 @@ _SETTLED_S = 0.5
 _HELD = 64 << 20
 _GRAPH_FILE = "saved_model.pb"
 _WRITE_CHECK = "_write_check"
-# What is not finished yet, of `storage`, exports and TensorFlow.
-_DELETABLE = re.compile(r"(^|/)checkpoints/|\.tfrecord$")
-_UNFINISHED = re.compile(r"(^|/)(\.|tmp\.)|\.tmp$|_temp(/|$)|\.tempstate")
+_DELETABLE = re.compile(r"(^|/)(checkpoints|folds/[^/]+/run)/|\.tfrecord$")
+# What is not finished yet, of `storage`, exports and TensorFlow, and records of
+# folds, which are sooner made again than brought here.
+_NOT_SENT = re.compile(
+    r"(^|/)(\.|tmp\.)|\.tmp$|_temp(/|$)|\.tempstate"
+    r"|(^|/)folds/[^/]+/records(/|$)"
+)
 _VERSION_FILE = re.compile(r"((?:.*/)?\d+)/assets(?:\.extra)?/.*")
 
 
@@ -228,12 +232,12 @@ class Mirror:
             folders[:] = [
                 f
                 for f in folders
-                if not _UNFINISHED.search(self._name(folder, f))
+                if not _NOT_SENT.search(self._name(folder, f))
             ]
             for file in files:
                 name = self._name(folder, file)
                 path = os.path.join(folder, file)
-                if _UNFINISHED.search(name):
+                if _NOT_SENT.search(name):
                     continue
                 try:
                     stat = os.stat(path)
