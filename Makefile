@@ -30,10 +30,10 @@ demo: setup  ## sample data -> records -> train -> evaluate -> export -> serve -
 	PYTHON=$(BIN)/python tests/demo.sh $(DEMO)
 
 test: check clients  ## lint, check the import direction, run all CPU-only tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: check clients  ## the same without the tests marked slow
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 check: setup  ## ruff (lint and format) and the import direction
 	$(BIN)/ruff check .
