@@ -209,7 +209,7 @@ def test_record_never_names_what_is_not_there(cloud, url, tmp_path):
                 write(directory, f"files/{i}", "x")
                 log.write(f"files/{i}\n")
                 log.flush()
-                time.sleep(0.005)
+                time.sleep(0.02)
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -175,16 +175,6 @@ def wait_for_fine_tuning(workspace, job_dir, processes):
     wait_for(path.exists, processes)
 
 
-def start_mirrored(workspace, job_dir, num_replicas=2):
-    return start(
-        workspace,
-        job_dir,
-        "--strategy=mirrored",
-        "--deterministic",
-        num_devices=num_replicas,
-    )
-
-
 def assert_trained_as_one_device(workspace, job_dir):
     assert_same_history(
         read_history(workspace, job_dir),
@@ -196,21 +186,15 @@ def assert_trained_as_one_device(workspace, job_dir):
     )
 
 
-@pytest.fixture(scope="module")
-def mirrored(workspace):
-    """A run on two replicas."""
-    codes, errors = wait([start_mirrored(workspace, "mirrored")])
-    assert codes == [0], errors
-    assert "with 2 replica(s)" in errors[0]
-    return "mirrored"
-
-
-def test_two_replicas_train_as_one_device(workspace, mirrored):
-    assert_trained_as_one_device(workspace, mirrored)
-
-
 def test_four_replicas_train_as_one_device(workspace):
-    codes, errors = wait([start_mirrored(workspace, "four", 4)])
+    process = start(
+        workspace,
+        "four",
+        "--strategy=mirrored",
+        "--deterministic",
+        num_devices=4,
+    )
+    codes, errors = wait([process])
     assert codes == [0], errors
     assert "with 4 replica(s)" in errors[0]
     assert_trained_as_one_device(workspace, "four")

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, TRAIN_ONLY, write_backbone, write_records
 from trainer import buckets
 
 pytestmark = pytest.mark.slow
-NUM_TRIALS = 24
+NUM_TRIALS = 16
 
 
 @pytest.fixture(scope="module")
