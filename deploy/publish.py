@@ -9,7 +9,6 @@ bucket its `saved_model.pb` comes last. The same command may be run again, after
 a kill or without need: it finishes what was begun, and publishes nothing twice.
 """
 
-import logging as python_logging
 import os
 import sys
 import time
@@ -257,8 +256,6 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Its warnings would come before the sentence about the same.
-    python_logging.getLogger("google.auth").setLevel(python_logging.ERROR)
     startup.set_up_logging(os.path.dirname(os.path.dirname(__file__)))
     with workspace.Workspace() as place:
         _run_and_explain(place)

@@ -50,7 +50,7 @@ def write_records(url):
 def test_local_paths_are_given_back(tmp_path, scratch):
     with workspace.Workspace() as place:
         assert place.stage("records", "data_dir") == "records"
-        assert place.stage_file("imagenet") == "imagenet"
+        assert place.stage_file("imagenet", "weights") == "imagenet"
         assert place.stage_version("run/export", "export") == "run/export"
         assert place.mirror("run") == "run"
         assert place.mirror("") == ""
@@ -173,6 +173,14 @@ def test_absent_folder_is_named(url):
         ),
     ):
         place.stage_records(f"{url}/absent")
+
+
+def test_absent_file_is_named(url):
+    with (
+        workspace.Workspace() as place,
+        pytest.raises(FileNotFoundError, match=r"--weights=gs.*does not exist"),
+    ):
+        place.stage_file(f"{url}/absent.weights.h5", "weights")
 
 
 TERMINATED = """

@@ -84,7 +84,7 @@ def bring_here(
     export_dir = cfg.export_dir
     if is_chief:
         export_dir = place.mirror(cfg.export_dir)
-    weights = place.stage_file(cfg.weights)
+    weights = place.stage_file(cfg.weights, "weights")
     if cfg.stage_data:
         data_dir = place.stage_records(data_dir)
     return dataclasses.replace(

@@ -27,7 +27,7 @@ def _read_hparams(path: str) -> dict:
     try:
         hparams = json.loads(storage.read_bytes(path))
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = error.strerror or str(error).rstrip(".")
         raise ValueError(f"--hparams={path}: {reason}.") from error
     except ValueError as error:
         raise ValueError(f"--hparams={path} is not JSON: {error}.") from error

@@ -33,6 +33,8 @@ class Workspace:
 
     def __enter__(self) -> "Workspace":
         logging.get_absl_handler().addFilter(_say_as_given)
+        # Its warnings would come before the sentence about the same.
+        python_logging.getLogger("google.auth").setLevel(python_logging.ERROR)
         return self
 
     def stage(
@@ -96,14 +98,17 @@ class Workspace:
         """
         return self.stage(data_dir, "data_dir", lambda name: "/" not in name)
 
-    def stage_file(self, path: str) -> str:
+    def stage_file(self, path: str, flag: str) -> str:
         """Copies a file here, under its own name; returns its local path.
 
         Raises:
+            FileNotFoundError: if there is none.
             OSError: if it cannot be read.
         """
         if not path.startswith("gs://"):
             return path
+        if not storage.exists(path):
+            raise FileNotFoundError(f"--{flag}={path} does not exist.")
         local = os.path.join(
             self._make_directory(os.path.dirname(path)), os.path.basename(path)
         )

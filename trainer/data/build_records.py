@@ -457,7 +457,7 @@ def _stage_manifest(place: workspace.Workspace, path: str) -> str:
     """A local copy of a manifest and of the images that it names."""
     if not path.startswith("gs://"):
         return path
-    listed = manifest.read_paths(place.stage_file(path))
+    listed = manifest.read_paths(place.stage_file(path, "manifest"))
     folder, name = os.path.split(path)
     wanted = {name, *map(os.path.normpath, listed)}
     return os.path.join(
