@@ -1,0 +1,95 @@
+"""`build_records` on gs:// writes the bytes of a local build."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, encode, make_pixels
+from trainer import buckets
+from trainer.data import output
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """A folder of 24 images and a manifest of 20 of them."""
+    folder = tmp_path_factory.mktemp("scans")
+    rows = []
+    for i in range(24):
+        label = ("no_tumor", "tumor")[i % 2]
+        path = folder / f"images/{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode(make_pixels(i, i % 2)))
+        rows.append((f"images/{i}.png", label))
+    with open(folder / "manifest.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *rows[:20]])
+    return folder
+
+
+@pytest.fixture
+def url(bucket_name, scans):
+    """A bucket with the same."""
+    folder = buckets.Folder(f"gs://{bucket_name}/scans")
+    for path in scans.rglob("*.*"):
+        folder.upload(str(path), str(path.relative_to(scans)))
+    return f"gs://{bucket_name}"
+
+
+def build(manifest, output_dir, expect=0):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "trainer.data.build_records",
+            f"--manifest={manifest}",
+            f"--output_dir={output_dir}",
+            "--num_workers=1",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == expect, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr if expect else done.stdout
+
+
+def test_manifest_in_a_bucket_gives_the_bytes_of_a_local_build(
+    cloud, url, scans, tmp_path
+):
+    build(scans / "manifest.csv", tmp_path / "records")
+    records = buckets.Folder(f"{url}/records")
+    records.upload(b"of an earlier build", "train-00007-of-00009.tfrecord")
+    records.upload(b"of a run", "features/a.npy")
+    cloud.heal()
+    said = build(f"{url}/scans/manifest.csv", f"{url}/records")
+    assert f"Written to {url}/records; {url}/records/audit.json" in said
+    read = [r for r in cloud.requests if "alt=media" in r and "images" in r]
+    assert len(read) == 20
+    records.download(records.list(), str(tmp_path / "there"))
+    for folder in ("records", "there"):
+        found = {
+            str(p.relative_to(tmp_path / folder)): p.read_bytes()
+            for p in (tmp_path / folder).rglob("*.*")
+        }
+        found.pop("features/a.npy", None)
+        if folder == "records":
+            local = found
+    assert found == local
+
+
+def test_unreadable_file_is_listed_and_the_old_records_stay(url, cloud):
+    manifest = f"{url}/scans/manifest.csv"
+    build(manifest, f"{url}/records")
+    records = buckets.Folder(f"{url}/records")
+    before = {n: b.crc32c for n, b in records.list().items()}
+    buckets.Folder(f"{url}/scans").upload(b"no image", "images/3.png")
+    said = build(manifest, f"{url}/records", expect=1)
+    listed = f"{url}/records/{output.UNREADABLE_FILE} lists all of them"
+    assert "images/3.png" in said and listed in said
+    after = {n: b.crc32c for n, b in records.list().items()}
+    assert after.pop(output.UNREADABLE_FILE) != before.pop(
+        output.UNREADABLE_FILE
+    )
+    assert after == before
