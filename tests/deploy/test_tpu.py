@@ -24,7 +24,9 @@ with open(here / "calls.jsonl", "a") as file:
     file.write(json.dumps(sys.argv[1:]) + "\\n")
 steps = json.loads(plan.read_text())
 step = steps[verb].pop(0) if steps.get(verb) else None
-plan.write_text(json.dumps(steps))
+# Whole or not at all: the next step may be that this is killed.
+(here / "next.json").write_text(json.dumps(steps))
+(here / "next.json").rename(plan)
 if step == "sleep":
     time.sleep(60 if verb == "ssh" else 2)
 elif step == "preempt":
