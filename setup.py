@@ -26,7 +26,7 @@ setuptools.setup(
     package_data={
         "deploy": ["prices.json", "step_costs.json"],
         "serving": ["page_files/*"],
-        "trainer.evaluation": ["templates/*"],
+        "trainer.report": ["templates/*"],
         "tuning": ["templates/*"],
     },
     install_requires=[

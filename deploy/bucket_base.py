@@ -21,8 +21,8 @@ from google.cloud import storage
 from google.cloud.storage import transfer_manager
 
 from deploy import export_files, local_base
-from trainer import buckets
 from trainer.export import signature
+from trainer.storage import buckets
 
 _CLAIM = re.compile(r"claims/(\d+)\.json")
 _WITHDRAWN = re.compile(r"withdrawn\.(\d+)/.*")

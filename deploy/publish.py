@@ -17,8 +17,9 @@ from absl import app, flags
 
 from deploy import bucket_base, export_files, local_base, version_labels
 from serving import client as client_lib
-from trainer import buckets, startup, storage, workspace
+from trainer import startup
 from trainer.export import blessing, signature
+from trainer.storage import buckets, paths, staging
 
 FLAGS = flags.FLAGS
 _POLL_S = 0.5
@@ -83,7 +84,7 @@ def open_base(path: str):
     """A base path on a disk or in a bucket."""
     if path.startswith("gs://"):
         return bucket_base.BucketBase(path)
-    if storage.is_remote(path):
+    if paths.is_remote(path):
         raise ValueError(
             "--model_base_path must be a directory or gs://BUCKET/PATH. "
             f"Received: model_base_path={path}."
@@ -116,13 +117,13 @@ def publish(export_dir: str, base, force: bool = False) -> int:
         if number is not None:
             print(
                 f"{base.version_path(number)} holds "
-                f"{storage.as_given(version_dir)}."
+                f"{paths.as_given(version_dir)}."
             )
             return number
         number = base.add(export)
     size = f"{len(export.names)} files, {export.num_bytes / 1e6:.1f} MB"
     print(
-        f"Published {storage.as_given(version_dir)} as "
+        f"Published {paths.as_given(version_dir)} as "
         f"{base.version_path(number)} ({size})."
     )
     return number
@@ -222,7 +223,7 @@ def _check_flags() -> None:
         )
 
 
-def _run(place: workspace.Workspace) -> None:
+def _run(place: staging.Workspace) -> None:
     _check_flags()
     base = open_base(FLAGS.model_base_path)
     if not FLAGS.rollback:
@@ -257,11 +258,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     startup.set_up_logging(os.path.dirname(os.path.dirname(__file__)))
-    with workspace.Workspace() as place:
+    with staging.Workspace() as place:
         _run_and_explain(place)
 
 
-def _run_and_explain(place: workspace.Workspace) -> None:
+def _run_and_explain(place: staging.Workspace) -> None:
     try:
         _run(place)
     except (ValueError, OSError) as error:

@@ -11,7 +11,7 @@ import os
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from trainer import storage
+from trainer.storage import paths
 
 LABELS = ("stable", "canary")
 _HEADER = """\
@@ -28,10 +28,10 @@ def read(path: str) -> model_server_config_pb2.ModelServerConfig:
         ValueError: if it is not a ModelServerConfig.
     """
     config = model_server_config_pb2.ModelServerConfig()
-    if not storage.exists(path):
+    if not paths.exists(path):
         return config
     try:
-        return text_format.Parse(storage.read_bytes(path), config)
+        return text_format.Parse(paths.read_bytes(path), config)
     except text_format.ParseError as error:
         raise ValueError(
             f"--model_config_file={path} must be a ModelServerConfig in "
@@ -42,7 +42,7 @@ def read(path: str) -> model_server_config_pb2.ModelServerConfig:
 def write(path: str, config: model_server_config_pb2.ModelServerConfig) -> None:
     """Replaces the file as a whole."""
     text = text_format.MessageToString(config)
-    storage.write_atomically(path, f"{_HEADER}{text}")
+    paths.write_atomically(path, f"{_HEADER}{text}")
 
 
 def served_versions(
@@ -107,7 +107,7 @@ def _find(config, model_name: str, base_path: str):
     return config.model_config_list.config.add(
         name=model_name,
         base_path=base_path
-        if storage.is_remote(base_path)
+        if paths.is_remote(base_path)
         else os.path.abspath(base_path),
         model_platform="tensorflow",
     )

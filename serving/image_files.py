@@ -5,8 +5,8 @@
             print(answer.file, answer.prediction or answer.error)
 
 A file becomes the pixels that it would have had in training: DICOM, NIfTI,
-TIFF and the rest go through `trainer.data.readers`. Neither the files nor the
-answers of a folder are ever all in memory.
+TIFF and the rest go through `trainer.data.images.readers`. Neither the files
+nor the answers of a folder are ever all in memory.
 """
 
 import collections
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 import tqdm
 
 from serving import client
-from trainer.data import readers
+from trainer.data.images import readers
 
 BATCH_SIZE = client.BATCH_SIZE
 CONCURRENCY = 4

@@ -9,7 +9,7 @@ import json
 import pathlib
 
 from serving import status_codes
-from trainer.data import readers
+from trainer.data.images import readers
 
 MODELS_PATH = "/page/models"
 READ_PATH = "/page/images"

@@ -6,21 +6,21 @@ from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
 
 from tests import cloud_storage
-from trainer import buckets, storage
+from trainer.storage import buckets, paths
 
 CONTENT = bytes(range(256)) * 40
 
 
 def test_object_is_written_and_read(bucket_name):
     url = f"gs://{bucket_name}/a/b.json"
-    assert not storage.exists(url)
+    assert not paths.exists(url)
     with pytest.raises(FileNotFoundError, match=f"{url} does not exist"):
-        storage.read_bytes(url)
-    storage.write_atomically(url, "text")
-    assert storage.exists(url)
-    assert storage.read_bytes(url) == b"text"
-    storage.write_atomically(url, CONTENT)
-    assert storage.read_bytes(url) == CONTENT
+        paths.read_bytes(url)
+    paths.write_atomically(url, "text")
+    assert paths.exists(url)
+    assert paths.read_bytes(url) == b"text"
+    paths.write_atomically(url, CONTENT)
+    assert paths.read_bytes(url) == CONTENT
 
 
 @pytest.mark.parametrize("fault", [503, 429, cloud_storage.RESET])
@@ -42,7 +42,7 @@ def test_altered_download_is_repeated(cloud, bucket_name, tmp_path):
     folder.download(folder.list(), str(tmp_path))
     assert (tmp_path / "b").read_bytes() == CONTENT
     cloud.inject(cloud_storage.CORRUPT, "alt=media", 2)
-    assert storage.read_bytes(f"gs://{bucket_name}/a/b") == CONTENT
+    assert paths.read_bytes(f"gs://{bucket_name}/a/b") == CONTENT
     assert not cloud.pending
 
 
@@ -107,13 +107,13 @@ def test_error_says_what_to_do(monkeypatch, error, sentence):
     with pytest.raises(OSError, match=sentence):
         buckets.Folder("gs://b/c")
     with pytest.raises(OSError, match=sentence):
-        storage.read_bytes("gs://b/c")
+        paths.read_bytes("gs://b/c")
 
 
 @pytest.mark.parametrize("url", ["gs://", "gs:///a", "s3://bucket/a", "gs://A"])
 def test_other_url_is_refused(url):
     with pytest.raises(ValueError, match=f"must be gs://BUCKET/PATH.*{url}"):
-        storage.read_bytes(url)
+        paths.read_bytes(url)
 
 
 def test_absent_bucket_is_named(cloud):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_strategy, write_records
-from trainer import config, cross_validation, train
+from trainer import config, folds, train
 from trainer.data import input_pipeline
 from trainer.training import distribution
 
@@ -48,7 +48,7 @@ def make_config(tmp_path_factory):
 def train_folds(cfg):
     info = input_pipeline.read_dataset_info(cfg.data_dir)
     strategy = make_strategy("one_device")
-    return cross_validation.train_folds(cfg, info, strategy)
+    return folds.train_folds(cfg, info, strategy)
 
 
 def test_lost_fold_is_trained_again_to_the_same_bits(make_config):
@@ -58,14 +58,14 @@ def test_lost_fold_is_trained_again_to_the_same_bits(make_config):
     # Those of train and validation, each once, and none of test.
     assert len(tested) == len(set(tested)) == 36
     assert not any("/test_" in image_id for image_id in tested)
-    folds = pathlib.Path(cfg.job_dir) / "folds"
-    assert sorted(p.name for p in folds.iterdir()) == ["1-of-2", "2-of-2"]
-    assert [p.name for p in sorted(folds.glob("*/*"))] == [
-        cross_validation.FOLD_FILE
+    folds_dir = pathlib.Path(cfg.job_dir) / "folds"
+    assert sorted(p.name for p in folds_dir.iterdir()) == ["1-of-2", "2-of-2"]
+    assert [p.name for p in sorted(folds_dir.glob("*/*"))] == [
+        folds.FOLD_FILE
     ] * 2
-    first = folds / "1-of-2" / cross_validation.FOLD_FILE
+    first = folds_dir / "1-of-2" / folds.FOLD_FILE
     before = first.stat().st_mtime_ns
-    shutil.rmtree(folds / "2-of-2")
+    shutil.rmtree(folds_dir / "2-of-2")
     again = train_folds(cfg)
     assert first.stat().st_mtime_ns == before
     for fold, same in zip(whole, again, strict=True):

@@ -18,9 +18,10 @@ import tensorflow as tf
 
 from tests import cloud_storage
 from tests.conftest import ROOT, TRAIN_ONLY
-from trainer import buckets, startup, storage
+from trainer import startup
 from trainer.data import preprocessing
 from trainer.export import saved_model
+from trainer.storage import buckets, paths
 
 pytestmark = pytest.mark.slow
 
@@ -371,7 +372,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
         f"--data_dir={url}/records",
         f"--output_dir={url}/again",
     )
-    again = json.loads(storage.read_bytes(f"{url}/again/metrics.json"))
+    again = json.loads(paths.read_bytes(f"{url}/again/metrics.json"))
     mine = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
     for metric in ("log_loss", "brier"):
         values = [

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from trainer import buckets, mirror, storage
+from trainer.storage import buckets, mirror, paths
 
 VERSION = (
     "export/1/assets/dataset.json",
@@ -63,7 +63,7 @@ def read_disk(directory):
 
 
 def write(directory, name, data):
-    storage.write_atomically(str(directory / name), data)
+    paths.write_atomically(str(directory / name), data)
 
 
 def open_mirror(url, directory):
@@ -134,10 +134,10 @@ def test_last_file_stands_only_beside_everything_else(
     """Killed before each request of two starts, the second of other files."""
 
     def work(directory, text):
-        storage.remove(str(directory / storage.SUCCESS_FILE))
+        paths.remove(str(directory / paths.SUCCESS_FILE))
         for name in VERSION:
             write(directory, name, text)
-        write(directory, storage.SUCCESS_FILE, "")
+        write(directory, paths.SUCCESS_FILE, "")
 
     def is_complete(found):
         contents = {found.get(name) for name in VERSION}
@@ -170,7 +170,7 @@ def test_last_file_stands_only_beside_everything_else(
                 found.close()
             except Killed:
                 there = read_bucket(cloud, url)
-                if storage.SUCCESS_FILE in there:
+                if paths.SUCCESS_FILE in there:
                     assert is_complete(there)
                 if "export/1/saved_model.pb" in there:
                     assert set(there) >= set(VERSION)
@@ -179,7 +179,7 @@ def test_last_file_stands_only_beside_everything_else(
         assert num_requests >= 3
         assert read_bucket(cloud, url) == {
             **dict.fromkeys(VERSION, text.encode()),
-            storage.SUCCESS_FILE: b"",
+            paths.SUCCESS_FILE: b"",
         }
 
 
@@ -219,7 +219,7 @@ def test_record_never_names_what_is_not_there(cloud, url, tmp_path):
         while num_named < 20 and time.monotonic() < deadline:
             if "log" not in folder.list():
                 continue
-            named = storage.read_bytes(f"{url}/log").decode().splitlines()
+            named = paths.read_bytes(f"{url}/log").decode().splitlines()
             assert set(named) <= set(folder.list())
             num_named = len(named)
     finally:

@@ -13,14 +13,8 @@ import pytest
 
 from tests import cloud_storage
 from tests.conftest import ROOT
-from trainer import (
-    buckets,
-    config,
-    config_flags,
-    startup,
-    storage,
-    workspace,
-)
+from trainer import config, config_flags, startup
+from trainer.storage import buckets, paths, staging
 
 
 @pytest.fixture
@@ -34,7 +28,7 @@ def scratch(tmp_path, monkeypatch):
     directory = tmp_path / "scratch"
     directory.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(directory))
-    monkeypatch.setattr(storage, "_copies", {})
+    monkeypatch.setattr(paths, "_copies", {})
     before = signal.getsignal(signal.SIGTERM)
     yield directory
     signal.signal(signal.SIGTERM, before)
@@ -48,7 +42,7 @@ def write_records(url):
 
 
 def test_local_paths_are_given_back(tmp_path, scratch):
-    with workspace.Workspace() as place:
+    with staging.Workspace() as place:
         assert place.stage("records", "data_dir") == "records"
         assert place.stage_file("imagenet", "weights") == "imagenet"
         assert place.stage_version("run/export", "export") == "run/export"
@@ -70,7 +64,7 @@ def test_run_has_local_paths_and_says_those_that_were_given(
         weights=f"{url}/b.weights.h5",
     )
     cloud.inject(cloud_storage.CORRUPT, "alt=media", 2)
-    with workspace.Workspace() as place:
+    with staging.Workspace() as place:
         cfg = config_flags.bring_here(given, place, is_chief=True)
         assert sorted(os.listdir(cfg.data_dir)) == [
             "dataset.json",
@@ -84,10 +78,10 @@ def test_run_has_local_paths_and_says_those_that_were_given(
         }
         assert not cfg.differences(given)
         assert cfg.shared_json() == given.shared_json()
-        storage.write_atomically(
+        paths.write_atomically(
             os.path.join(cfg.export_dir, "1/saved_model.pb"), "graph"
         )
-    assert storage.read_bytes(f"{url}/run/model/1/saved_model.pb") == b"graph"
+    assert paths.read_bytes(f"{url}/run/model/1/saved_model.pb") == b"graph"
     assert not os.listdir(scratch)
     assert not cloud.pending
 
@@ -99,10 +93,10 @@ def test_worker_reads_what_the_chief_left_and_writes_nothing(cloud, url):
     given = config.TrainConfig(
         data_dir=f"{url}/records", job_dir=f"{url}/run", export_dir=f"{url}/m"
     )
-    with workspace.Workspace() as place:
+    with staging.Workspace() as place:
         cfg = config_flags.bring_here(given, place, is_chief=False)
         assert os.listdir(cfg.job_dir) == ["config.json"]
-        storage.write_atomically(os.path.join(cfg.job_dir, "a"), "a")
+        paths.write_atomically(os.path.join(cfg.job_dir, "a"), "a")
     assert cloud.read(url.removeprefix("gs://")) == before
 
 
@@ -111,7 +105,7 @@ def test_streamed_records_stay_in_the_bucket(cloud, url):
     given = config.TrainConfig(
         data_dir=f"{url}/records", job_dir="run", stage_data=False
     )
-    with workspace.Workspace() as place:
+    with staging.Workspace() as place:
         cfg = config_flags.bring_here(given, place, is_chief=True)
     assert cfg.data_dir == f"{url}/records"
     assert cfg.features_dir == f"{url}/records/features"
@@ -123,7 +117,7 @@ def test_newest_whole_version_is_copied(url):
         for name in ("saved_model.pb", "manifest.json"):
             folder.upload(str(number).encode(), f"{number}/{name}")
     folder.upload(b"", "11/manifest.json")
-    with workspace.Workspace() as place:
+    with staging.Workspace() as place:
         for path, number in (("export", "10"), ("export/2", "2")):
             local = place.stage_version(f"{url}/{path}", "export")
             assert sorted(os.listdir(local)) == [
@@ -135,9 +129,9 @@ def test_newest_whole_version_is_copied(url):
 
 
 def test_what_does_not_arrive_is_kept_and_named(cloud, url, scratch):
-    with pytest.raises(SystemExit) as ended, workspace.Workspace() as place:
+    with pytest.raises(SystemExit) as ended, staging.Workspace() as place:
         local = place.mirror(f"{url}/run")
-        storage.write_atomically(os.path.join(local, "a"), "a")
+        paths.write_atomically(os.path.join(local, "a"), "a")
         cloud.inject(403, "POST /upload", 100)
     assert local in ended.value.code
     assert f"gcloud storage rsync --recursive {local} {url}/run" in (
@@ -148,7 +142,7 @@ def test_what_does_not_arrive_is_kept_and_named(cloud, url, scratch):
 
 
 def test_last_sentence_has_the_given_paths(url):
-    with pytest.raises(SystemExit) as ended, workspace.Workspace() as place:
+    with pytest.raises(SystemExit) as ended, staging.Workspace() as place:
         sys.exit(f"trainer.task: {place.mirror(f'{url}/run')}/config.json")
     assert ended.value.code == f"trainer.task: {url}/run/config.json"
 
@@ -158,7 +152,7 @@ def test_too_small_a_disk_is_told_before_the_copy(cloud, url, monkeypatch):
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10))
     with (
-        workspace.Workspace() as place,
+        staging.Workspace() as place,
         pytest.raises(OSError, match=r"--data_dir=gs.*set TMPDIR to"),
     ):
         place.stage_records(f"{url}/records")
@@ -167,7 +161,7 @@ def test_too_small_a_disk_is_told_before_the_copy(cloud, url, monkeypatch):
 
 def test_absent_folder_is_named(url):
     with (
-        workspace.Workspace() as place,
+        staging.Workspace() as place,
         pytest.raises(
             FileNotFoundError, match=r"--data_dir=gs.*holds no files"
         ),
@@ -177,7 +171,7 @@ def test_absent_folder_is_named(url):
 
 def test_absent_file_is_named(url):
     with (
-        workspace.Workspace() as place,
+        staging.Workspace() as place,
         pytest.raises(FileNotFoundError, match=r"--weights=gs.*does not exist"),
     ):
         place.stage_file(f"{url}/absent.weights.h5", "weights")
@@ -207,4 +201,4 @@ def test_process_told_to_stop_brings_everything(cloud, url):
     assert done.returncode == startup.PREEMPTED, done.stderr
     assert f"in {url}/run\n" in done.stderr
     assert "Stopped by SIGTERM; the same command continues." in done.stderr
-    assert storage.read_bytes(f"{url}/run/trials.jsonl") == b"1"
+    assert paths.read_bytes(f"{url}/run/trials.jsonl") == b"1"

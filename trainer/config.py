@@ -10,7 +10,7 @@ import json
 import re
 import typing
 
-from trainer import storage
+from trainer.storage import paths
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 CLASS_WEIGHTS = ("balanced", "none")
@@ -306,7 +306,7 @@ class TrainConfig:
     def settings(self) -> dict:
         """All fields by name; paths are those that the user gave."""
         return {
-            name: storage.as_given(value) if isinstance(value, str) else value
+            name: paths.as_given(value) if isinstance(value, str) else value
             for name, value in dataclasses.asdict(self).items()
         }
 

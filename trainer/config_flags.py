@@ -4,7 +4,8 @@ import dataclasses
 
 from absl import flags
 
-from trainer import config, storage, vertex, workspace
+from trainer import config, vertex
+from trainer.storage import paths, staging
 
 _DEFINE = {
     bool: flags.DEFINE_boolean,
@@ -64,7 +65,7 @@ def make_config(settings: dict) -> config.TrainConfig:
 
 
 def bring_here(
-    cfg: config.TrainConfig, place: workspace.Workspace, is_chief: bool
+    cfg: config.TrainConfig, place: staging.Workspace, is_chief: bool
 ) -> config.TrainConfig:
     """A configuration whose paths in Cloud Storage are local copies.
 
@@ -77,8 +78,8 @@ def bring_here(
         OSError: if something cannot be read or written.
     """
     data_dir, features_dir = cfg.data_dir, cfg.features_dir
-    if storage.is_remote(data_dir):
-        features_dir = features_dir or storage.join(data_dir, "features")
+    if paths.is_remote(data_dir):
+        features_dir = features_dir or paths.join(data_dir, "features")
     # First what a wrong flag is told of without a long copy.
     job_dir = place.mirror(cfg.job_dir, is_chief)
     export_dir = cfg.export_dir

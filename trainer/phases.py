@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from absl import logging
 
-from trainer import job as job_lib
-from trainer import storage
+from trainer import run as job_lib
 from trainer.data import input_pipeline
 from trainer.model import classifier, losses
+from trainer.storage import paths
 from trainer.training import (
     checkpoints,
     distribution,
@@ -161,10 +161,10 @@ def _set_up(job: job_lib.Job, name, model, peak_learning_rate) -> _PhaseSetup:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
     checkpoint = checkpoints.PhaseCheckpoint(
-        storage.join(cfg.job_dir, "checkpoints", name),
+        paths.join(cfg.job_dir, "checkpoints", name),
         model,
         optimizer,
-        None if job.is_chief else storage.join(job.scratch_dir, name),
+        None if job.is_chief else paths.join(job.scratch_dir, name),
     )
     if checkpoint.restore():
         logging.info(
@@ -223,9 +223,7 @@ def _run_phase(job: job_lib.Job, setup, make_dataset, validate, rows_before):
         steps_per_execution=cfg.steps_per_execution,
         stop_requested=job.sigterm,
         profiler=profiling.StepProfiler(
-            storage.join(cfg.job_dir, "logs", setup.name)
-            if job.is_chief
-            else "",
+            paths.join(cfg.job_dir, "logs", setup.name) if job.is_chief else "",
             cfg.profile_range,
         ),
     )

@@ -8,16 +8,11 @@ import keras
 import numpy as np
 from absl import logging
 
-from trainer import config, cross_validation, storage, train, vertex
-from trainer import job as job_lib
-from trainer.data import input_pipeline, output, records
-from trainer.evaluation import (
-    baselines,
-    calibration,
-    data_audit,
-    metrics,
-    report,
-)
+from trainer import config, folds, train, vertex
+from trainer import run as job_lib
+from trainer.data import input_pipeline, records
+from trainer.data.build import output
+from trainer.evaluation import baselines, calibration, metrics
 from trainer.evaluation import cross_validation as folds_lib
 from trainer.evaluation import predictions as predictions_lib
 from trainer.export import (
@@ -28,6 +23,8 @@ from trainer.export import (
     warmup,
 )
 from trainer.model import out_of_distribution, saliency
+from trainer.report import data_audit, report
+from trainer.storage import paths
 from trainer.training import cluster, run_record
 
 MODEL_FILE = "medical_image_classifier.keras"
@@ -65,7 +62,7 @@ def run(cfg: config.TrainConfig) -> str:
         )
         return ""
     strategy = train.set_up(cfg)
-    folds = cross_validation.train_folds(cfg, info, strategy)
+    by_fold = folds.train_folds(cfg, info, strategy)
     trained = train.train_and_predict(cfg, info, strategy)
     # Outside the scope: what one worker does alone must create no variables
     # that the others would have to create with it.
@@ -74,7 +71,7 @@ def run(cfg: config.TrainConfig) -> str:
     start = time.monotonic()
     model = train.copy_for_inference(trained.job)
     detector = _make_detector(trained.job, model)
-    evaluation = _evaluate(trained, model, detector, folds)
+    evaluation = _evaluate(trained, model, detector, by_fold)
     logging.info(
         "evaluate  took %.0f s beyond prediction", time.monotonic() - start
     )
@@ -85,9 +82,7 @@ def run(cfg: config.TrainConfig) -> str:
     )
     version_dir = _export(trained.job, model, detector, evaluation)
     _bless(trained.job, version_dir)
-    storage.write_atomically(
-        storage.join(cfg.job_dir, storage.SUCCESS_FILE), b""
-    )
+    paths.write_atomically(paths.join(cfg.job_dir, paths.SUCCESS_FILE), b"")
     return version_dir
 
 
@@ -100,22 +95,22 @@ def _evaluate(
     trained: train.Trained,
     model: keras.Model,
     detector: out_of_distribution.Detector,
-    folds: list[dict[str, predictions_lib.Predictions]],
+    by_fold: list[dict[str, predictions_lib.Predictions]],
 ) -> report.Evaluation:
     """Writes `job_dir/evaluation`."""
     job, cfg = trained.job, trained.job.cfg
-    directory = storage.join(cfg.job_dir, "evaluation")
+    directory = paths.join(cfg.job_dir, "evaluation")
     context = _report_context(job, model, detector)
-    if folds:
+    if by_fold:
         summary, table = folds_lib.summarize(
-            folds,
+            by_fold,
             job.info,
             cfg.operating_point,
             context.prevalences,
             cfg.seed,
         )
-        storage.write_atomically(
-            storage.join(directory, "cross_validation.csv"), table
+        paths.write_atomically(
+            paths.join(directory, "cross_validation.csv"), table
         )
         context = dataclasses.replace(context, cross_validation=summary)
     evaluation = report.evaluate(
@@ -128,7 +123,7 @@ def _evaluate(
         context,
     )
     for name, content in evaluation.files.items():
-        storage.write_atomically(storage.join(directory, name), content)
+        paths.write_atomically(paths.join(directory, name), content)
     for split, found in evaluation.metrics["splits"].items():
         logging.info(
             "evaluate  %s: %d images, accuracy %s, ROC AUC %s",
@@ -137,7 +132,7 @@ def _evaluate(
             report.format_metric(found["metrics"]["accuracy"]),
             report.format_metric(found["metrics"]["roc_auc"]),
         )
-    logging.info("evaluate  %s", storage.join(directory, "report.html"))
+    logging.info("evaluate  %s", paths.join(directory, "report.html"))
     return evaluation
 
 
@@ -202,7 +197,7 @@ def _export(
 ) -> str:
     """Writes the Keras file and the next SavedModel version."""
     cfg, info = job.cfg, job.info
-    saved_model.save_keras(model, storage.join(cfg.job_dir, MODEL_FILE))
+    saved_model.save_keras(model, paths.join(cfg.job_dir, MODEL_FILE))
     facts = {
         "weights_sha256": saved_model.weights_sha256(model),
         "dataset_fingerprint": info.fingerprint,
@@ -210,7 +205,7 @@ def _export(
         "operating_point": evaluation.operating_point,
         "signatures": list(signature.SIGNATURES),
     }
-    export_dir = cfg.export_dir or storage.join(cfg.job_dir, "export")
+    export_dir = cfg.export_dir or paths.join(cfg.job_dir, "export")
     existing = saved_model.find_version(export_dir, facts)
     if existing:
         logging.info("export    %s holds this model already.", existing)
@@ -250,7 +245,7 @@ def _bless(job: job_lib.Job, version_dir: str) -> None:
     refusal = blessing.bless_in_new_process(
         version_dir,
         job.cfg.data_dir,
-        storage.join(job.cfg.job_dir, "evaluation", "predictions.csv"),
+        paths.join(job.cfg.job_dir, "evaluation", "predictions.csv"),
     )
     if refusal:
         logging.error("export    must not be published: %s", refusal)

@@ -10,7 +10,8 @@ import sys
 
 from absl import app, flags
 
-from trainer import config, config_flags, startup, storage, workspace
+from trainer import config, config_flags, startup
+from trainer.storage import paths, staging
 
 FLAGS = flags.FLAGS
 
@@ -25,7 +26,7 @@ flags.DEFINE_string(
 
 def _read_hparams(path: str) -> dict:
     try:
-        hparams = json.loads(storage.read_bytes(path))
+        hparams = json.loads(paths.read_bytes(path))
     except OSError as error:
         reason = error.strerror or str(error).rstrip(".")
         raise ValueError(f"--hparams={path}: {reason}.") from error
@@ -59,11 +60,11 @@ def main(argv):
         cfg = make_config()
     except ValueError as error:
         sys.exit(f"trainer.task: {error}")
-    with workspace.Workspace() as place:
+    with staging.Workspace() as place:
         _run(cfg, place)
 
 
-def _run(cfg: config.TrainConfig, place: workspace.Workspace) -> None:
+def _run(cfg: config.TrainConfig, place: staging.Workspace) -> None:
     # TensorFlow takes seconds to import; a wrong flag is told before that.
     startup.import_tensorflow()
     import tensorflow as tf

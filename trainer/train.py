@@ -7,12 +7,13 @@ import sys
 import keras
 import tensorflow as tf
 
-from trainer import config, phases, storage
-from trainer import job as job_lib
+from trainer import config, phases
+from trainer import run as job_lib
 from trainer.data import records
 from trainer.evaluation import predict
 from trainer.evaluation import predictions as predictions_lib
 from trainer.model import classifier
+from trainer.storage import paths
 from trainer.training import distribution, loop, run_record
 
 CONFIG_FILE = "config.json"
@@ -100,10 +101,10 @@ def claim_job_dir(
     cfg: config.TrainConfig, info: records.DatasetInfo, is_chief: bool
 ) -> None:
     """Checks that the job directory is this run's; the chief writes into it."""
-    config_path = storage.join(cfg.job_dir, CONFIG_FILE)
-    dataset_path = storage.join(cfg.job_dir, records.DATASET_FILE)
-    if storage.exists(config_path):
-        text = storage.read_bytes(config_path).decode("utf-8")
+    config_path = paths.join(cfg.job_dir, CONFIG_FILE)
+    dataset_path = paths.join(cfg.job_dir, records.DATASET_FILE)
+    if paths.exists(config_path):
+        text = paths.read_bytes(config_path).decode("utf-8")
         previous = config.TrainConfig.from_json(text, config_path)
         differences = cfg.differences(previous)
         if differences:
@@ -115,8 +116,8 @@ def claim_job_dir(
                 f"{cfg.job_dir} belongs to a run with {changes}: give the "
                 "same flags to continue it, or another --job_dir."
             )
-    if storage.exists(dataset_path):
-        text = storage.read_bytes(dataset_path).decode("utf-8")
+    if paths.exists(dataset_path):
+        text = paths.read_bytes(dataset_path).decode("utf-8")
         previous_info = records.DatasetInfo.from_json(text, dataset_path)
         if previous_info.fingerprint != info.fingerprint:
             raise ValueError(
@@ -126,9 +127,9 @@ def claim_job_dir(
                 f"{info.fingerprint[:12]}): use another --job_dir."
             )
     if is_chief:
-        storage.remove(storage.join(cfg.job_dir, storage.SUCCESS_FILE))
-        storage.write_atomically(dataset_path, info.to_json())
-        storage.write_atomically(config_path, cfg.to_json())
+        paths.remove(paths.join(cfg.job_dir, paths.SUCCESS_FILE))
+        paths.write_atomically(dataset_path, info.to_json())
+        paths.write_atomically(config_path, cfg.to_json())
 
 
 def _predict(job: job_lib.Job) -> dict[str, predictions_lib.Predictions]:

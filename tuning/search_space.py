@@ -9,7 +9,7 @@ import dataclasses
 import json
 import typing
 
-from trainer import storage
+from trainer.storage import paths
 
 if typing.TYPE_CHECKING:
     import keras_tuner
@@ -89,7 +89,7 @@ def read_space(path: str) -> dict[str, Choice | Range]:
     if not path:
         return whole
     try:
-        narrowed = json.loads(storage.read_bytes(path))
+        narrowed = json.loads(paths.read_bytes(path))
     except ValueError as error:
         raise ValueError(
             f"--search_space={path} is not JSON: {error}."

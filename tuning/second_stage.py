@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, storage, train
+from trainer import config, train
 from trainer.data import input_pipeline
+from trainer.storage import paths
 from tuning import optimism, trial
 
 DIRECTORY = "second_stage"
@@ -64,13 +65,13 @@ def try_depths(
             cfg,
             **settings | {"hidden_units": tuple(settings["hidden_units"])},
             **depth_settings(cfg, blocks),
-            job_dir=storage.join(
+            job_dir=paths.join(
                 cfg.job_dir, DIRECTORY, f"trial-{best_trial}-blocks-{blocks}"
             ),
         )
         train.claim_job_dir(run_cfg, info, is_chief=True)
-        path = storage.join(run_cfg.job_dir, RESULT_FILE)
-        if not storage.exists(path):
+        path = paths.join(run_cfg.job_dir, RESULT_FILE)
+        if not paths.exists(path):
             logging.info("second stage: %d block(s) fine-tuned", blocks)
             trained = train.train_and_predict(run_cfg, info, strategy)
             validation = trained.predictions["validation"]
@@ -78,9 +79,9 @@ def try_depths(
                 validation, info.class_names, info.positive_index
             )
             result = {"metrics": metrics, "logits": validation.logits.tolist()}
-            storage.write_atomically(path, json.dumps(result) + "\n")
-            tf.io.gfile.rmtree(storage.join(run_cfg.job_dir, "checkpoints"))
-        result = json.loads(storage.read_bytes(path))
+            paths.write_atomically(path, json.dumps(result) + "\n")
+            tf.io.gfile.rmtree(paths.join(run_cfg.job_dir, "checkpoints"))
+        result = json.loads(paths.read_bytes(path))
         found.append(
             Depth(
                 blocks,

@@ -5,7 +5,7 @@ import tensorflow as tf
 from absl import logging
 from sklearn import model_selection
 
-from trainer import config, job
+from trainer import config, run
 from trainer.data import input_pipeline
 from tuning import search_space, trial
 
@@ -36,7 +36,7 @@ def load(
             "needs train and validation: build the records again."
         )
     with strategy.scope():
-        sweep_job = job.Job(cfg, info, strategy)
+        sweep_job = run.Job(cfg, info, strategy)
     splits = ("train", "validation")
     index = [sweep_job.index[split] for split in splits]
     ids, groups, labels = (
@@ -67,7 +67,7 @@ def load(
             views[strength] = read(
                 trained_on,
                 settings.get("feature_views", cfg.feature_views),
-                job.make_augmentation(vars(cfg) | settings),
+                run.make_augmentation(vars(cfg) | settings),
             )
         (features,) = read(judged_on, 1, None)
     logging.info(

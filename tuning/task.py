@@ -10,7 +10,8 @@ import sys
 
 from absl import app, flags
 
-from trainer import config, config_flags, startup, workspace
+from trainer import config, config_flags, startup
+from trainer.storage import staging
 
 FLAGS = flags.FLAGS
 
@@ -109,11 +110,11 @@ def main(argv):
             raise ValueError("--num_folds must be 0, or 2 and more.")
     except ValueError as error:
         sys.exit(f"tuning.task: {error}")
-    with workspace.Workspace() as place:
+    with staging.Workspace() as place:
         _run(cfg, place)
 
 
-def _run(cfg: config.TrainConfig, place: workspace.Workspace) -> None:
+def _run(cfg: config.TrainConfig, place: staging.Workspace) -> None:
     # TensorFlow takes seconds to import; a wrong flag is told before that.
     startup.import_tensorflow()
     import keras

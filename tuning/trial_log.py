@@ -8,7 +8,7 @@ most the trial that was running.
 import json
 import os
 
-from trainer import storage
+from trainer.storage import paths
 
 LOG_FILE = "trials.jsonl"
 STARTED, ENDED = "started", "ended"
@@ -18,14 +18,14 @@ class TrialLog:
     """Appends events to `trials.jsonl` and reads those of earlier starts."""
 
     def __init__(self, job_dir: str):
-        self._path = storage.join(job_dir, LOG_FILE)
+        self._path = paths.join(job_dir, LOG_FILE)
         os.makedirs(job_dir, exist_ok=True)
         self.events = read_events(job_dir)
         # A kill or a full disk may have left a part of a last line.
         if os.path.exists(self._path):
             whole = _whole_lines(self._path)
             if len(whole) < os.path.getsize(self._path):
-                storage.write_atomically(self._path, whole)
+                paths.write_atomically(self._path, whole)
 
     def append(self, event: dict) -> None:
         """Adds an event; it is on the disk when this returns.
@@ -47,7 +47,7 @@ def read_events(job_dir: str) -> list[dict]:
     Raises:
         ValueError: if a whole line is damaged.
     """
-    path = storage.join(job_dir, LOG_FILE)
+    path = paths.join(job_dir, LOG_FILE)
     if not os.path.exists(path):
         return []
     try:
@@ -60,5 +60,5 @@ def read_events(job_dir: str) -> list[dict]:
 
 
 def _whole_lines(path: str) -> bytes:
-    data = storage.read_bytes(path)
+    data = paths.read_bytes(path)
     return data[: data.rfind(b"\n") + 1]

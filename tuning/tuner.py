@@ -9,9 +9,10 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from trainer import config, storage, train
+from trainer import config, train
 from trainer.data import input_pipeline
 from trainer.evaluation import metrics as metrics_lib
+from trainer.storage import paths
 from tuning import (
     optimism,
     report,
@@ -97,9 +98,9 @@ def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
     if options.oracle in ("bayesian", "grid"):
         mine["max_trials"] = options.max_trials
     mine = json.loads(json.dumps(mine))
-    path = storage.join(cfg.job_dir, SWEEP_FILE)
-    if storage.exists(path):
-        theirs = json.loads(storage.read_bytes(path))
+    path = paths.join(cfg.job_dir, SWEEP_FILE)
+    if paths.exists(path):
+        theirs = json.loads(paths.read_bytes(path))
         different = [k for k in mine if mine[k] != theirs.get(k)]
         if different:
             raise ValueError(
@@ -107,8 +108,8 @@ def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
                 f"{' and '.join(different)}: give the same flags and data to "
                 "continue it, or another --job_dir."
             )
-    storage.remove(storage.join(cfg.job_dir, storage.SUCCESS_FILE))
-    storage.write_atomically(path, json.dumps(mine, indent=2) + "\n")
+    paths.remove(paths.join(cfg.job_dir, paths.SUCCESS_FILE))
+    paths.write_atomically(path, json.dumps(mine, indent=2) + "\n")
 
 
 def make_queue(
@@ -187,8 +188,8 @@ def write_logits(
         return
     buffer = io.BytesIO()
     np.save(buffer, logits)
-    storage.write_atomically(
-        storage.join(job_dir, LOGITS_DIR, f"{trial_id}.npy"),
+    paths.write_atomically(
+        paths.join(job_dir, LOGITS_DIR, f"{trial_id}.npy"),
         buffer.getvalue(),
     )
 
@@ -249,14 +250,14 @@ def finish(
     """
     completed = [e for e in finished if e["status"] == trial_queue.COMPLETED]
     values = values_of_trials(trial_log.read_events(cfg.job_dir))
-    storage.write_atomically(
-        storage.join(cfg.job_dir, TRIALS_FILE), _trials_csv(finished, values)
+    paths.write_atomically(
+        paths.join(cfg.job_dir, TRIALS_FILE), _trials_csv(finished, values)
     )
     if not completed:
         reason = finished[-1]["message"] if finished else "none was run"
         raise ValueError(
             f"None of {len(finished)} trials succeeded ({reason}): see "
-            f"{storage.join(cfg.job_dir, TRIALS_FILE)}, and narrow the space "
+            f"{paths.join(cfg.job_dir, TRIALS_FILE)}, and narrow the space "
             "with --search_space."
         )
     sign = -1 if trial.direction(options.objective) == "min" else 1
@@ -284,15 +285,13 @@ def finish(
         _write_report(cfg, options, finished, values, best, verdict, depths)
     for sentence in verdict:
         print(sentence)
-    job_dir = storage.as_given(cfg.job_dir)
+    job_dir = paths.as_given(cfg.job_dir)
     print(
-        f"{storage.join(job_dir, BEST_FILE)} is for trainer.task --hparams;"
-        f" {storage.join(job_dir, 'sweep.html')} shows the sweep.",
+        f"{paths.join(job_dir, BEST_FILE)} is for trainer.task --hparams;"
+        f" {paths.join(job_dir, 'sweep.html')} shows the sweep.",
         flush=True,
     )
-    storage.write_atomically(
-        storage.join(cfg.job_dir, storage.SUCCESS_FILE), b""
-    )
+    paths.write_atomically(paths.join(cfg.job_dir, paths.SUCCESS_FILE), b"")
     return settings
 
 
@@ -301,8 +300,8 @@ def _judge(cfg, options, data, completed: list[dict], best: dict) -> list[str]:
     logits = [
         np.load(
             io.BytesIO(
-                storage.read_bytes(
-                    storage.join(cfg.job_dir, LOGITS_DIR, f"{e['trial']}.npy")
+                paths.read_bytes(
+                    paths.join(cfg.job_dir, LOGITS_DIR, f"{e['trial']}.npy")
                 )
             )
         )
@@ -325,12 +324,12 @@ def _write_report(cfg, options, finished, values, best, verdict, depths):
     for name, content in report.make_files(
         options, finished, values, best, verdict, depths
     ).items():
-        storage.write_atomically(storage.join(cfg.job_dir, name), content)
+        paths.write_atomically(paths.join(cfg.job_dir, name), content)
 
 
 def _write_settings(cfg: config.TrainConfig, settings: dict) -> None:
-    storage.write_atomically(
-        storage.join(cfg.job_dir, BEST_FILE),
+    paths.write_atomically(
+        paths.join(cfg.job_dir, BEST_FILE),
         json.dumps(settings, indent=2) + "\n",
     )
 

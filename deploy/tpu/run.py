@@ -19,7 +19,8 @@ from google.cloud import storage
 
 from deploy import bucket_regions, prices
 from deploy.tpu import vm
-from trainer import buckets, startup
+from trainer import startup
+from trainer.storage import buckets
 
 FLAGS = flags.FLAGS
 

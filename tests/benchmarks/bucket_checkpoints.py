@@ -55,7 +55,7 @@ def main(argv):
         cloud_storage.serve(directory) as cloud,
     ):
         os.environ |= cloud.environment
-        from trainer import mirror
+        from trainer.storage import mirror
 
         bucket = f"gs://{cloud.make_bucket()}"
         rounds = []

@@ -30,13 +30,8 @@ import tensorflow as tf
 from absl import app, flags
 from PIL import Image
 
-from trainer.data import (
-    augmentation,
-    build_records,
-    input_pipeline,
-    parallel,
-    phantom,
-)
+from trainer.data import augmentation, build_records, input_pipeline, phantom
+from trainer.data.build import parallel
 
 JPEG_SIZE = 512
 IMAGE_SIZE = 224

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from trainer.data import alignment
+from trainer.data.build import alignment
 
 PARAMETERS = np.array(
     [[0.0, 0.0, 0.0, 0.0], [0.05, -0.04, 0.03, -0.06], [-0.08, 0.07, 0.0, 0.05]]

@@ -17,7 +17,9 @@ import pytest
 from tests.conftest import encode
 from tests.data.test_duplicates import make_head
 from tests.data.test_readers import gradient, write_dicom
-from trainer.data import manifest, output, readers, records, sources
+from trainer.data import records
+from trainer.data.build import manifest, output, sources
+from trainer.data.images import readers
 
 BOMB_SIDE = 30_000
 

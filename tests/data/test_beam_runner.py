@@ -15,14 +15,8 @@ pytest.importorskip("apache_beam")
 from apache_beam.io import localfilesystem
 
 from tests.data.test_duplicates import make_head
-from trainer.data import (
-    beam_runner,
-    build_records,
-    output,
-    records,
-    scan,
-    shards,
-)
+from trainer.data import build_records, records
+from trainer.data.build import beam, output, scan, shards
 
 
 class BucketFileSystem(localfilesystem.LocalFileSystem):
@@ -171,9 +165,7 @@ def test_failing_build_keeps_the_old_data_set(
 )
 def test_unknown_runner_or_option_is_refused(runner, options, tmp_path, capfd):
     with pytest.raises(ValueError, match=f"--runner={runner}"):
-        beam_runner.BeamRunner(
-            scan.ReadOptions(), runner, options, str(tmp_path)
-        )
+        beam.BeamRunner(scan.ReadOptions(), runner, options, str(tmp_path))
 
 
 def test_remote_path_without_a_runner_is_refused(tmp_path):
@@ -188,5 +180,5 @@ def test_file_that_is_half_written_has_no_name(tmp_path):
 
     path = str(tmp_path / "shard")
     with pytest.raises(RuntimeError):
-        beam_runner.write_whole(path, fail)
+        beam.write_whole(path, fail)
     assert not os.path.exists(path)

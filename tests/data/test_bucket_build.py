@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tests.conftest import ROOT, encode, make_pixels
-from trainer import buckets
-from trainer.data import output
+from trainer.data.build import output
+from trainer.storage import buckets
 
 
 @pytest.fixture(scope="module")

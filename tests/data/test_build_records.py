@@ -19,14 +19,8 @@ import tensorflow as tf
 
 from tests.data.test_duplicates import make_head
 from tests.data.test_readers import write_dicom
-from trainer.data import (
-    build_records,
-    leaks,
-    output,
-    preprocessing,
-    records,
-    shards,
-)
+from trainer.data import build_records, preprocessing, records
+from trainer.data.build import leaks, output, shards
 
 
 def write_head(path, seed, size=48, image_format="PNG", **options):

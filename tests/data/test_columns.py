@@ -3,7 +3,8 @@
 import pytest
 
 from tests.conftest import encode, make_pixels
-from trainer.data import build_records, manifest, output
+from trainer.data import build_records
+from trainer.data.build import manifest, output
 
 PATIENT = "Mueller-1953"
 

@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from tests.conftest import SHARED
 from tests.data.test_groups import make_facts
-from trainer.data import duplicates, groups, readers, scan, splits
+from trainer.data.build import duplicates, groups, scan, splits
+from trainer.data.images import readers
 
 BRAIN = SHARED / "data" / "brain_mri_253"
 

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tests.conftest import write_records
-from trainer.data import folds, input_pipeline, records
+from trainer.data import fold_records, input_pipeline, records
 
 NUM_FOLDS = 3
 
@@ -24,8 +24,10 @@ def test_folds_test_every_image_but_those_of_test_once(tmp_path):
     tested = []
     for fold in range(NUM_FOLDS):
         fold_dir = tmp_path / f"fold_{fold}"
-        split_of = folds.assign(index, info, NUM_FOLDS, fold, seed=0)
-        folds.write_fold(str(tmp_path), info, split_of, str(fold_dir), seed=0)
+        split_of = fold_records.assign(index, info, NUM_FOLDS, fold, seed=0)
+        fold_records.write_fold(
+            str(tmp_path), info, split_of, str(fold_dir), seed=0
+        )
         of_fold = input_pipeline.read_dataset_info(str(fold_dir))
         assert raw_records(fold_dir, of_fold, records.SPLITS) == pool
         # Verifies counts and fingerprint.
@@ -44,11 +46,15 @@ def test_folds_test_every_image_but_those_of_test_once(tmp_path):
 def test_interrupted_fold_is_written_again_and_a_whole_one_kept(tmp_path):
     info = write_records(tmp_path, {"train": 22, "validation": 9})
     index = input_pipeline.read_index(str(tmp_path), info)
-    split_of = folds.assign(index, info, NUM_FOLDS, 0, seed=0)
+    split_of = fold_records.assign(index, info, NUM_FOLDS, 0, seed=0)
     fold_dir = tmp_path / "fold"
-    folds.write_fold(str(tmp_path), info, split_of, str(fold_dir), seed=0)
+    fold_records.write_fold(
+        str(tmp_path), info, split_of, str(fold_dir), seed=0
+    )
     whole = {p.name: p.read_bytes() for p in fold_dir.iterdir()}
     (fold_dir / records.DATASET_FILE).unlink()
     (fold_dir / records.shard_name("train", 0, 4)).write_bytes(b"torn")
-    folds.write_fold(str(tmp_path), info, split_of, str(fold_dir), seed=0)
+    fold_records.write_fold(
+        str(tmp_path), info, split_of, str(fold_dir), seed=0
+    )
     assert {p.name: p.read_bytes() for p in fold_dir.iterdir()} == whole

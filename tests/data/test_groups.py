@@ -1,6 +1,6 @@
 """Patients and copies that belong together."""
 
-from trainer.data import groups, scan
+from trainer.data.build import groups, scan
 
 
 def make_facts(index, class_name, **changes):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import SHARED
 from tests.data.test_readers import gradient, read_one, write_dicom, write_nifti
-from trainer.data import readers
+from trainer.data.images import readers
 
 pydicom = pytest.importorskip("pydicom")
 nibabel = pytest.importorskip("nibabel")

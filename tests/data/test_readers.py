@@ -8,7 +8,7 @@ import PIL.PngImagePlugin
 import pytest
 
 from tests.conftest import SHARED
-from trainer.data import image_bytes, readers
+from trainer.data.images import readers, strip
 
 DICOM = SHARED / "data" / "dicom"
 needs_dicom = pytest.mark.skipif(
@@ -204,8 +204,8 @@ def test_half_a_window_is_refused(tmp_path):
 def test_strip_jpeg_of_progressive_file_keeps_all_scans(tmp_path):
     path = save(tmp_path / "x.jpg", colour(), "JPEG", progressive=True)
     data = (tmp_path / "x.jpg").read_bytes()
-    stripped = image_bytes.strip_jpeg(data + b"after the end")
-    assert image_bytes.strip_jpeg(data + b"x") == stripped
+    stripped = strip.strip_jpeg(data + b"after the end")
+    assert strip.strip_jpeg(data + b"x") == stripped
     assert b"after the end" not in stripped
     np.testing.assert_array_equal(decode(stripped), decode(data))
     assert read_one(path).quality in range(70, 81)

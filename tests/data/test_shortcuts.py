@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.data.test_groups import make_facts
-from trainer.data import shortcuts
+from trainer.data.build import shortcuts
 
 
 def test_size_that_gives_the_class_away_is_a_suspicious_shortcut():

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from trainer.data import leaks, splits
+from trainer.data.build import leaks, splits
 
 OPTIONS = splits.SplitOptions(0.15, 0.15, seed=0)
 

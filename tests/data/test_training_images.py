@@ -6,8 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from trainer.data import training_images
-from trainer.data.training_images import TrainingFormat
+from trainer.data.build import training_images
+from trainer.data.build.training_images import TrainingFormat
 
 
 def decode(data):

@@ -5,7 +5,8 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from tests.evaluation import conftest
-from trainer.evaluation import cross_validation, report
+from trainer.evaluation import cross_validation
+from trainer.report import report
 
 
 def make_folds(num_classes=2, num_folds=3):

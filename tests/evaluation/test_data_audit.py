@@ -9,8 +9,9 @@ import pytest
 from tests.conftest import encode
 from tests.data.test_duplicates import COPIES, HEAD, make_head
 from tests.evaluation import conftest
-from trainer.data import build_records, output
-from trainer.evaluation import data_audit, report
+from trainer.data import build_records
+from trainer.data.build import output
+from trainer.report import data_audit, report
 
 NAMES = ("no_tumor", "tumor")
 HOSTILE = "<b>x<script>.png"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import write_records
-from trainer.data import input_pipeline, output, records
+from trainer.data import input_pipeline, records
+from trainer.data.build import output
 from trainer.evaluation import external, served
 
 NAMES = ("no_tumor", "tumor")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.evaluation import conftest
-from trainer.evaluation import plots
+from trainer.report import plots
 
 
 def assert_drawn(png: bytes):

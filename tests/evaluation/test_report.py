@@ -11,7 +11,8 @@ from sklearn import metrics as sklearn_metrics
 
 from tests.conftest import encode, make_pixels
 from tests.evaluation import conftest
-from trainer.evaluation import data_audit, report, subgroups
+from trainer.evaluation import subgroups
+from trainer.report import data_audit, report
 
 FILES = {
     "metrics.json",

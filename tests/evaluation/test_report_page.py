@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import encode, make_pixels
 from tests.evaluation import conftest
-from trainer.evaluation import report
+from trainer.report import report
 
 NAMES = ("no_tumor", "tumor")
 NO_CONTEXT = report.Context()

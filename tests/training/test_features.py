@@ -3,7 +3,7 @@ import signal
 import numpy as np
 
 from tests.conftest import IMAGE_SIZE, make_strategy
-from trainer import config, job
+from trainer import config, run
 from trainer.data import input_pipeline
 from trainer.model import classifier
 from trainer.training import features
@@ -85,11 +85,11 @@ def test_cached_features_equal_the_backbone_on_the_same_view(
     strategy = make_strategy("one_device")
     before = signal.getsignal(signal.SIGTERM)
     with strategy.scope():
-        run = job.Job(cfg, info, strategy)
+        job = run.Job(cfg, info, strategy)
         signal.signal(signal.SIGTERM, before)
-        views = run.features("train", 4, run.augmentation)
+        views = job.features("train", 4, job.augmentation)
     assert views.shape == (4, 22, 1280)
-    backbone = classifier.features_model(run.model)
+    backbone = classifier.features_model(job.model)
     images = input_pipeline.make_evaluation_dataset(
         input_pipeline.split_files(str(tiny_records), info, "train"),
         shard_sizes=info.shard_sizes("train"),
@@ -97,7 +97,7 @@ def test_cached_features_equal_the_backbone_on_the_same_view(
         channels=1,
         global_batch_size=1,
         per_replica_batch_size=1,
-        augmentation=run.augmentation,
+        augmentation=job.augmentation,
         seed=5,
         view=3,
     )

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.conftest import ROOT, TRAIN_ONLY, write_backbone, write_records
-from trainer import buckets
+from trainer.storage import buckets
 
 pytestmark = pytest.mark.slow
 NUM_TRIALS = 16

@@ -17,25 +17,26 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from trainer import startup, storage, workspace
-from trainer.data import (
+from trainer import startup
+from trainer.data import records
+from trainer.data.build import (
     audit,
-    beam_runner,
+    beam,
     leaks,
-    local_runner,
     manifest,
     output,
     parallel,
     planning,
-    readers,
-    records,
     scan,
     shards,
     shortcuts,
     sources,
     splits,
     training_images,
+    workers,
 )
+from trainer.data.images import readers
+from trainer.storage import paths, staging
 
 STORED_SIZE = 256
 LOCAL = "local"
@@ -132,10 +133,10 @@ def build(
     read_options = scan.ReadOptions(window_center, window_width, slice_axis)
     form = training_images.TrainingFormat(stored_size, channels)
     local_dir = output_dir
-    if storage.is_remote(output_dir):
+    if paths.is_remote(output_dir):
         local_dir = tempfile.mkdtemp()
-        beam_runner.delete_folder(storage.join(output_dir, output.BUILDING))
-        beam_runner.fetch(output_dir, output.EARLIER_FILES, local_dir)
+        beam.delete_folder(paths.join(output_dir, output.BUILDING))
+        beam.fetch(output_dir, output.EARLIER_FILES, local_dir)
     previous = output.read_previous_splits(
         previous_dir or local_dir, None if previous_dir else options
     )
@@ -145,13 +146,11 @@ def build(
     ):
         shard_dir = building
         if local_dir != output_dir:
-            shard_dir = storage.join(output_dir, output.BUILDING)
+            shard_dir = paths.join(output_dir, output.BUILDING)
         if runner == LOCAL:
-            passes = local_runner.LocalRunner(
-                read_options, num_workers, spool_file
-            )
+            passes = workers.LocalRunner(read_options, num_workers, spool_file)
         else:
-            passes = beam_runner.BeamRunner(
+            passes = beam.BeamRunner(
                 read_options, runner, beam_options, shard_dir
             )
         findings = planning.examine(
@@ -206,10 +205,10 @@ def build(
             leaks=plan.leaks.num_held_out if on_leak == "allow" else 0,
         )
         dataset_path = os.path.join(building, records.DATASET_FILE)
-        storage.write_atomically(dataset_path, info.to_json())
+        paths.write_atomically(dataset_path, info.to_json())
         output.publish(building)
     if local_dir != output_dir:
-        beam_runner.publish(
+        beam.publish(
             local_dir, shard_dir, output_dir, [shard.name for shard in written]
         )
         shutil.rmtree(local_dir)
@@ -226,7 +225,7 @@ def _list_sources(
 ) -> tuple[list[sources.Source], int]:
     """What to read, and how many files lie where no class is named."""
     for path in (input_dir, output_dir):
-        if storage.is_remote(path) and runner == LOCAL:
+        if paths.is_remote(path) and runner == LOCAL:
             raise ValueError(
                 f"{path} is not on this machine, nor in Cloud Storage "
                 "(gs://): copy it, or choose a --runner of Apache Beam."
@@ -244,11 +243,11 @@ def _list_sources(
     if manifest_path:
         output.check_output_dir(output_dir, "")
         found = manifest.read_manifest(manifest_path, columns=columns)
-    elif storage.is_remote(input_dir):
+    elif paths.is_remote(input_dir):
         output.check_output_dir(output_dir, "")
-        paths = beam_runner.list_files(input_dir)
-        found = sources.arrange_files(input_dir, paths)
-        num_left_out = len(paths) - len(found)
+        names = beam.list_files(input_dir)
+        found = sources.arrange_files(input_dir, names)
+        num_left_out = len(names) - len(found)
     else:
         output.check_output_dir(output_dir, input_dir)
         found = sources.list_folders(input_dir)
@@ -397,11 +396,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     startup.set_up_logging(os.path.dirname(os.path.dirname(__file__)))
-    with workspace.Workspace() as place:
+    with staging.Workspace() as place:
         _run(place)
 
 
-def _run(place: workspace.Workspace) -> None:
+def _run(place: staging.Workspace) -> None:
     values = flags.FLAGS
     input_dir, output_dir = values.input_dir, values.output_dir
     manifest_path, previous_dir = values.manifest, values.previous
@@ -442,18 +441,18 @@ def _run(place: workspace.Workspace) -> None:
         )
     except (ValueError, OSError) as error:
         sys.exit(f"build_records: {error}")
-    audit_path = storage.join(output_dir, output.AUDIT_FILE)
+    audit_path = paths.join(output_dir, output.AUDIT_FILE)
     print(_summarize(info))
-    read_bytes = storage.read_bytes
+    read_bytes = paths.read_bytes
     if values.runner != LOCAL:
-        read_bytes = beam_runner.read_bytes
+        read_bytes = beam.read_bytes
     for line in audit.summarize(json.loads(read_bytes(audit_path))):
         print(f"- {line}")
-    shown = storage.as_given(audit_path)
+    shown = paths.as_given(audit_path)
     print(f"Written to {values.output_dir}; {shown} has the details.")
 
 
-def _stage_manifest(place: workspace.Workspace, path: str) -> str:
+def _stage_manifest(place: staging.Workspace, path: str) -> str:
     """A local copy of a manifest and of the images that it names."""
     if not path.startswith("gs://"):
         return path

@@ -16,8 +16,9 @@ import PIL.Image
 import PIL.ImageDraw
 from absl import app, flags
 
-from trainer import startup, storage
+from trainer import startup
 from trainer.data import records
+from trainer.storage import paths
 
 SHEET_FILE = "contact_sheet.png"
 NUM_SAMPLES = 8
@@ -32,10 +33,10 @@ def check_shards(data_dir: str, info: records.DatasetInfo) -> None:
         ValueError: if a shard is missing or differs.
     """
     for shard in info.shards:
-        path = storage.join(data_dir, shard.name)
-        if not storage.exists(path):
+        path = paths.join(data_dir, shard.name)
+        if not paths.exists(path):
             raise ValueError(f"{path} is missing; copy the data set again.")
-        digest = hashlib.sha256(storage.read_bytes(path)).hexdigest()
+        digest = hashlib.sha256(paths.read_bytes(path)).hexdigest()
         if digest != shard.sha256:
             raise ValueError(
                 f"{path} is damaged: its sha256 is {digest}, "
@@ -77,12 +78,12 @@ def read_samples(
     import tensorflow as tf
 
     names = info.shard_names("train")
-    paths = [storage.join(data_dir, name) for name in names]
+    files = [paths.join(data_dir, name) for name in names]
     samples = {name: [] for name in info.class_names}
     wanted = {
         name: min(num_samples, info.counts["train"][name]) for name in samples
     }
-    for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():
+    for record in tf.data.TFRecordDataset(files).as_numpy_iterator():
         feature = tf.train.Example.FromString(record).features.feature
         name = feature["image/class/text"].bytes_list.value[0].decode("utf-8")
         if len(samples[name]) < wanted[name]:
@@ -139,13 +140,13 @@ def inspect(data_dir: str, sheet_path: str, num_samples: int, seed: int) -> str:
         FileNotFoundError: if `data_dir` has no `dataset.json`.
         ValueError: if a shard is missing or damaged.
     """
-    path = storage.join(data_dir, records.DATASET_FILE)
-    if not storage.exists(path):
+    path = paths.join(data_dir, records.DATASET_FILE)
+    if not paths.exists(path):
         raise FileNotFoundError(
             f"{path} does not exist: --data_dir must name a directory that "
             "`python -m trainer.data.build_records` wrote."
         )
-    text = storage.read_bytes(path).decode("utf-8")
+    text = paths.read_bytes(path).decode("utf-8")
     info = records.DatasetInfo.from_json(text, path)
     check_shards(data_dir, info)
     samples = read_samples(data_dir, info, num_samples)

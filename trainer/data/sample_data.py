@@ -20,7 +20,8 @@ from absl import app, flags
 from PIL import Image
 from tqdm import tqdm
 
-from trainer.data import parallel, phantom
+from trainer.data import phantom
+from trainer.data.build import parallel
 
 CLASS_NAMES = ("no_tumor", "tumor")
 NUM_IMAGES = 600

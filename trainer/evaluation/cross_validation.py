@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trainer.data import records
-from trainer.evaluation import metrics, report
+from trainer.evaluation import metrics
 from trainer.evaluation import predictions as predictions_lib
+from trainer.report import report
 
 
 def summarize(

@@ -13,7 +13,8 @@ import sys
 
 from absl import app, flags, logging
 
-from trainer import startup, storage, workspace
+from trainer import startup
+from trainer.storage import paths, staging
 
 _NO_MODEL = (
     "Give --export or --target: the model to evaluate, as an exported version "
@@ -94,7 +95,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
 
 
-def _load(stack: contextlib.ExitStack, place: workspace.Workspace, where: str):
+def _load(stack: contextlib.ExitStack, place: staging.Workspace, where: str):
     """The model at a path or at a server's address."""
     if "://" in where and not where.startswith("gs://"):
         from serving import client as client_lib
@@ -129,17 +130,18 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     startup.set_up_logging(os.path.dirname(os.path.dirname(__file__)))
-    with workspace.Workspace() as place:
+    with staging.Workspace() as place:
         _run(place)
 
 
-def _run(place: workspace.Workspace) -> None:
+def _run(place: staging.Workspace) -> None:
     values = flags.FLAGS
     try:
         if bool(values.export) == bool(values.target):
             raise ValueError(_NO_MODEL)
         startup.import_tensorflow()
-        from trainer.evaluation import external, metrics, page
+        from trainer.evaluation import external, metrics
+        from trainer.report import page
 
         prevalences = metrics.parse_prevalences(values.prevalences)
         output_dir = place.output(values.output_dir)
@@ -157,7 +159,7 @@ def _run(place: workspace.Workspace) -> None:
                 seed=values.seed,
             )
         for name, content in evaluation.files.items():
-            storage.write_atomically(storage.join(output_dir, name), content)
+            paths.write_atomically(paths.join(output_dir, name), content)
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate: {error}")
     found = evaluation.metrics
@@ -168,7 +170,7 @@ def _run(place: workspace.Workspace) -> None:
     for name in ("roc_auc", "accuracy"):
         figure = found["splits"][found["shown"]]["metrics"][name]
         logging.info("%s %s", name, page.format_metric(figure))
-    print(f"Written to {storage.join(values.output_dir, 'report.html')}")
+    print(f"Written to {paths.join(values.output_dir, 'report.html')}")
 
 
 if __name__ == "__main__":

@@ -11,15 +11,11 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from trainer.data import input_pipeline, output
-from trainer.evaluation import (
-    baselines,
-    comparison,
-    data_audit,
-    report,
-    served,
-)
-from trainer.evaluation.context import PREVALENCES, Context
+from trainer.data import input_pipeline
+from trainer.data.build import output
+from trainer.evaluation import baselines, comparison, served
+from trainer.report import data_audit, report
+from trainer.report.context import PREVALENCES, Context
 
 # What the images are called that judge and choose nothing.
 SPLIT = "test"

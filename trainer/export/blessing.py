@@ -24,8 +24,9 @@ import sys
 
 from absl import app, flags, logging
 
-from trainer import startup, storage
+from trainer import startup
 from trainer.export import signature
+from trainer.storage import paths
 
 # A version that takes longer to try than this is of no use.
 _TIMEOUT_S = 1800
@@ -33,11 +34,11 @@ _TIMEOUT_S = 1800
 
 def read_blessing(version_dir: str) -> dict | None:
     """The content of a version's `blessing.json`, None if there is none."""
-    path = storage.join(version_dir, signature.BLESSING_FILE)
-    if not storage.exists(path):
+    path = paths.join(version_dir, signature.BLESSING_FILE)
+    if not paths.exists(path):
         return None
     try:
-        blessing = json.loads(storage.read_bytes(path))
+        blessing = json.loads(paths.read_bytes(path))
     except ValueError:  # Half a file blesses nothing.
         return None
     return blessing if isinstance(blessing, dict) else None
@@ -50,8 +51,8 @@ def write_blessing(version_dir: str, checks: list[dict]) -> dict:
         "manifest_sha256": _manifest_sha256(version_dir),
         "checks": checks,
     }
-    path = storage.join(version_dir, signature.BLESSING_FILE)
-    storage.write_atomically(path, json.dumps(blessing, indent=2) + "\n")
+    path = paths.join(version_dir, signature.BLESSING_FILE)
+    paths.write_atomically(path, json.dumps(blessing, indent=2) + "\n")
     return blessing
 
 
@@ -80,10 +81,10 @@ def refusal(version_dir: str) -> str:
 
 def _manifest_sha256(version_dir: str) -> str:
     """Empty where there is no manifest."""
-    path = storage.join(version_dir, signature.MANIFEST_FILE)
-    if not storage.exists(path):
+    path = paths.join(version_dir, signature.MANIFEST_FILE)
+    if not paths.exists(path):
         return ""
-    return hashlib.sha256(storage.read_bytes(path)).hexdigest()
+    return hashlib.sha256(paths.read_bytes(path)).hexdigest()
 
 
 def bless_in_new_process(
@@ -115,10 +116,10 @@ def bless_in_new_process(
     environment["NEXT_PLUGGABLE_DEVICE_USE_C_API"] = ""
     environment["TF_PLUGGABLE_DEVICE_LIBRARY_PATH"] = ""
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    paths = [root, environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    path = storage.join(version_dir, signature.BLESSING_FILE)
-    if storage.exists(path):
+    import_paths = [root, environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, import_paths))
+    path = paths.join(version_dir, signature.BLESSING_FILE)
+    if paths.exists(path):
         os.remove(path)  # It is about an earlier trial.
     process = subprocess.run(
         command,

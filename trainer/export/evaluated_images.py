@@ -8,9 +8,9 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from trainer import storage
 from trainer.data import input_pipeline, records
 from trainer.export import signature
+from trainer.storage import paths
 
 # Images that are read, evenly spread over the splits.
 _MAX_IMAGES = 128
@@ -70,12 +70,12 @@ def read_evaluated(
             f"(fingerprints {found.fingerprint[:12]} and "
             f"{info.fingerprint[:12]}): give the run's --data_dir."
         )
-    if not storage.exists(predictions_path):
+    if not paths.exists(predictions_path):
         raise FileNotFoundError(
             f"{predictions_path} does not exist: give the predictions.csv in "
             "the evaluation folder of the run."
         )
-    text = storage.read_bytes(predictions_path).decode("utf-8")
+    text = paths.read_bytes(predictions_path).decode("utf-8")
     rows = list(csv.DictReader(io.StringIO(text)))
     if not rows:
         raise ValueError(f"{predictions_path} has no rows: run trainer.task.")

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import storage
+from trainer.storage import paths
 
 # What a read of a torn or altered checkpoint raises: TensorFlow's reader maps
 # its status codes to Python's own errors, a short read to IndexError.
@@ -144,7 +144,7 @@ class PhaseCheckpoint:
             # What was written of it would fill the disk further.
             pattern = f"ckpt-{self.progress.step}*temp*"
             for path in tf.io.gfile.glob(
-                storage.join(self._manager.directory, pattern)
+                paths.join(self._manager.directory, pattern)
             ):
                 if tf.io.gfile.isdir(path):
                     tf.io.gfile.rmtree(path)
@@ -167,8 +167,8 @@ class PhaseCheckpoint:
         Raises:
             ValueError: if there are checkpoints, but none is intact.
         """
-        paths = self._paths()
-        for path in paths:
+        found = self._paths()
+        for path in found:
             try:
                 # Tensors carry checksums that a read verifies.
                 status = self._checkpoint.restore(path)
@@ -181,7 +181,7 @@ class PhaseCheckpoint:
                 )
                 continue
             return True
-        if paths:
+        if found:
             raise ValueError(
                 f"No checkpoint in {self._directory} is intact: "
                 "delete that directory to start the phase anew."
@@ -197,7 +197,7 @@ class PhaseCheckpoint:
         found = {}
         for suffix in (".index", ".data-00000-of-*"):
             for path in tf.io.gfile.glob(
-                storage.join(self._directory, f"ckpt-*{suffix}")
+                paths.join(self._directory, f"ckpt-*{suffix}")
             ):
                 match = re.fullmatch(
                     r"(.*ckpt-(\d+))\.(?:index|data-\d+-of-\d+)", path

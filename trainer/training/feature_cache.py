@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from absl import logging
 
-from trainer import storage
+from trainer.storage import paths
 
 
 def load_or_compute(
@@ -42,7 +42,7 @@ def load_or_compute(
     """
     text = json.dumps(facts, sort_keys=True)
     name = hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
-    path = storage.join(directory, f"{name}.npy")
+    path = paths.join(directory, f"{name}.npy")
     found = _load(path)
     if all_have(found is not None):
         return found
@@ -55,9 +55,9 @@ def load_or_compute(
 def _load(path: str) -> np.ndarray | None:
     """What is at a path, or None if it is absent or damaged."""
     try:
-        described = json.loads(storage.read_bytes(_description(path)))
-        if storage.is_remote(path):
-            data = storage.read_bytes(path)
+        described = json.loads(paths.read_bytes(_description(path)))
+        if paths.is_remote(path):
+            data = paths.read_bytes(path)
             digest = hashlib.sha256(data).hexdigest()
             features = np.load(io.BytesIO(data))
         else:
@@ -86,8 +86,8 @@ def _save(path: str, features: np.ndarray, facts: dict) -> None:
     description = {"sha256": hashlib.sha256(data).hexdigest(), **facts}
     try:
         # Without its description a file does not count, so that comes last.
-        storage.write_atomically(path, data)
-        storage.write_atomically(
+        paths.write_atomically(path, data)
+        paths.write_atomically(
             _description(path), json.dumps(description, indent=2) + "\n"
         )
     except OSError as error:

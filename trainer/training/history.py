@@ -9,7 +9,7 @@ import io
 
 import tensorflow as tf
 
-from trainer import storage
+from trainer.storage import paths
 
 HISTORY_FILE = "history.csv"
 COLUMNS = (
@@ -34,9 +34,7 @@ def write_csv(job_dir: str, rows: list[dict]) -> None:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    storage.write_atomically(
-        storage.join(job_dir, HISTORY_FILE), buffer.getvalue()
-    )
+    paths.write_atomically(paths.join(job_dir, HISTORY_FILE), buffer.getvalue())
 
 
 class EpochLog:
@@ -53,7 +51,7 @@ class EpochLog:
         self._job_dir = job_dir
         self._rows_before = rows_before
         self._writer = tf.summary.create_file_writer(
-            storage.join(job_dir, "logs", phase)
+            paths.join(job_dir, "logs", phase)
         )
 
     def write(self, rows: list[dict]) -> None:

@@ -12,7 +12,7 @@ import re
 import shlex
 import subprocess
 
-from trainer import storage
+from trainer.storage import paths
 
 RUN_FILE = "run.json"
 _SECRET_FLAG = re.compile(
@@ -67,11 +67,11 @@ def read_starts(job_dir: str) -> tuple[dict, ...]:
     Raises:
         ValueError: if there is a file of that name that is none of ours.
     """
-    path = storage.join(job_dir, RUN_FILE)
-    if not storage.exists(path):
+    path = paths.join(job_dir, RUN_FILE)
+    if not paths.exists(path):
         return ()
     try:
-        return tuple(json.loads(storage.read_bytes(path))["starts"])
+        return tuple(json.loads(paths.read_bytes(path))["starts"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is not a record that this program wrote ({error}): "
@@ -88,7 +88,7 @@ def append(job_dir: str, start: dict) -> None:
     """
     starts = [*read_starts(job_dir), start]
     text = json.dumps({"starts": starts}, indent=2) + "\n"
-    storage.write_atomically(storage.join(job_dir, RUN_FILE), text)
+    paths.write_atomically(paths.join(job_dir, RUN_FILE), text)
 
 
 def git_commit(directory: str) -> str | None:

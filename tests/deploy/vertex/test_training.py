@@ -8,7 +8,7 @@ import pytest
 from deploy.vertex import job_spec, machines
 from tests.conftest import write_backbone
 from tests.deploy import workers
-from trainer import buckets
+from trainer.storage import buckets
 from trainer.training import cluster
 
 ADDRESSES = [

@@ -1,0 +1,79 @@
+"""Groups of images that must share a split: patients and copies, joined.
+
+If a patient's image is a copy of another patient's, both belong together, so
+groups are the connected components of "same patient", "same file", "same
+pixels" and "near-duplicate".
+"""
+
+import collections
+from collections.abc import Hashable, Iterable, Sequence
+
+from trainer.data.build import scan, sources
+
+
+class UnionFind:
+    """Sets of indices that can be joined."""
+
+    def __init__(self, size: int):
+        self._parents = list(range(size))
+
+    def find(self, index: int) -> int:
+        """The representative of the set of an index."""
+        while self._parents[index] != index:
+            self._parents[index] = self._parents[self._parents[index]]
+            index = self._parents[index]
+        return index
+
+    def join(self, first: int, second: int) -> None:
+        first, second = self.find(first), self.find(second)
+        self._parents[max(first, second)] = min(first, second)
+
+    def join_equal(self, keys: Iterable[Hashable]) -> None:
+        """Joins the indices whose keys are equal; None joins nothing."""
+        seen = {}
+        for index, key in enumerate(keys):
+            if key is not None:
+                self.join(seen.setdefault(key, index), index)
+
+
+def join_known(facts: Sequence[scan.ImageFacts]) -> UnionFind:
+    """Joins images of one patient, of one file, or with the same pixels."""
+    sets = UnionFind(len(facts))
+    sets.join_equal(fact.sha256 for fact in facts)
+    sets.join_equal(fact.patient_key or None for fact in facts)
+    # The slices of a volume show one patient.
+    sets.join_equal(fact.source_index for fact in facts)
+    return sets
+
+
+def name_groups(facts: Sequence[scan.ImageFacts], sets: UnionFind) -> list[str]:
+    """Names the group of every image.
+
+    A name comes from the pixels of the group: the same images have the same
+    name in every build, and no patient id goes into it.
+    """
+    return _name_by_content(facts, [sets.find(i) for i in range(len(facts))])
+
+
+def make_image_ids(facts: Sequence[scan.ImageFacts]) -> list[str]:
+    """Unique ids: relative paths, with pseudonyms for patient ids."""
+    names = _name_by_content(facts, [fact.patient_key for fact in facts])
+    ids, taken = [], collections.Counter()
+    for fact, name in zip(facts, names, strict=True):
+        pseudonym = f"patient-{name[:10]}"
+        image_id = fact.image_id.replace(sources.PATIENT_MARK, pseudonym)
+        image_id += fact.suffix
+        taken[image_id] += 1
+        # Two patients may have a name in common, if they share an image.
+        copy = taken[image_id]
+        ids.append(image_id if copy == 1 else f"{image_id}~{copy}")
+    return ids
+
+
+def _name_by_content(
+    facts: Sequence[scan.ImageFacts], keys: Sequence[Hashable]
+) -> list[str]:
+    smallest = {}
+    for fact, key in zip(facts, keys, strict=True):
+        smallest[key] = min(smallest.get(key, fact.sha256), fact.sha256)
+    return [smallest[key][:16] for key in keys]

@@ -1,0 +1,224 @@
+"""A manifest: a CSV that says what every image shows.
+
+Its columns are `path,label[,patient_id][,split]`, in any order; a path is
+relative to the folder of the manifest. Further columns are kept only if the
+user names them, and never where they repeat a patient id.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+
+from trainer.data.build import sources
+
+_REQUIRED = ("path", "label")
+_OPTIONAL = ("patient_id", "split")
+# Enough to see what is wrong with a file of thousands of lines.
+_MAX_PROBLEMS = 5
+_MIN_IDENTIFIER_LENGTH = 4
+
+
+def read_manifest(
+    path: str, input_dir: str = "", columns: Sequence[str] = ()
+) -> list[sources.Source]:
+    """Reads a manifest.
+
+    Args:
+        path: the CSV.
+        input_dir: what its paths are relative to; its own folder if "".
+        columns: further columns to keep.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not such a CSV, or lines of it are wrong. The
+            message has their numbers.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"--manifest={path} is not a file.")
+    taken = [name for name in columns if name in (*_REQUIRED, *_OPTIONAL)]
+    if taken:
+        raise ValueError(
+            f"--columns are further columns of the manifest, not "
+            f"{', '.join(taken)}: leave that out."
+        )
+    folder = input_dir or os.path.dirname(os.path.abspath(path))
+    try:
+        # utf-8-sig: spreadsheet programs put a byte order mark in front.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            try:
+                return _read_lines(path, folder, reader, tuple(columns))
+            except csv.Error as error:
+                raise ValueError(
+                    f"{path} is not a CSV (line {reader.line_num}: {error}); "
+                    "save it with commas between columns and double quotes "
+                    "around commas."
+                ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text ({error.reason} at byte "
+            f"{error.start}); save it as CSV in UTF-8."
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be read ({error.strerror}); get the right to."
+        ) from error
+
+
+def read_paths(path: str) -> list[str]:
+    """The paths of a manifest as they are written, right or wrong.
+
+    Raises:
+        ValueError: if it is not UTF-8 text.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            names = {
+                (n or "").strip().lower(): n for n in rows.fieldnames or ()
+            }
+            if "path" not in names:
+                return []
+            return [(row[names["path"]] or "").strip() for row in rows]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text; save it as CSV in UTF-8."
+        ) from error
+
+
+def _read_lines(
+    path: str, folder: str, reader, columns: tuple[str, ...]
+) -> list[sources.Source]:
+    header = [name.strip().lower() for name in next(reader, [])]
+    _check_header(path, header, columns)
+    root = os.path.realpath(folder)
+    found, problems, lines_of_path = [], [], {}
+    for row in reader:
+        if not any(cell.strip() for cell in row):
+            continue
+        try:
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} columns instead of {len(header)}")
+            cells = {k: v.strip() for k, v in zip(header, row, strict=True)}
+            source = _make_source(cells, folder, root, columns)
+            first = lines_of_path.setdefault(source.path, reader.line_num)
+            if first != reader.line_num:
+                raise ValueError(f"the path of line {first} again")
+            found.append(source)
+        except ValueError as error:
+            reason = _hide_patient(str(error), header, row)
+            problems.append(f"line {reader.line_num}: {reason}")
+    if problems:
+        shown = "; ".join(problems[:_MAX_PROBLEMS])
+        more = len(problems) - _MAX_PROBLEMS
+        rest = f"; and {more} more" if more > 0 else ""
+        raise ValueError(f"{path} has wrong lines. {shown}{rest}.")
+    if not found:
+        raise ValueError(f"{path} has a header but no lines.")
+    given = sum(bool(source.split) for source in found)
+    if given not in (0, len(found)):
+        raise ValueError(
+            f"{path} gives a split for {given} of {len(found)} images; give "
+            "one for all of them or for none."
+        )
+    _check_columns(found, columns)
+    return sorted(found, key=lambda source: source.image_id)
+
+
+def _check_columns(
+    found: Sequence[sources.Source], columns: tuple[str, ...]
+) -> None:
+    """Refuses columns that give patient ids away."""
+    known = [source for source in found if source.patient_id]
+    for i, name in enumerate(columns):
+        told = [
+            source
+            for source in known
+            if _alone(source.patient_id).search(source.columns[i])
+        ]
+        # A short id, such as 7, may also be an age.
+        is_certain = any(
+            len(s.patient_id) >= _MIN_IDENTIFIER_LENGTH for s in told
+        )
+        if told and (is_certain or len(told) == len(known)):
+            raise ValueError(
+                f"The column {name} repeats patient_id in {len(told)} lines: "
+                "leave it out of --columns."
+            )
+
+
+def _hide_patient(text: str, header: list[str], row: list[str]) -> str:
+    """Takes the patient id of a line, often a part of the path, out."""
+    cells = dict(zip(header, row, strict=False))
+    patient_id = cells.get("patient_id", "").strip()
+    if not patient_id:
+        return text
+    return _alone(patient_id).sub("(patient)", text)
+
+
+def _alone(patient_id: str) -> re.Pattern:
+    return re.compile(f"(?<![A-Za-z0-9]){re.escape(patient_id)}(?![A-Za-z0-9])")
+
+
+def _check_header(
+    path: str, header: list[str], columns: tuple[str, ...]
+) -> None:
+    absent = [name for name in columns if name not in header]
+    if absent and not set(_REQUIRED) - set(header):
+        raise ValueError(
+            f"{path} has no column {', '.join(absent)}: choose --columns from "
+            f"{','.join(header)[:200]}."
+        )
+    expected = "path,label[,patient_id][,split]"
+    missing = [name for name in _REQUIRED if name not in header]
+    known = (*_REQUIRED, *_OPTIONAL, *columns)
+    unknown = [name for name in header if name not in known]
+    if not (missing or unknown or len(set(header)) < len(header)):
+        return
+    text = ",".join(header)
+    found = f"It has the columns {text[:200]}."
+    if "\0" in text:
+        found = "It is in UTF-16; save it as CSV in UTF-8."
+    elif missing:
+        # Without a header this is an image, and may name its patient.
+        found = f"It has no {' and no '.join(missing)}."
+        for name, mark in (("semicolons", ";"), ("tabs", "\t")):
+            if mark in text:
+                found = f"It has {name} instead of commas."
+    elif unknown:
+        names = ",".join(unknown)[:200]
+        found += f" Remove {names}, or keep it with --columns={names}."
+    raise ValueError(
+        f"The first line of {path} must be {expected}, with commas. {found}"
+    )
+
+
+def _make_source(
+    cells: dict[str, str], folder: str, root: str, columns: tuple[str, ...]
+) -> sources.Source:
+    for name in _REQUIRED:
+        if not cells[name]:
+            raise ValueError(f"no {name}")
+    sources.check_text(cells["path"], "path")
+    sources.check_text(cells["label"], "label")
+    split = ""
+    if cells.get("split"):
+        split = sources.SPLIT_SYNONYMS.get(cells["split"].lower(), "")
+        if not split:
+            raise ValueError(
+                f"split {cells['split']} is not train, validation or test"
+            )
+    path = os.path.normpath(os.path.join(folder, cells["path"]))
+    sources.check_inside(path, root)
+    if not os.path.exists(path):
+        raise ValueError(f"{cells['path']} does not exist")
+    sources.check_file(path)
+    return sources.Source(
+        path=path,
+        image_id=os.path.relpath(path, folder).replace(os.sep, "/"),
+        class_name=cells["label"],
+        split=split,
+        patient_id=cells.get("patient_id", ""),
+        columns=tuple(cells[name] for name in columns),
+    )

@@ -1,0 +1,250 @@
+"""A data directory changes as a whole: it is built aside, then moved in.
+
+While a build runs, its files lie in a hidden folder inside the output
+directory, so that the last step is a rename on one file system, and the
+directory itself may be a mount point. `dataset.json` leaves first and comes
+last: whatever interrupts, it never stands beside shards of another build.
+"""
+
+import contextlib
+import csv
+import errno
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+
+from trainer.data import records
+from trainer.data.build import scan, shards, sources
+from trainer.storage import paths
+
+AUDIT_FILE = "audit.json"
+IMAGES_FILE = "images.csv"
+UNREADABLE_FILE = "unreadable.csv"
+COLUMNS_FILE = "columns.csv"
+
+# What `read_previous_splits` needs.
+EARLIER_FILES = (records.DATASET_FILE, IMAGES_FILE)
+
+BUILDING = ".building"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Another value of any of these asks for other splits.
+_SPLIT_OPTIONS = (
+    "seed",
+    "validation_fraction",
+    "test_fraction",
+    "num_folds",
+    "fold",
+)
+_SHARD_PATTERN = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
+
+
+def check_output_dir(output_dir: str, input_dir: str) -> None:
+    """Raises ValueError unless a data set can be built there."""
+    if not output_dir:
+        raise ValueError("--output_dir must name a folder for the records.")
+    if paths.is_remote(output_dir):
+        return
+    if os.path.exists(output_dir) and not os.path.isdir(output_dir):
+        raise ValueError(f"--output_dir={output_dir} is a file, not a folder.")
+    if not input_dir:
+        return
+    inside = os.path.join(os.path.realpath(output_dir), "")
+    if inside.startswith(os.path.join(os.path.realpath(input_dir), "")):
+        raise ValueError(
+            "The records must not be mixed with the images. Received: "
+            f"--output_dir={output_dir}, which lies in {input_dir}."
+        )
+
+
+@contextlib.contextmanager
+def building(output_dir: str) -> Iterator[str]:
+    """Gives an empty folder to build in, which goes if the build fails.
+
+    Raises:
+        OSError: with a sentence, if the disk is full.
+    """
+    folder = os.path.join(output_dir, BUILDING)
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.makedirs(folder)
+    except OSError as error:
+        raise OSError(
+            f"--output_dir={output_dir} cannot be made ({error.strerror}); "
+            "choose another."
+        ) from error
+    try:
+        yield folder
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.listdir(output_dir):
+            os.rmdir(output_dir)
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise OSError(
+                f"{output_dir} cannot be written ({error.strerror}); free some "
+                "space, or choose another --output_dir."
+            ) from error
+        raise
+
+
+def publish(folder: str) -> None:
+    """Moves a complete build into the output directory."""
+    output_dir = os.path.dirname(folder)
+    dataset_file = os.path.join(output_dir, records.DATASET_FILE)
+    if os.path.exists(dataset_file):
+        os.remove(dataset_file)
+    for name in os.listdir(output_dir):
+        if _SHARD_PATTERN.fullmatch(name):
+            os.remove(os.path.join(output_dir, name))
+    names = sorted(os.listdir(folder))
+    names.remove(records.DATASET_FILE)
+    for name in [*names, records.DATASET_FILE]:
+        os.replace(os.path.join(folder, name), os.path.join(output_dir, name))
+    os.rmdir(folder)
+
+
+def write_reports(
+    folder: str,
+    report: dict,
+    members: Sequence[shards.Member],
+    unreadable: Sequence[scan.ScannedFile],
+    columns: Sequence[str],
+    values: Sequence[Sequence[str]],
+) -> None:
+    """Writes `audit.json` and the tables of images, columns and bad files.
+
+    Args:
+        folder: where to.
+        report: from `audit.make_audit`.
+        members: the images that are kept.
+        unreadable: files that are no image.
+        columns: names of the manifest's columns that the user kept.
+        values: of these columns, for each source.
+    """
+    for name, text in (
+        (COLUMNS_FILE, _columns_csv(members, columns, values)),
+        (AUDIT_FILE, json.dumps(report, indent=2) + "\n"),
+        (IMAGES_FILE, shards.members_csv(members)),
+        (UNREADABLE_FILE, _unreadable_csv(unreadable)),
+    ):
+        paths.write_atomically(os.path.join(folder, name), text)
+
+
+def refuse_unreadable(
+    output_dir: str, unreadable: Sequence[scan.ScannedFile], num_images: int
+) -> None:
+    """Lists unreadable files in `unreadable.csv` and raises ValueError.
+
+    Args:
+        output_dir: where the list goes.
+        unreadable: files that are no image.
+        num_images: how many images were read beside them.
+    """
+    path = os.path.join(output_dir, UNREADABLE_FILE)
+    paths.write_atomically(path, _unreadable_csv(unreadable))
+    shown = "; ".join(
+        f"{visible_id(file)}: {file.error}" for file in unreadable[:3]
+    )
+    more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
+    listed = f"({shown}{more}). {path} lists all of them"
+    if not num_images:
+        raise ValueError(
+            f"None of the {len(unreadable)} files can be read {listed}."
+        )
+    number = "One file" if len(unreadable) == 1 else f"{len(unreadable)} files"
+    raise ValueError(
+        f"{number} cannot be read {listed}: "
+        "repair or remove them, or leave them out with --skip_unreadable."
+    )
+
+
+def visible_id(file: scan.ScannedFile) -> str:
+    """The id of a file without a pixel to name its patient by."""
+    return file.image_id.replace(sources.PATIENT_MARK, "(patient)")
+
+
+def _unreadable_csv(unreadable: Sequence[scan.ScannedFile]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["id", "reason"])
+    writer.writerows([visible_id(file), file.error] for file in unreadable)
+    return buffer.getvalue()
+
+
+def _columns_csv(members, columns, values) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["id", *columns])
+    if columns:
+        for member in sorted(members, key=lambda member: member.image_id):
+            kept = values[member.facts.source_index]
+            writer.writerow([member.image_id, *kept])
+    return buffer.getvalue()
+
+
+def read_columns(
+    data_dir: str, columns: Sequence[str] = ()
+) -> dict[str, dict[str, str]]:
+    """Values of the manifest's columns that a build kept.
+
+    Args:
+        data_dir: a data directory.
+        columns: wanted; all that were kept if empty.
+
+    Returns:
+        Column -> image id -> value.
+
+    Raises:
+        ValueError: if a column was not kept, or the table is damaged.
+    """
+    path = paths.join(data_dir, COLUMNS_FILE)
+    rows = []
+    if paths.exists(path):
+        text = paths.read_bytes(path).decode("utf-8")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    kept = [name for name in (rows[0] if rows else ()) if name != "id"]
+    absent = [name for name in columns if name not in kept]
+    if absent:
+        raise ValueError(
+            f"The records in {data_dir} have no column {', '.join(absent)} "
+            f"(there is: {', '.join(kept) or 'none'}): build them from a "
+            f"--manifest with --columns={','.join(columns)}."
+        )
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path} is damaged: build the records again.")
+    return {
+        name: {row["id"]: row[name] for row in rows} for name in columns or kept
+    }
+
+
+def read_previous_splits(
+    data_dir: str, options: dict | None = None
+) -> dict[str, str]:
+    """The split of each image of an earlier build, by pixel hash and by id.
+
+    Args:
+        data_dir: a data directory, or a folder without one.
+        options: if given, only a build with the same options of the split
+            counts: another seed asks for other splits.
+    """
+    dataset_file = os.path.join(data_dir, records.DATASET_FILE)
+    images_file = os.path.join(data_dir, IMAGES_FILE)
+    if not (os.path.exists(dataset_file) and os.path.exists(images_file)):
+        return {}
+    text = paths.read_bytes(dataset_file).decode("utf-8")
+    info = records.DatasetInfo.from_json(text, dataset_file)
+    if options is not None and any(
+        info.options.get(name) != options[name] for name in _SPLIT_OPTIONS
+    ):
+        return {}
+    splits = {}
+    with open(images_file, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # Where copies were let into several splits, the last one written counts.
+    for split in records.SPLITS:
+        for row in rows:
+            if row["split"] == split:
+                splits[row["id"]] = splits[row["sha256"]] = split
+    return splits

@@ -1,0 +1,283 @@
+"""The first pass: what every later decision needs to know of each image.
+
+Runs in workers, one file at a time, without TensorFlow. Names and patient ids
+end here: what comes out holds only a keyed hash of them.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
+import PIL.Image
+
+from trainer.data.build import sources, training_images
+from trainer.data.images import readers
+from trainer.storage import paths
+
+# Near-duplicates are confirmed on thumbnails of this side, in pixels.
+THUMBNAIL_SIZE = 64
+# Shorter identifiers are only taken out where they stand alone: a patient "7"
+# must not cut into every number.
+MIN_IDENTIFIER_LENGTH = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How files are read, see `readers.read_images`."""
+
+    window_center: float | None = None
+    window_width: float | None = None
+    slice_axis: int = 2
+
+    def decode(self, data: bytes) -> list[readers.Image]:
+        return readers.decode_images(
+            data, self.window_center, self.window_width, self.slice_axis
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """One readable image.
+
+    Attributes:
+        image_id: relative path, with `sources.PATIENT_MARK` for identifiers.
+        suffix: which image of its file.
+        class_name: its label.
+        split: given by the user, or "".
+        source_index: which of the sources it comes from.
+        patient_key: keyed hash of the patient id, "" if unknown.
+        sha256: of the decoded pixels.
+        file_sha256: of the whole file. Never to be written.
+        kept_format: see `readers.Image`.
+        width: in pixels.
+        height: in pixels.
+        channels: 1 if grey, else 3.
+        source_format: of the file.
+        bit_depth: bits per channel in the file.
+        quality: estimated JPEG quality, 0 for other formats.
+        num_bytes: of the file, shared among its images.
+        mean_brightness: in [0, 255].
+        border_brightness: mean of the outermost pixels, in [0, 255].
+        training_bytes: of `training_images.Encoded`, grey and colour.
+    """
+
+    image_id: str
+    suffix: str
+    class_name: str
+    split: str
+    source_index: int
+    patient_key: str
+    sha256: str
+    file_sha256: str
+    kept_format: str
+    width: int
+    height: int
+    channels: int
+    source_format: str
+    bit_depth: int
+    quality: int
+    num_bytes: int
+    mean_brightness: float
+    border_brightness: float
+    training_bytes: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScannedFile:
+    """The images of one file, or why it has none.
+
+    Attributes:
+        image_id: of the file, with `sources.PATIENT_MARK` for identifiers.
+        images: what it holds.
+        thumbnails: of the images, see `make_thumbnail`, as bytes.
+        encoded: of the images, as for training.
+        error: why it cannot be read, "" if it can.
+    """
+
+    image_id: str
+    images: tuple[ImageFacts, ...] = ()
+    thumbnails: tuple[bytes, ...] = ()
+    encoded: tuple[training_images.Encoded, ...] = ()
+    error: str = ""
+
+
+def scan_files(
+    found: Sequence[sources.Source],
+    options: ReadOptions,
+    form: training_images.TrainingFormat,
+    map_ordered: Callable[[Callable, Iterable], Iterator],
+    thumbnails: BinaryIO,
+    spool: training_images.Spool | None,
+    report_progress: Callable[[int], None],
+    read_bytes: Callable[[str], bytes] = paths.read_bytes,
+) -> tuple[list[ImageFacts], list[ScannedFile]]:
+    """Reads every file once.
+
+    Args:
+        found: what to read.
+        options: how to read it.
+        form: how training images are stored.
+        map_ordered: calls a function on many items, see `parallel`.
+        thumbnails: file that the thumbnails are written to, one after the
+            other: of 100,000 images they take 400 MB, too much for memory.
+        spool: takes the images as they are stored for training; None if they
+            are encoded later.
+        report_progress: called with the number of files just read.
+        read_bytes: gives the bytes of a path.
+
+    Returns:
+        facts: of the images, in the order of the sources, as in `thumbnails`
+            and `spool`.
+        unreadable: files that are no image.
+    """
+    # A new key every time, so that nobody can look an id up by hashing all
+    # possible ones; nothing that is written depends on it.
+    scan_one = functools.partial(
+        scan_file,
+        options=options,
+        form=form,
+        key=secrets.token_bytes(32),
+        returns_encoded=spool is not None,
+        read_bytes=read_bytes,
+    )
+    facts, unreadable = [], []
+    for scanned in map_ordered(scan_one, enumerate(found)):
+        facts.extend(scanned.images)
+        thumbnails.write(b"".join(scanned.thumbnails))
+        if spool is not None:
+            spool.extend(scanned.encoded)
+        if scanned.error:
+            unreadable.append(scanned)
+        report_progress(1)
+    return facts, unreadable
+
+
+def load_thumbnails(file: BinaryIO, num_images: int) -> np.ndarray:
+    """What `scan_files` wrote, uint8 `[num_images, side, side]`."""
+    file.flush()
+    shape = (num_images, THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    return np.memmap(file, np.uint8, mode="r", shape=shape)
+
+
+def scan_file(
+    indexed_source: tuple[int, sources.Source],
+    options: ReadOptions,
+    form: training_images.TrainingFormat,
+    key: bytes,
+    returns_encoded: bool = True,
+    read_bytes: Callable[[str], bytes] = paths.read_bytes,
+) -> ScannedFile:
+    """Reads one file.
+
+    Args:
+        indexed_source: place in the list of sources, and the source.
+        options: how to read it.
+        form: how training images are stored.
+        key: of the hash of patient ids.
+        returns_encoded: whether the images as for training are returned.
+        read_bytes: gives the bytes of a path.
+    """
+    index, source = indexed_source
+    given = (source.patient_id,) if source.patient_id else ()
+    images, error = [], ""
+    try:
+        data = read_bytes(source.path)
+        images = options.decode(data)
+        error = "" if images else "it holds no image"
+    except ValueError as raised:
+        error = str(raised)
+    except OSError as raised:
+        # Its text would repeat the path.
+        error = raised.strerror or type(raised).__name__
+    encoded = tuple(
+        training_images.encode_for_training(i.pixels, form) for i in images
+    )
+    return ScannedFile(
+        image_id=hide_identifiers(source, given),
+        images=tuple(
+            _describe(image, index, source, data, versions, key)
+            for image, versions in zip(images, encoded, strict=True)
+        ),
+        thumbnails=tuple(make_thumbnail(i.pixels).tobytes() for i in images),
+        encoded=encoded if returns_encoded else (),
+        error=error,
+    )
+
+
+def hide_identifiers(
+    source: sources.Source, identifiers: tuple[str, ...]
+) -> str:
+    """The image id with a mark wherever an identifier stood in it."""
+    parts = source.image_id.split("/")
+    for identifier in identifiers:
+        pattern = re.escape(identifier)
+        if len(identifier) < MIN_IDENTIFIER_LENGTH:
+            pattern = f"(?<![A-Za-z0-9]){pattern}(?![A-Za-z0-9])"
+        parts = [
+            part
+            if part == source.class_name
+            else re.sub(
+                pattern, sources.PATIENT_MARK, part, flags=re.IGNORECASE
+            )
+            for part in parts
+        ]
+    return "/".join(parts)
+
+
+def _describe(
+    image: readers.Image,
+    index: int,
+    source: sources.Source,
+    data: bytes,
+    versions: training_images.Encoded,
+    key: bytes,
+) -> ImageFacts:
+    patient_id = source.patient_id or image.patient_id
+    patient_key = ""
+    if patient_id:
+        text = patient_id.encode("utf-8")
+        patient_key = hmac.new(key, text, hashlib.sha256).hexdigest()
+    names = (source.patient_id, image.patient_id, *image.identifiers)
+    identifiers = tuple(dict.fromkeys(name for name in names if name))
+    pixels = image.pixels
+    border = np.concatenate(
+        [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
+    )
+    return ImageFacts(
+        image_id=hide_identifiers(source, identifiers),
+        suffix=image.suffix,
+        class_name=source.class_name,
+        split=source.split,
+        source_index=index,
+        patient_key=patient_key,
+        sha256=readers.pixel_sha256(pixels),
+        file_sha256=hashlib.sha256(data).hexdigest(),
+        kept_format=image.kept_format,
+        width=image.width,
+        height=image.height,
+        channels=1 if readers.is_grey(pixels) else 3,
+        source_format=image.source_format,
+        bit_depth=image.bit_depth,
+        quality=image.quality,
+        num_bytes=image.num_bytes,
+        mean_brightness=round(float(pixels.mean()), 3),
+        border_brightness=round(float(border.mean()), 3),
+        training_bytes=(len(versions.grey), len(versions.colour)),
+    )
+
+
+def make_thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """Squeezes an image into a small grey square.
+
+    Returns:
+        uint8 `[THUMBNAIL_SIZE, THUMBNAIL_SIZE]`.
+    """
+    grey = PIL.Image.fromarray(pixels).convert("L")
+    size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    return np.asarray(grey.resize(size, PIL.Image.Resampling.BOX))

@@ -1,0 +1,156 @@
+"""The galleries of a report: right and wrong decisions, the surest first."""
+
+import base64
+import dataclasses
+import io
+import itertools
+
+import numpy as np
+from PIL import Image
+
+from trainer.evaluation import predictions as predictions_lib
+from trainer.report.context import Context
+
+MAX_WRONG = 24
+MAX_RIGHT = 8
+_THUMBNAIL = 224
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One image of a gallery.
+
+    Attributes:
+        image_id: of the image.
+        true: its class.
+        decided: the class that was decided on.
+        probability: of that class.
+        picture: a JPEG as base64, None if there are no pictures.
+        overlay: likewise, with the evidence for the decision.
+        unlike: how unlike the training set, where that is above the threshold
+            of 1, else None.
+    """
+
+    image_id: str
+    true: str
+    decided: str
+    probability: float
+    picture: str | None = None
+    overlay: str | None = None
+    unlike: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Some of the images that share an outcome.
+
+    Attributes:
+        title: of the outcome.
+        is_wrong: whether the decisions are wrong.
+        num_images: with this outcome, shown or not.
+        items: the ones that are shown.
+    """
+
+    title: str
+    is_wrong: bool
+    num_images: int
+    items: tuple[Item, ...]
+
+
+def make_galleries(
+    predictions: predictions_lib.Predictions,
+    class_names: tuple[str, ...],
+    positive_index: int | None,
+    operating_point: float | None,
+    split: str,
+    context: Context,
+) -> list[Gallery]:
+    """Galleries of each outcome, mistakes first.
+
+    Args:
+        predictions: of the split.
+        class_names: in the order of the labels.
+        positive_index: label of the positive class, None unless there are two.
+        operating_point: threshold on the score, None unless there are two.
+        split: its name.
+        context: gives pictures, overlays and scores of unlikeness.
+    """
+    decided = predictions.decided(positive_index, operating_point)
+    answered = predictions.is_finite
+    is_wrong = (decided != predictions.labels) & answered
+    is_right = (decided == predictions.labels) & answered
+    if positive_index is None:
+        outcomes = [("Mistakes", is_wrong), ("Named right", is_right)]
+    else:
+        positive = class_names[positive_index]
+        negative = class_names[1 - positive_index]
+        has = predictions.labels == positive_index
+        outcomes = [
+            (f"Missed: {positive} called {negative}", is_wrong & has),
+            (f"False alarms: {negative} called {positive}", is_wrong & ~has),
+            (f"Found: {positive} called {positive}", is_right & has),
+            (f"Cleared: {negative} called {negative}", is_right & ~has),
+        ]
+    chosen = []
+    for _, images in outcomes:
+        most = MAX_WRONG if (images & is_wrong).any() else MAX_RIGHT
+        members = np.flatnonzero(images)
+        sure = predictions.probabilities[members, decided[members]]
+        chosen.append(members[np.argsort(-sure, kind="stable")[:most]])
+    # All at once: the records are read, and the model called, a single time.
+    items = iter(
+        _make_items(
+            predictions,
+            decided,
+            np.concatenate(chosen),
+            class_names,
+            split,
+            context,
+        )
+    )
+    return [
+        Gallery(
+            title,
+            bool((images & is_wrong).any()),
+            int(images.sum()),
+            tuple(itertools.islice(items, len(members))),
+        )
+        for (title, images), members in zip(outcomes, chosen, strict=True)
+    ]
+
+
+def _make_items(
+    predictions, decided, chosen, class_names, split, context
+) -> list[Item]:
+    pictures = overlays = [None] * len(chosen)
+    if context.read_images is not None and len(chosen):
+        encoded = context.read_images(split, chosen.tolist())
+        pictures = [thumbnail(image_bytes) for image_bytes in encoded]
+        if context.explain is not None:
+            drawn = context.explain(encoded, decided[chosen])
+            overlays = [thumbnail(image_bytes) for image_bytes in drawn]
+    unlike = (context.out_of_distribution or {}).get(split)
+    return [
+        Item(
+            image_id=predictions.ids[i],
+            true=class_names[predictions.labels[i]],
+            decided=class_names[decided[i]],
+            probability=float(predictions.probabilities[i, decided[i]]),
+            picture=picture,
+            overlay=overlay,
+            unlike=float(unlike[i])
+            if unlike is not None and unlike[i] > 1
+            else None,
+        )
+        for i, picture, overlay in zip(chosen, pictures, overlays, strict=True)
+    ]
+
+
+def thumbnail(image_bytes: bytes) -> str:
+    """A small JPEG as base64."""
+    with Image.open(io.BytesIO(image_bytes)) as image:
+        small = image.convert("RGB" if image.mode != "L" else "L")
+        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

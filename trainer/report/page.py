@@ -1,0 +1,243 @@
+"""Renders `report.html` and `model_card.md` from what was found.
+
+The page is one file that asks the network for nothing: figures are embedded,
+and a content security policy forbids the rest.
+"""
+
+import base64
+
+import jinja2
+import numpy as np
+
+from trainer.data import records
+from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import subgroups
+from trainer.report import gallery
+from trainer.report.context import Context
+
+# Name and meaning of every metric, in the order of the report.
+GLOSSARY = {
+    "roc_auc": (
+        "ROC AUC",
+        "chance that an image of the class scores higher than one of another "
+        "class; 0.5 is guessing, 1 is perfect",
+    ),
+    "sensitivity": ("Sensitivity", "share of the diseased that are found"),
+    "specificity": ("Specificity", "share of the others that are cleared"),
+    "positive_predictive_value": (
+        "Positive predictive value",
+        "share of positive calls that are right, among these images",
+    ),
+    "negative_predictive_value": (
+        "Negative predictive value",
+        "share of negative calls that are right, among these images",
+    ),
+    "accuracy": ("Accuracy", "share of images that are named right"),
+    "balanced_accuracy": (
+        "Balanced accuracy",
+        "mean share named right over the classes, whatever their sizes",
+    ),
+    "f1": ("F1", "harmonic mean of sensitivity and predictive value"),
+    "macro_f1": ("Macro F1", "mean F1 over the classes"),
+    "matthews_correlation": (
+        "Matthews correlation",
+        "between truth and decision; 0 is guessing, 1 is perfect",
+    ),
+    "average_precision": (
+        "Average precision",
+        "area under the precision-recall curve; guessing gives the share of "
+        "the class",
+    ),
+    "log_loss": ("Log loss", "surprise at the truth, in nats; 0 is best"),
+    "brier": ("Brier score", "squared error of the probabilities; 0 is best"),
+    "expected_calibration_error": (
+        "Calibration error",
+        "mean gap between stated and observed probability; 0 is best",
+    ),
+}
+_CARDS_OF_TWO = tuple(GLOSSARY)[:5]
+_CARDS_OF_MANY = ("accuracy", "balanced_accuracy", "roc_auc", "macro_f1")
+_PER_CLASS = (
+    "sensitivity",
+    "specificity",
+    "positive_predictive_value",
+    "negative_predictive_value",
+    "f1",
+    "roc_auc",
+    "average_precision",
+)
+CAPTIONS = {
+    "confusion_matrix.png": "Confusion matrix: what was decided for images of "
+    "each true class.",
+    "roc_curve.png": "ROC curves: sensitivity against false alarms as the "
+    "threshold moves.",
+    "precision_recall_curve.png": "Precision-recall curves: how many calls "
+    "are right as more are found.",
+    "calibration.png": "Reliability: stated probability against observed "
+    "share. On the diagonal, 80 % means 80 %.",
+    "training_history.png": "Accuracy and loss over the epochs of training.",
+}
+_MAX_SLIDER_SCORES = 100_000  # more make the page large and slow
+
+
+def format_metric(metric: dict) -> str:
+    """A metric as text, with its interval or the reason for its lack."""
+    if metric["value"] is None:
+        return f"not computed: {metric['reason']}"
+    if metric["interval"] is None:
+        return f"{metric['value']:.3f} (no interval: {metric['reason']})"
+    low, high = metric["interval"]
+    return f"{metric['value']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _label(name: str) -> str:
+    return GLOSSARY[name][0] if name in GLOSSARY else name.replace("_", " ")
+
+
+def _unbroken(text: str) -> str:
+    """Keeps an interval on one line of a table."""
+    return text.replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
+
+
+def _markdown_cell(text: str) -> str:
+    """Text that does not end a cell of a table or start a tag."""
+    return str(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trainer.report"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "label": _label,
+        "figure": format_metric,
+        "unbroken": _unbroken,
+        "cell": _markdown_cell,
+        "thumbnail": gallery.thumbnail,
+    }
+    return environment
+
+
+def _order(computed: dict) -> list[str]:
+    return [name for name in GLOSSARY if name in computed]
+
+
+def model_card(found: dict, info: records.DatasetInfo, config: dict) -> str:
+    """The text of `model_card.md`.
+
+    Args:
+        found: content of `metrics.json`.
+        info: the data set.
+        config: the run's settings.
+    """
+    split = found["splits"][found["shown"]]
+    return (
+        _environment()
+        .get_template("model_card.md")
+        .render(
+            found=found,
+            split=split,
+            order=_order(split["metrics"]),
+            info=info,
+            config=config,
+        )
+    )
+
+
+def report(
+    found: dict,
+    info: records.DatasetInfo,
+    config: dict | None,
+    predictions: predictions_lib.Predictions,
+    files: dict[str, bytes],
+    context: Context,
+) -> str:
+    """The text of `report.html`.
+
+    Args:
+        found: content of `metrics.json`.
+        info: the data set.
+        config: the run's settings, if they are known.
+        predictions: of the split that is shown.
+        files: among them the figures, by name.
+        context: what else is known.
+    """
+    split = found["splits"][found["shown"]]
+    cards = _CARDS_OF_MANY if info.positive_index is None else _CARDS_OF_TWO
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            found=found,
+            split=split,
+            cards=cards,
+            order=_order(split["metrics"]),
+            per_class=_PER_CLASS,
+            kinship=split.get("subgroups", {}).get(subgroups.KINSHIP, {}),
+            of_subgroups=subgroups.shown_metrics(info.positive_index),
+            glossary=GLOSSARY,
+            info=info,
+            config=config,
+            captions={n: c for n, c in CAPTIONS.items() if n in files},
+            images={
+                name: base64.b64encode(content).decode("ascii")
+                for name, content in files.items()
+                if name.endswith(".png")
+            },
+            slider=slider_data(found, info, predictions),
+            galleries=gallery.make_galleries(
+                predictions,
+                info.class_names,
+                info.positive_index,
+                found["operating_point"],
+                found["shown"],
+                context,
+            ),
+            audit=context.audit,
+            start=context.starts[-1] if context.starts else None,
+            num_starts=len(context.starts),
+        )
+    )
+
+
+def slider_data(
+    found: dict,
+    info: records.DatasetInfo,
+    predictions: predictions_lib.Predictions,
+) -> dict | None:
+    """What the threshold slider computes with; None if it has no use.
+
+    Returns:
+        `groups`, an int per image, and `curves`: for each class that has a
+        threshold, its `name`, that of the `rest`, `scores` and `truth` (0 or
+        1) per image, and `start`, the threshold that the slider starts at.
+    """
+    positive = info.positive_index
+    predictions = predictions.select(predictions.is_finite)
+    probabilities = predictions.probabilities
+    if not len(predictions.ids) or probabilities.size > _MAX_SLIDER_SCORES:
+        return None
+    if positive is None:
+        shown = [(c, "other classes", 0.5) for c in range(info.num_classes)]
+    else:
+        rest = info.class_names[1 - positive]
+        shown = [(positive, rest, found["operating_point"])]
+    _, groups = np.unique(np.asarray(predictions.groups), return_inverse=True)
+    return {
+        "groups": groups.tolist(),
+        "chosen": positive is not None,
+        "curves": [
+            {
+                "name": info.class_names[c],
+                "rest": rest,
+                "scores": probabilities[:, c].tolist(),
+                "truth": (predictions.labels == c).astype(int).tolist(),
+                "start": start,
+            }
+            for c, rest, start in shown
+        ],
+    }

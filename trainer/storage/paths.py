@@ -1,0 +1,88 @@
+"""Paths that may be local or `gs://`, and writes that are whole or absent.
+
+Small files in Cloud Storage are read and written by google-cloud-storage, with
+checksums and retries. Commands bring whole directories here and back, see
+`workspace`; only records may be streamed, by TensorFlow's own file system.
+"""
+
+import os
+import uuid
+
+# Written when everything else is there.
+SUCCESS_FILE = "_SUCCESS"
+# Local copy -> the path in Cloud Storage that it stands for.
+_copies: dict[str, str] = {}
+
+
+def is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def join(directory: str, *names: str) -> str:
+    return os.path.join(directory, *names)
+
+
+def add_copy(local: str, url: str) -> None:
+    """Remembers that a local path stands for one in Cloud Storage."""
+    _copies[local] = url.rstrip("/")
+
+
+def as_given(text: str) -> str:
+    """A text in which local copies have the names that the user gave."""
+    for local, url in _copies.items():
+        text = text.replace(local, url)
+    return text
+
+
+def write_atomically(path: str, data: bytes | str) -> None:
+    """Writes a file that a reader sees whole or not at all.
+
+    A full disk or a kill leaves the previous content. An object in a bucket
+    appears only when its upload is complete.
+    """
+    data = data.encode("utf-8") if isinstance(data, str) else data
+    if is_remote(path):
+        from trainer.storage import buckets
+
+        buckets.write_bytes(path, data)
+        return
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def read_bytes(path: str) -> bytes:
+    """Content of a file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        OSError: if it cannot be read.
+    """
+    if is_remote(path):
+        from trainer.storage import buckets
+
+        return buckets.read_bytes(path)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def exists(path: str) -> bool:
+    if is_remote(path):
+        from trainer.storage import buckets
+
+        return buckets.exists(path)
+    return os.path.exists(path)
+
+
+def remove(path: str) -> None:
+    """Deletes a local file, if it is there."""
+    if os.path.exists(path):
+        os.remove(path)
