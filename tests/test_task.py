@@ -82,6 +82,8 @@ def test_bad_hparams_are_named(parse, tmp_path, content, message):
         ("--hidden_units=a", "hidden_units must be numbers"),
         ("--hidden_units=0", "hidden_units must be positive"),
         ("--class_weights=some", "class_weights must be one of balanced"),
+        ("--strategy=three", "strategy must be one of auto, one_device"),
+        ("--num_folds=1", "num_folds must be 0 or at least 2"),
         ("--precision=half", "precision must be one of auto"),
         ("--head_learning_rate=0", "head_learning_rate must be positive"),
         ("--data_dir=", "data_dir must be given"),

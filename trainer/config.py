@@ -8,35 +8,64 @@ values.
 import dataclasses
 import json
 import re
-import typing
 
 from trainer.storage import paths
 
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-CLASS_WEIGHTS = ("balanced", "none")
-RATE_SCALINGS = ("sqrt", "linear", "none")
-ACTIVATIONS = ("relu", "gelu", "swish")
-OPTIMIZERS = ("adamw", "sgd")
-SCHEDULES = ("cosine", "constant")
+# How far the values of a setting may differ: `varies`.
+BETWEEN_WORKERS = "between workers"
+BETWEEN_STARTS = "between starts"
 
 
-def _field(default, help_text: str):
-    return dataclasses.field(default=default, metadata={"help": help_text})
+def _field(
+    default,
+    help_text: str,
+    between: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    varies: str = "",
+):
+    """A setting, declared once.
+
+    Args:
+        default: of the flag.
+        help_text: of the flag.
+        between: smallest and largest value, both allowed; None: any.
+        choices: the values allowed; none: any.
+        varies: `BETWEEN_STARTS` if a continuation may change it;
+            `BETWEEN_WORKERS` if the workers of a run may differ too.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help_text,
+            "between": between,
+            "choices": choices,
+            "varies": varies,
+        },
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """What a run does; see the help of each field (`--help`)."""
 
-    data_dir: str = _field("", "Records that build_records wrote.")
-    job_dir: str = _field("", "Where the run writes; resumes if it exists.")
+    data_dir: str = _field(
+        "", "Records that build_records wrote.", varies=BETWEEN_WORKERS
+    )
+    job_dir: str = _field(
+        "",
+        "Where the run writes; resumes if it exists.",
+        varies=BETWEEN_WORKERS,
+    )
     export_dir: str = _field(
-        "", "Base path of exported versions; empty: JOB_DIR/export."
+        "",
+        "Base path of exported versions; empty: JOB_DIR/export.",
+        varies=BETWEEN_WORKERS,
     )
     stage_data: bool = _field(
         True,
         "Copy the records of a DATA_DIR in Cloud Storage to the local disk "
         "first, checked; otherwise they are streamed, for a small disk.",
+        varies=BETWEEN_WORKERS,
     )
     weights: str = _field(
         "imagenet",
@@ -44,20 +73,27 @@ class TrainConfig:
         "everything from scratch), or a .weights.h5 file of EfficientNetB0 "
         "without its top.",
     )
-    image_size: int = _field(224, "Height and width of the input, in pixels.")
+    image_size: int = _field(
+        224, "Height and width of the input, in pixels.", between=(32, 1024)
+    )
     global_batch_size: int = _field(
-        32, "Images per training step, over all replicas."
+        32, "Images per training step, over all replicas.", between=(1, 65536)
     )
     head_epochs: int = _field(
-        40, "Epochs on the head with the backbone frozen; 0 skips the phase."
+        40,
+        "Epochs on the head with the backbone frozen; 0 skips the phase.",
+        between=(0, 100_000),
     )
     fine_tune_epochs: int = _field(
-        10, "Epochs with the top blocks unfrozen; 0 skips the phase."
+        10,
+        "Epochs with the top blocks unfrozen; 0 skips the phase.",
+        between=(0, 100_000),
     )
     fine_tune_blocks: int = _field(
         2,
         "Blocks of the backbone to fine-tune, from the top, of 9. All of them "
         "are trained with --weights=none.",
+        between=(1, 9),
     )
     head_learning_rate: float = _field(
         3e-3, "Peak rate of the head phase at 32 images a step."
@@ -66,178 +102,180 @@ class TrainConfig:
         0.0,
         "Peak rate of fine-tuning at 32 images a step; 0: 1e-4 for pretrained "
         "weights, 2e-3 from scratch.",
+        between=(0.0, 10.0),
     )
     learning_rate_scaling: str = _field(
         "sqrt",
         "How peak rates grow with --global_batch_size / 32: sqrt (the rule of "
         "AdamW), linear, or none.",
+        choices=("sqrt", "linear", "none"),
     )
     warmup_fraction: float = _field(
-        0.1, "Share of a phase's steps in which the rate rises to its peak."
+        0.1,
+        "Share of a phase's steps in which the rate rises to its peak.",
+        between=(0.0, 0.9),
     )
     optimizer: str = _field(
-        "adamw", "adamw, or sgd with a Nesterov momentum of 0.9."
+        "adamw",
+        "adamw, or sgd with a Nesterov momentum of 0.9.",
+        choices=("adamw", "sgd"),
     )
     schedule: str = _field(
-        "cosine", "After the warm-up: cosine decay to zero, or constant."
+        "cosine",
+        "After the warm-up: cosine decay to zero, or constant.",
+        choices=("cosine", "constant"),
     )
-    weight_decay: float = _field(1e-4, "Decoupled weight decay.")
+    weight_decay: float = _field(
+        1e-4, "Decoupled weight decay.", between=(0.0, 1.0)
+    )
     gradient_clip_norm: float = _field(
         0.0,
         "Largest global norm of the gradient, summed over all replicas, of a "
         "step; 0 does not clip.",
+        between=(0.0, 1e6),
     )
     label_smoothing: float = _field(
-        0.0, "Share of the target spread over all classes."
+        0.0, "Share of the target spread over all classes.", between=(0.0, 0.9)
     )
     focal_gamma: float = _field(
         0.0,
         "Focal loss: how much less counts what is learned already; 0: plain "
         "cross-entropy.",
+        between=(0.0, 10.0),
     )
     class_weights: str = _field(
         "balanced",
         "balanced: weigh classes by inverse frequency; none: all alike.",
+        choices=("balanced", "none"),
     )
     hidden_units: tuple[int, ...] = _field(
         (), "Widths of the head's hidden layers, for example 256,64."
     )
     head_activation: str = _field(
-        "relu", "Activation of the hidden layers: relu, gelu or swish."
+        "relu",
+        "Activation of the hidden layers: relu, gelu or swish.",
+        choices=("relu", "gelu", "swish"),
     )
     head_batch_norm: bool = _field(
         False, "Batch norm before each activation of the hidden layers."
     )
-    dropout: float = _field(0.3, "Dropout rate before each Dense layer.")
+    dropout: float = _field(
+        0.3, "Dropout rate before each Dense layer.", between=(0.0, 0.95)
+    )
     feature_views: int = _field(
-        8, "Augmented views of each image that the head is trained on."
+        8,
+        "Augmented views of each image that the head is trained on.",
+        between=(1, 1000),
     )
     features_dir: str = _field(
         "",
         "Where features are kept for the next run; empty: DATA_DIR/features.",
+        varies=BETWEEN_WORKERS,
     )
     patience: int = _field(
-        10, "Epochs without a lower validation loss before a phase stops."
+        10,
+        "Epochs without a lower validation loss before a phase stops.",
+        between=(1, 100_000),
     )
-    rotation_degrees: float = _field(15.0, "Random rotation either way.")
+    rotation_degrees: float = _field(
+        15.0, "Random rotation either way.", between=(0.0, 180.0)
+    )
     shift_fraction: float = _field(
-        0.08, "Random shift either way, as a share of height and width."
+        0.08,
+        "Random shift either way, as a share of height and width.",
+        between=(0.0, 0.5),
     )
-    zoom_fraction: float = _field(0.12, "Random zoom either way.")
+    zoom_fraction: float = _field(
+        0.12, "Random zoom either way.", between=(0.0, 0.9)
+    )
     horizontal_flip: bool = _field(True, "Mirror left and right at random.")
     vertical_flip: bool = _field(False, "Mirror top and bottom at random.")
     brightness: float = _field(
-        0.1, "Random brightness either way, as a share of the full range."
+        0.1,
+        "Random brightness either way, as a share of the full range.",
+        between=(0.0, 1.0),
     )
-    contrast: float = _field(0.1, "Random contrast either way.")
+    contrast: float = _field(
+        0.1, "Random contrast either way.", between=(0.0, 1.0)
+    )
     operating_point: str = _field(
         "youden",
         "Rule for the decision threshold, chosen on validation: youden, "
         "sensitivity:0.95, specificity:0.95, cost:FN=5,FP=1, or a number.",
+        varies=BETWEEN_STARTS,
     )
     num_folds: int = _field(
         0,
         "Folds to cross-validate over before the model itself is trained; 0: "
         "none. The test split takes no part in them.",
+        between=(0, 100),
+        varies=BETWEEN_STARTS,
     )
     subgroups: str = _field(
         "",
         "Columns that build_records kept, for example sex,scanner, by whose "
         "values the report judges the model too; empty: all of them.",
+        varies=BETWEEN_STARTS,
     )
     prevalences: str = _field(
         "0.01,0.05,0.2",
         "Shares of positives at which predictive values are reported.",
+        varies=BETWEEN_STARTS,
     )
     precision: str = _field(
         "auto",
         "Arithmetic: auto (what the hardware is fast at), float32, "
         "mixed_bfloat16 or mixed_float16.",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
     strategy: str = _field(
-        "auto", "auto, one_device, mirrored, multi_worker or tpu."
+        "auto",
+        "auto, one_device, mirrored, multi_worker or tpu.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+        varies=BETWEEN_WORKERS,
     )
     cluster_timeout_s: int = _field(
-        600, "Seconds to wait for all workers of a cluster to start."
+        600,
+        "Seconds to wait for all workers of a cluster to start.",
+        between=(1, 86_400),
+        varies=BETWEEN_WORKERS,
     )
     steps_per_execution: int = _field(
-        8, "Training steps in one call of the compiled loop."
+        8,
+        "Training steps in one call of the compiled loop.",
+        between=(1, 100_000),
+        varies=BETWEEN_STARTS,
     )
     accumulation_steps: int = _field(
         1,
         "Micro-batches that the global batch is cut into: one step adds their "
         "gradients up, for batches larger than the memory.",
+        between=(1, 4096),
+        varies=BETWEEN_STARTS,
     )
     profile_steps: str = _field(
         "",
         "First and last step of each phase to profile for TensorBoard, for "
         "example 10,20; empty: none.",
+        varies=BETWEEN_STARTS,
     )
     deterministic: bool = _field(
         False,
         "Use only ops that give the same bits in every run on one machine; "
         "slower on GPUs.",
     )
-    seed: int = _field(0, "Of weights, order, augmentation and dropout.")
-
-    # What may differ between the workers of a run: no field.
-    _LOCAL: typing.ClassVar = (
-        "data_dir",
-        "job_dir",
-        "export_dir",
-        "features_dir",
-        "stage_data",
-        "strategy",
-        "cluster_timeout_s",
-    )
-    # What may differ between a run and its continuation: no field.
-    _FREE: typing.ClassVar = (
-        *_LOCAL,
-        "steps_per_execution",
-        "accumulation_steps",
-        "profile_steps",
-        "operating_point",
-        "num_folds",
-        "subgroups",
-        "prevalences",
+    seed: int = _field(
+        0,
+        "Of weights, order, augmentation and dropout.",
+        between=(0, 2**31 - 1),
     )
 
     def __post_init__(self):
         for name in ("data_dir", "job_dir"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} must be given.")
-        for name, low, high in (
-            ("image_size", 32, 1024),
-            ("global_batch_size", 1, 65536),
-            ("head_epochs", 0, 100_000),
-            ("fine_tune_epochs", 0, 100_000),
-            ("fine_tune_blocks", 1, 9),
-            ("warmup_fraction", 0.0, 0.9),
-            ("label_smoothing", 0.0, 0.9),
-            ("dropout", 0.0, 0.95),
-            ("focal_gamma", 0.0, 10.0),
-            ("feature_views", 1, 1000),
-            ("patience", 1, 100_000),
-            ("cluster_timeout_s", 1, 86_400),
-            ("steps_per_execution", 1, 100_000),
-            ("accumulation_steps", 1, 4096),
-            ("gradient_clip_norm", 0.0, 1e6),
-            ("weight_decay", 0.0, 1.0),
-            ("rotation_degrees", 0.0, 180.0),
-            ("shift_fraction", 0.0, 0.5),
-            ("zoom_fraction", 0.0, 0.9),
-            ("brightness", 0.0, 1.0),
-            ("contrast", 0.0, 1.0),
-            ("fine_tune_learning_rate", 0.0, 10.0),
-            ("num_folds", 0, 100),
-            ("seed", 0, 2**31 - 1),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(
-                    f"--{name} must be between {low} and {high}. "
-                    f"Received: {name}={value}."
-                )
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
         if self.num_folds == 1:
             raise ValueError(
                 "--num_folds must be 0 or at least 2. Received: num_folds=1."
@@ -247,19 +285,6 @@ class TrainConfig:
                 "--head_learning_rate must be positive. Received: "
                 f"head_learning_rate={self.head_learning_rate}."
             )
-        for name, choices in (
-            ("precision", PRECISIONS),
-            ("class_weights", CLASS_WEIGHTS),
-            ("learning_rate_scaling", RATE_SCALINGS),
-            ("head_activation", ACTIVATIONS),
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"--{name} must be one of {', '.join(choices)}. "
-                    f"Received: {name}={getattr(self, name)}."
-                )
         if self.profile_steps and not self.profile_range:
             raise ValueError(
                 "--profile_steps must be the first and the last step, for "
@@ -328,8 +353,7 @@ class TrainConfig:
 
     def shared_json(self) -> str:
         """The fields that all workers must share."""
-        fields = self.settings.items()
-        return json.dumps({n: v for n, v in fields if n not in self._LOCAL})
+        return json.dumps(self._without(BETWEEN_WORKERS))
 
     def differences(self, other: "TrainConfig") -> dict[str, tuple]:
         """Fields that a continuation must share but does not.
@@ -337,9 +361,37 @@ class TrainConfig:
         Returns:
             Name -> (value here, value of `other`).
         """
-        mine, theirs = self.settings, other.settings
+        fixed = self._without(BETWEEN_WORKERS, BETWEEN_STARTS)
+        others = other.settings
         return {
-            name: (mine[name], theirs[name])
-            for name in mine
-            if name not in self._FREE and mine[name] != theirs[name]
+            name: (value, others[name])
+            for name, value in fixed.items()
+            if value != others[name]
         }
+
+    def _without(self, *varies: str) -> dict:
+        """The settings but for those that vary so."""
+        kinds = {
+            field.name: field.metadata["varies"]
+            for field in dataclasses.fields(self)
+        }
+        return {
+            name: value
+            for name, value in self.settings.items()
+            if kinds[name] not in varies
+        }
+
+
+def _check(field: dataclasses.Field, value) -> None:
+    """Raises ValueError if a value is out of range, or not one of those."""
+    between, choices = field.metadata["between"], field.metadata["choices"]
+    if between and not between[0] <= value <= between[1]:
+        raise ValueError(
+            f"--{field.name} must be between {between[0]} and {between[1]}. "
+            f"Received: {field.name}={value}."
+        )
+    if choices and value not in choices:
+        raise ValueError(
+            f"--{field.name} must be one of {', '.join(choices)}. "
+            f"Received: {field.name}={value}."
+        )

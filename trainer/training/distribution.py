@@ -11,8 +11,6 @@ from absl import logging
 
 from trainer.training import cluster as cluster_lib
 
-STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
-
 
 def create_strategy(
     name: str = "auto", cluster_timeout_s: float = 600.0
@@ -22,7 +20,7 @@ def create_strategy(
     Must run before any other TensorFlow op under "multi_worker" and "tpu".
 
     Args:
-        name: one of `STRATEGIES`. "auto" takes a TPU if `TPU_NAME` names one
+        name: a value of --strategy. "auto" takes a TPU if `TPU_NAME` names one
             or this machine has one, several workers if `TF_CONFIG` or Vertex
             AI's `CLUSTER_SPEC` names a cluster, all GPUs of this machine if
             there are several, else one device.
@@ -30,14 +28,9 @@ def create_strategy(
             then ends.
 
     Raises:
-        ValueError: if `name` is unknown, there is no such hardware, or the
-            cluster is not one to train on.
+        ValueError: if there is no such hardware, or the cluster is not one to
+            train on.
     """
-    if name not in STRATEGIES:
-        raise ValueError(
-            f"--strategy must be one of {', '.join(STRATEGIES)}. "
-            f"Received: {name}."
-        )
     reason = "as --strategy says"
     if name == "auto":
         name, reason = _choose()
