@@ -145,16 +145,17 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * int(sys.argv.pop(1)),
 )
-from trainer import pipeline, storage, task, train
+from trainer import pipeline, task, train
 from trainer.data import input_pipeline
 from trainer.export import saved_model
+from trainer.storage import paths
 
 def run(cfg):
     info = input_pipeline.read_dataset_info(cfg.data_dir)
     trained = train.train_and_predict(cfg, info, train.set_up(cfg))
     if trained.job.is_chief:
         model = train.copy_for_inference(trained.job)
-        path = storage.join(cfg.job_dir, pipeline.MODEL_FILE)
+        path = paths.join(cfg.job_dir, pipeline.MODEL_FILE)
         saved_model.save_keras(model, path)
 
 pipeline.run = run

@@ -180,11 +180,11 @@ def test_absent_file_is_named(url):
 TERMINATED = """
 import os, signal, sys, time
 from absl import logging
-from trainer import workspace, storage
+from trainer.storage import paths, staging
 logging.use_absl_handler()
-with workspace.Workspace() as place:
+with staging.Workspace() as place:
     local = place.mirror(sys.argv[1])
-    storage.write_atomically(os.path.join(local, "trials.jsonl"), "1")
+    paths.write_atomically(os.path.join(local, "trials.jsonl"), "1")
     logging.warning("in %s", local)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
