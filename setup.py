@@ -24,7 +24,6 @@ setuptools.setup(
         include=["trainer*", "tuning*", "serving*", "deploy*"]
     ),
     package_data={
-        "deploy": ["prices.json", "step_costs.json"],
         "serving": ["page_files/*"],
         "trainer.report": ["templates/*"],
         "tuning": ["templates/*"],

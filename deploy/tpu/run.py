@@ -15,12 +15,9 @@ import shutil
 import sys
 
 from absl import app, flags, logging
-from google.cloud import storage
 
-from deploy import bucket_regions, prices
 from deploy.tpu import vm
 from trainer import startup
-from trainer.storage import buckets
 
 FLAGS = flags.FLAGS
 
@@ -76,29 +73,6 @@ def check_arguments(arguments: list[str]) -> None:
             )
 
 
-def look_at_buckets(arguments: list[str]) -> list[str]:
-    """What traffic between the VM and buckets elsewhere would cost.
-
-    Args:
-        arguments: flags of the trainer.
-
-    Raises:
-        ValueError: if a bucket does not exist.
-    """
-    pairs = (a.lstrip("-").partition("=")[::2] for a in arguments)
-    paths = {flag: path for flag, path in pairs if path.startswith("gs://")}
-    try:
-        return bucket_regions.check_buckets(
-            storage.Client(project=FLAGS.project or None),
-            paths,
-            FLAGS.zone.rpartition("-")[0],
-            prices.DEFAULT_FILE,
-        )
-    except buckets.ERRORS as error:
-        reason = buckets.explain(error, next(iter(paths.values())))
-        return [f"The buckets' regions are not checked: {reason}"]
-
-
 def main(argv: list[str]) -> None:
     startup.set_up_logging(vm.__file__.rpartition("/")[0])
     try:
@@ -123,8 +97,6 @@ def main(argv: list[str]) -> None:
                 "gcloud is not on the PATH: install Google Cloud's command "
                 "line tools, or see the commands with --dry_run."
             )
-        for warning in look_at_buckets(argv[1:]):
-            logging.warning("%s", warning)
         code = vm.run(
             machine,
             FLAGS.image,

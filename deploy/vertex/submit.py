@@ -16,7 +16,7 @@ import sys
 
 from absl import app, flags
 
-from deploy import bucket_regions, command_lines, prices
+from deploy import command_lines
 from deploy.vertex import job_checks, job_spec, machines, study
 
 FLAGS = flags.FLAGS
@@ -105,9 +105,6 @@ def _define_flags() -> None:
     )
     flags.DEFINE_list("labels", [], "KEY=VALUE,… of the job, for bills.")
     _define_tuning_flags()
-    flags.DEFINE_string(
-        "price_file", prices.DEFAULT_FILE, "Prices that warnings quote."
-    )
     flags.DEFINE_bool(
         "wait", True, "Print the job's states until it has ended."
     )
@@ -201,12 +198,11 @@ def _without_flag(arguments: list[str], name: str) -> list[str]:
     return kept
 
 
-def make_job(options, arguments: list[str]) -> tuple[str, dict, dict]:
+def make_job(options, arguments: list[str]) -> tuple[str, dict]:
     """The job that the flags describe, checked.
 
     Returns:
-        Its type, the job in the API's JSON names, and the trainer's
-        configuration.
+        Its type, and the job in the API's JSON names.
 
     Raises:
         ValueError: if it would be refused or would fail.
@@ -239,7 +235,7 @@ def make_job(options, arguments: list[str]) -> tuple[str, dict, dict]:
             options, spec, study_spec, FLAGS.max_trials, FLAGS.parallel_trials
         )
     job_checks.check_job_spec(spec)
-    return kind, job, config
+    return kind, job
 
 
 def _print_dry_run(kind: str, job: dict, options: job_spec.JobOptions) -> None:
@@ -261,25 +257,11 @@ def _print_dry_run(kind: str, job: dict, options: job_spec.JobOptions) -> None:
     print(yaml.dump(config, Dumper=dumper, sort_keys=False), end="")
 
 
-def _submit(kind: str, message, options, config: dict) -> bool:
+def _submit(kind: str, message, options) -> bool:
     """Sends a job and watches it; says whether it succeeded."""
-    from google.cloud import storage
-
     from deploy.vertex import jobs
 
     project = jobs.find_project(FLAGS.project)
-    paths = {
-        flag: config[flag]
-        for flag in ("data_dir", "job_dir", "export_dir", "features_dir")
-        if config[flag].startswith("gs://")
-    }
-    for warning in bucket_regions.check_buckets(
-        storage.Client(project=project),
-        paths,
-        options.region,
-        FLAGS.price_file,
-    ):
-        print(f"Warning: {warning}", file=sys.stderr)
     client = jobs.make_client(options.region)
     name = jobs.submit(client, kind, message, project, options.region)
     print(f"Sent {name}")
@@ -300,7 +282,7 @@ def main(argv: list[str]) -> None:
     python_logging.getLogger("google.auth").setLevel(python_logging.ERROR)
     try:
         options = _read_options()
-        kind, job, config = make_job(options, argv[1:])
+        kind, job = make_job(options, argv[1:])
         message = job_checks.parse(kind, job)
     except (ValueError, OSError) as error:
         sys.exit(f"deploy.vertex.submit: {error}")
@@ -310,7 +292,7 @@ def main(argv: list[str]) -> None:
     from deploy.vertex import api_errors
 
     try:
-        succeeded = _submit(kind, message, options, config)
+        succeeded = _submit(kind, message, options)
     except (ValueError, OSError) as error:
         sys.exit(f"deploy.vertex.submit: {error}")
     except api_errors.ERRORS as error:

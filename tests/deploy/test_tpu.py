@@ -312,25 +312,3 @@ def test_arguments_reach_the_shell_of_the_vm_as_they_are():
     start = script.index("sudo docker run")
     words = shlex.split(script[start:].removesuffix("; }"))
     assert words[-1] == "--job_dir=gs://b/a b;$(id)'"
-
-
-def test_bucket_in_another_region_is_told_with_its_cost(tpus, bucket_name):
-    # The emulator has all of them in us-central1.
-    path = f"gs://{bucket_name}/a"
-    trainer = (f"--data_dir={path}", f"--job_dir={path}")
-    code, _, err = tpus.run(trainer=trainer)
-    assert code == 0, err
-    (warning,) = [line for line in err.splitlines() if "traffic" in line]
-    assert f"--data_dir={path} lies in us-central1" in warning
-    assert "the job runs in us-west4: traffic between them costs" in warning
-    code, _, err = tpus.run("--zone=us-central1-a", trainer=trainer)
-    assert code == 0 and "traffic" not in err
-
-
-def test_absent_bucket_is_told_before_a_vm_is_made(tpus, cloud):
-    code, _, err = tpus.run(
-        trainer=("--data_dir=gs://lightbox-no/a", "--job_dir=gs://lightbox-no")
-    )
-    assert code == 1
-    assert "gs://lightbox-no does not exist: create it in us-west4" in err
-    assert not tpus.calls

@@ -12,7 +12,6 @@ from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
 from google.cloud import aiplatform_v1
 
-from deploy import bucket_regions, prices
 from deploy.vertex import (
     api_errors,
     job_checks,
@@ -439,58 +438,3 @@ def test_error_of_the_api_says_what_to_change(error, sentence):
         jobs.submit(client, "CustomJob", parsed(options()), "p", "us-central1")
     said = api_errors.explain(raised.value, "p", "us-central1", "--name")
     assert sentence in said and "\n" not in said
-
-
-class FakeStorage:
-    """Buckets by name: a location, or the error that looking at it raises."""
-
-    def __init__(self, **places):
-        self.places = places
-
-    def get_bucket(self, name):
-        place = self.places.get(name, exceptions.NotFound(name))
-        if isinstance(place, Exception):
-            raise place
-        return types.SimpleNamespace(location=place)
-
-    def list_blobs(self, name, prefix):
-        assert (name, prefix) == ("far", "records")
-        return [types.SimpleNamespace(size=3_000_000_000)] * 2
-
-
-def test_buckets_are_looked_at_before_a_job_is_sent():
-    client = FakeStorage(
-        near="US-CENTRAL1",
-        wide="US",
-        far="EUROPE-WEST4",
-        closed=exceptions.Forbidden("no"),
-    )
-
-    def check(**paths):
-        return bucket_regions.check_buckets(
-            client, paths, "us-central1", prices.DEFAULT_FILE
-        )
-
-    assert check(data_dir="gs://near/a", job_dir="gs://wide/b") == []
-    (warning,) = check(data_dir="gs://far/records", job_dir="gs://near/x")
-    assert "europe-west4" in warning and "--data_dir=gs://far" in warning
-    per_gb = prices.read(prices.DEFAULT_FILE).transfer_per_gb
-    assert f"6.0 GB, about ${6 * per_gb['other_continent']:.2f}" in warning
-    (warning,) = check(job_dir="gs://closed/a")
-    assert "roles/storage.legacyBucketReader" in warning
-    with pytest.raises(ValueError, match=r"--job_dir=gs://none/a.*create"):
-        check(job_dir="gs://none/a")
-
-
-def test_same_continent_costs_less():
-    table = prices.read(prices.DEFAULT_FILE)
-    said = bucket_regions.describe_transfer(
-        "data_dir",
-        "gs://b/r",
-        "US-EAST1",
-        "us-central1",
-        0,
-        prices.DEFAULT_FILE,
-    )
-    assert f"${table.transfer_per_gb['same_continent']:.2f} a GB" in said
-    assert table.as_of in said
