@@ -1,9 +1,13 @@
 import dataclasses
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 from absl import flags
 
+from tests.conftest import ROOT
 from trainer import config, task
 
 FLAGS = flags.FLAGS
@@ -29,6 +33,32 @@ def parse():
 
 def test_defaults_are_those_of_the_config(parse):
     assert parse() == config.TrainConfig(data_dir="d", job_dir="j")
+
+
+def read_help(module):
+    """What a command's --help says, and the names of the flags in it."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    names = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.M)
+    return " ".join(done.stdout.split()), set(names)
+
+
+def test_help_shows_every_flag_with_its_range():
+    text, names = read_help("trainer.task")
+    fields = {field.name for field in dataclasses.fields(config.TrainConfig)}
+    assert names == fields | {"hparams"}
+    assert "in pixels. From 32 to 1024. (default: '224')" in text
+
+
+def test_help_of_a_sweep_shows_the_flags_it_shares_with_a_run():
+    _, names = read_help("tuning.task")
+    assert {"data_dir", "weights", "seed", "max_trials", "oracle"} <= names
+    # The space decides on these.
+    assert not names & {"dropout", "hidden_units"}
 
 
 def test_flags_reach_the_config(parse):

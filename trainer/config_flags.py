@@ -16,16 +16,22 @@ _DEFINE = {
 
 
 def define(left_out: tuple[str, ...] = ()) -> None:
-    """Defines the flags, but for some, with the fields' defaults and help."""
+    """Defines the flags, but for some, with the fields' defaults and help.
+
+    A command then calls `flags.adopt_module_key_flags(config_flags)`, so that
+    its --help shows them.
+    """
     for field in dataclasses.fields(config.TrainConfig):
         if field.name in left_out:
             continue
+        text = field.metadata["help"]
+        if field.metadata["between"]:
+            low, high = field.metadata["between"]
+            text += f" From {low} to {high}."
         if field.name == "hidden_units":
-            flags.DEFINE_list("hidden_units", [], field.metadata["help"])
+            flags.DEFINE_list("hidden_units", [], text)
         else:
-            _DEFINE[field.type](
-                field.name, field.default, field.metadata["help"]
-            )
+            _DEFINE[field.type](field.name, field.default, text)
 
 
 def values() -> dict:

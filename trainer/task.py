@@ -16,6 +16,7 @@ from trainer.storage import paths, staging
 FLAGS = flags.FLAGS
 
 config_flags.define()
+flags.adopt_module_key_flags(config_flags)
 flags.DEFINE_string(
     "hparams",
     "",

@@ -39,6 +39,7 @@ _NOT_FLAGS = (
     "prevalences",
 )
 config_flags.define(left_out=_NOT_FLAGS)
+flags.adopt_module_key_flags(config_flags)
 flags.DEFINE_enum(
     "oracle",
     "random",
