@@ -44,8 +44,21 @@ format: setup  ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The images' Python and platform. Their newest TensorFlow for TPUs is 2.20 and
+# has libtpu's interface of 0.0.18; it brings the module `tensorflow` itself.
+PINS := deploy/docker/requirements
+PIN := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate \
+	--custom-compile-command='make pins' \
+	--python-version=3.11 --python-platform=x86_64-manylinux_2_36
+
 pins: setup  ## pin what the images install to the versions in .venv
-	$(BIN)/python -m deploy.docker.pin_requirements
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/tested.txt
+	grep -v '^tensor' $(VENV)/tested.txt > $(VENV)/tested-tpu.txt
+	printf 'setuptools\nwheel\n' | $(PIN) -c $(VENV)/tested.txt -o $(PINS)-build.txt -
+	$(PIN) -c $(VENV)/tested.txt --extra=medical -o $(PINS)-cpu.txt setup.py
+	$(PIN) -c $(VENV)/tested.txt --extra=medical --extra=gpu -o $(PINS)-gpu.txt setup.py
+	printf 'tensorflow==2.20.0\ntensorflow-tpu==2.20.0\nlibtpu==0.0.18\n' | \
+		$(PIN) -c $(VENV)/tested-tpu.txt --extra=medical --no-emit-package=tensorflow -o $(PINS)-tpu.txt setup.py -
 
 rehearse: setup  ## run the images' install steps, and a training, without Docker
 	$(BIN)/python -m deploy.docker.rehearse deploy/docker/train.Dockerfile

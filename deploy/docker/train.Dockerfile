@@ -22,7 +22,7 @@ ENV HOME=/tmp \
 WORKDIR /app
 
 # Gigabytes that change with setup.py alone come first, the code last. Every
-# package has one version and one file, whose sha256 is checked. One of them
+# package has one version, and the sha256 of its file is checked. One of them
 # has no wheel: it is built with what requirements-build.txt names.
 COPY deploy/docker/requirements-build.txt deploy/docker/requirements-${DEVICE}.txt ./
 RUN pip install --no-cache-dir --no-deps --require-hashes --root-user-action=ignore \

@@ -25,11 +25,13 @@ def instructions(name):
 
 
 def read_pins(device):
-    """Version and sha256 by package."""
+    """Version and sha256s by package."""
     text = (FOLDER / f"requirements-{device}.txt").read_text()
     lines = [x for x in text.splitlines() if not x.startswith("#")]
     matches = [
-        re.fullmatch(r"([\w.-]+)==(\S+) +--hash=sha256:([0-9a-f]{64})", pair)
+        re.fullmatch(
+            r"([\w.-]+)==(\S+)((?: +--hash=sha256:[0-9a-f]{64})+)", pair
+        )
         for pair in "\n".join(lines).replace("\\\n", "").splitlines()
     ]
     assert all(matches)
