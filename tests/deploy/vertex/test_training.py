@@ -6,6 +6,7 @@ import os
 import pytest
 
 from deploy.vertex import job_spec, machines
+from tests import quick
 from tests.conftest import write_backbone
 from tests.deploy import workers
 from trainer.storage import buckets
@@ -102,7 +103,7 @@ def test_chief_and_worker_of_a_trial_train_one_model(
         scratch = tmp_path / f"scratch{index}"
         scratch.mkdir()
         variables["TMPDIR"] = str(scratch)
-    write_backbone(tmp_path / "backbone.weights.h5")
+    write_backbone(tmp_path / "backbone.weights.h5", quick.build_backbone)
     codes, errors = workers.train(
         environments,
         [f"--weights={tmp_path / 'backbone.weights.h5'}", *workers.SHORT],

@@ -1,4 +1,4 @@
-"""Whole runs on several replicas and in two processes equal one device's."""
+"""Training that is spread over replicas, killed or told to stop is the same."""
 
 import csv
 import json
@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests import quick
 from tests.conftest import ROOT, write_backbone, write_records
 from trainer import startup
 
@@ -30,7 +31,7 @@ def workspace(tmp_path_factory):
     write_records(
         directory / "records", {"train": 22, "validation": 9, "test": 7}
     )
-    write_backbone(directory / "backbone.weights.h5")
+    write_backbone(directory / "backbone.weights.h5", quick.build_backbone)
     process = start(directory, "one_device")
     assert process.wait(timeout=300) == 0, process.stderr.read()
     return directory
@@ -51,14 +52,13 @@ def start(
         environment["TF_CONFIG"] = json.dumps(
             {"cluster": cluster, "task": {"type": kind, "index": index}}
         )
-    command = ["tests.train_only", str(num_devices)]
-    if whole:
-        command = ["trainer.task"]
     return subprocess.Popen(
         [
             sys.executable,
             "-m",
-            *command,
+            "tests.quick",
+            str(num_devices),
+            "trainer.task" if whole else "tests.train_only",
             f"--data_dir={workspace / 'records'}",
             f"--job_dir={workspace / job_dir}",
             # Of its own, or all would use what one of them computed.
@@ -180,6 +180,44 @@ def assert_trained_as_one_device(workspace, job_dir):
         read_weights(workspace, job_dir),
         read_weights(workspace, "one_device"),
     )
+
+
+def test_run_killed_in_both_phases_ends_with_the_weights_of_one_never_killed(
+    workspace,
+):
+    job_dir = workspace / "killed"
+
+    def views():
+        return {
+            path: path.stat().st_mtime_ns
+            for path in (workspace / "killed_features").glob("*.npy")
+        }
+
+    def kill_when(condition):
+        process = start(workspace, "killed")
+        wait_for(condition, [process])
+        process.kill()
+        process.wait()
+        assert not (job_dir / "medical_image_classifier.keras").exists()
+
+    kill_when(views)
+    kept = views()
+    for name in ("head.npz", "fine_tune/checkpoint"):
+        kill_when((job_dir / "checkpoints" / name).exists)
+    codes, errors = wait([start(workspace, "killed")])
+    assert codes == [0], errors
+    # Two views to train on and one to validate on, each computed once.
+    assert len(views()) == 3 and kept.items() <= views().items()
+    assert_same_bits(workspace, "killed", "one_device")
+    timing = ("seconds", "images_per_second", "input_wait_share")
+    histories = [
+        [
+            {k: v for k, v in row.items() if k not in timing}
+            for row in read_history(workspace, name)
+        ]
+        for name in ("killed", "one_device")
+    ]
+    assert histories[0] == histories[1]
 
 
 def test_four_replicas_train_as_one_device(workspace):
