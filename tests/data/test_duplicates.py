@@ -11,6 +11,7 @@ from tests.conftest import SHARED
 from tests.data.test_groups import make_facts
 from trainer.data.build import duplicates, groups, scan, splits
 from trainer.data.images import readers
+from trainer.data.images.image import pixel_sha256
 
 BRAIN = SHARED / "data" / "brain_mri_253"
 
@@ -143,7 +144,7 @@ def test_brain_mri_253_has_no_group_across_splits_for_20_seeds():
     ]
     classes = [path.parent.name for path in sorted(BRAIN.glob("*/*"))]
     facts = [
-        make_facts(i, c, sha256=readers.pixel_sha256(image.pixels))
+        make_facts(i, c, sha256=pixel_sha256(image.pixels))
         for i, (c, image) in enumerate(zip(classes, images, strict=True))
     ]
     sets = groups.join_known(facts)

@@ -18,6 +18,7 @@ import PIL.Image
 
 from trainer.data.build import sources, training_images
 from trainer.data.images import readers
+from trainer.data.images.image import Image, is_grey, pixel_sha256
 from trainer.storage import paths
 
 # Near-duplicates are confirmed on thumbnails of this side, in pixels.
@@ -35,7 +36,7 @@ class ReadOptions:
     window_width: float | None = None
     slice_axis: int = 2
 
-    def decode(self, data: bytes) -> list[readers.Image]:
+    def decode(self, data: bytes) -> list[Image]:
         return readers.decode_images(
             data, self.window_center, self.window_width, self.slice_axis
         )
@@ -54,7 +55,7 @@ class ImageFacts:
         patient_key: keyed hash of the patient id, "" if unknown.
         sha256: of the decoded pixels.
         file_sha256: of the whole file. Never to be written.
-        kept_format: see `readers.Image`.
+        kept_format: see `Image`.
         width: in pixels.
         height: in pixels.
         channels: 1 if grey, else 3.
@@ -231,7 +232,7 @@ def hide_identifiers(
 
 
 def _describe(
-    image: readers.Image,
+    image: Image,
     index: int,
     source: sources.Source,
     data: bytes,
@@ -256,12 +257,12 @@ def _describe(
         split=source.split,
         source_index=index,
         patient_key=patient_key,
-        sha256=readers.pixel_sha256(pixels),
+        sha256=pixel_sha256(pixels),
         file_sha256=hashlib.sha256(data).hexdigest(),
         kept_format=image.kept_format,
         width=image.width,
         height=image.height,
-        channels=1 if readers.is_grey(pixels) else 3,
+        channels=1 if is_grey(pixels) else 3,
         source_format=image.source_format,
         bit_depth=image.bit_depth,
         quality=image.quality,

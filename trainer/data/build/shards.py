@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from trainer.data import records, tfrecord
 from trainer.data.build import scan, training_images
-from trainer.data.images import readers
+from trainer.data.images import strip
 from trainer.storage import paths
 
 SHARD_BYTES = 100_000_000
@@ -193,7 +193,7 @@ def encode_held_out(
     data = _read_unchanged(task, read_bytes)
     kept_format = task.members[0].facts.kept_format
     if kept_format:
-        kept = readers.strip_metadata(data, kept_format)
+        kept = strip.strip(data, kept_format)
         encoded = {task.members[0].facts.suffix: kept}
     else:
         encoded = {i.suffix: i.encoded for i in options.decode(data)}

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import PIL.Image
 
-from trainer.data.images import readers
+from trainer.data.images.image import is_grey
 
 JPEG_QUALITY = 95
 
@@ -69,9 +69,7 @@ def encode_for_training(pixels: np.ndarray, form: TrainingFormat) -> Encoded:
     if pixels.ndim == 2:
         grey = _encode(image, form.stored_size)
         return Encoded(grey, grey)
-    wants_grey = form.channels == 1 or (
-        form.channels == 0 and readers.is_grey(pixels)
-    )
+    wants_grey = form.channels == 1 or (form.channels == 0 and is_grey(pixels))
     return Encoded(
         _encode(image.convert("L"), form.stored_size) if wants_grey else b"",
         _encode(image, form.stored_size) if form.channels != 1 else b"",
