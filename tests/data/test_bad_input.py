@@ -15,8 +15,7 @@ import PIL.Image
 import pytest
 
 from tests.conftest import encode
-from tests.data.test_duplicates import make_head
-from tests.data.test_readers import gradient, write_dicom
+from tests.data.builders import gradient, make_head, write_dicom
 from trainer.data import records
 from trainer.data.build import manifest, output, sources
 from trainer.data.images import readers

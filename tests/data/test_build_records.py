@@ -17,16 +17,9 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from tests.data.test_duplicates import make_head
-from tests.data.test_readers import write_dicom
-from trainer.data import build_records, preprocessing, records
+from tests.data.builders import build, make_head, write_dicom, write_head
+from trainer.data import preprocessing, records
 from trainer.data.build import leaks, output, shards
-
-
-def write_head(path, seed, size=48, image_format="PNG", **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = PIL.Image.fromarray(make_head(seed, size=size))
-    image.save(path, image_format, **options)
 
 
 @pytest.fixture
@@ -36,11 +29,6 @@ def folders(tmp_path):
         name = ("no_tumor", "tumor")[index % 2]
         write_head(tmp_path / "scans" / name / f"{index:02d}.png", index)
     return tmp_path / "scans"
-
-
-def build(folder, output_dir, **options):
-    options.setdefault("num_workers", 1)
-    return build_records.build(str(folder), str(output_dir), **options)
 
 
 def read_examples(data_dir, info, split):
@@ -209,7 +197,7 @@ def test_added_images_do_not_move_the_others(folders, tmp_path):
     for index in range(100, 112):
         write_head(folders / "tumor" / f"{index}.png", index)
     build(folders, tmp_path / "r")
-    build(folders, tmp_path / "other", previous_dir=str(tmp_path / "r"))
+    build(folders, tmp_path / "other", previous=str(tmp_path / "r"))
     for data_dir in (tmp_path / "r", tmp_path / "other"):
         after = {row["id"]: row["split"] for row in read_rows(data_dir)}
         assert {i: after[i] for i in before} == before
@@ -226,7 +214,7 @@ def test_manifest_with_patients_keeps_them_together(folders, tmp_path):
         name = path.relative_to(folders.parent)
         lines.append(f"{name},{path.parent.name},MRN-{int(path.stem) // 4}")
     manifest = write_manifest(tmp_path / "m.csv", lines)
-    build("", tmp_path / "r", manifest_path=manifest, test_fraction=0.0)
+    build("", tmp_path / "r", manifest=manifest, test_fraction=0.0)
     splits_of = collections.defaultdict(set)
     for row in read_rows(tmp_path / "r"):
         patient = int(row["id"][-6:-4]) // 4
@@ -250,13 +238,13 @@ def test_manifest_with_patients_keeps_them_together(folders, tmp_path):
 def test_wrong_manifest_is_refused_with_line_numbers(tmp_path, lines, message):
     manifest = write_manifest(tmp_path / "m.csv", lines)
     with pytest.raises(ValueError, match=message):
-        build("", tmp_path / "r", manifest_path=manifest)
+        build("", tmp_path / "r", manifest=manifest)
 
 
 def test_manifest_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "m.csv").write_bytes("path,label\nü.png,a".encode("utf-16"))
     with pytest.raises(ValueError, match="not UTF-8"):
-        build("", tmp_path / "r", manifest_path=str(tmp_path / "m.csv"))
+        build("", tmp_path / "r", manifest=str(tmp_path / "m.csv"))
 
 
 def test_planted_identifiers_reach_no_output(tmp_path, capfd):
@@ -326,7 +314,7 @@ def test_colour_set_has_three_channels_and_a_flag_overrides(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(pixels).save(path)
     assert build(tmp_path / "s", tmp_path / "r").channels == 3
-    assert build(tmp_path / "s", tmp_path / "r", channels=1).channels == 1
+    assert build(tmp_path / "s", tmp_path / "r", channels="1").channels == 1
 
 
 def test_shard_checksums_match_the_files(folders, tmp_path):
@@ -365,8 +353,8 @@ def test_command_fails_in_one_line(tmp_path):
 
 def test_build_does_not_import_tensorflow(folders, tmp_path):
     code = (
-        "import sys; from trainer.data import build_records\n"
-        f"build_records.build({str(folders)!r}, {str(tmp_path / 'r')!r})\n"
+        "import sys; from tests.data import builders\n"
+        f"builders.build({str(folders)!r}, {str(tmp_path / 'r')!r})\n"
         "sys.exit('tensorflow' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -386,7 +374,7 @@ def test_tinted_images_are_stored_as_the_whole_set_is(tmp_path):
     for example in read_examples(tmp_path / "r", info, "train"):
         encoded = value(example, "image/encoded")
         assert PIL.Image.open(io.BytesIO(encoded)).mode == "L"
-    info = build(tmp_path / "scans", tmp_path / "c", channels=3)
+    info = build(tmp_path / "scans", tmp_path / "c", channels="3")
     modes = collections.Counter(
         PIL.Image.open(io.BytesIO(value(example, "image/encoded"))).mode
         for example in read_examples(tmp_path / "c", info, "train")

@@ -1,56 +1,15 @@
 """Planted copies are found, look-alikes are not."""
 
-import io
-
 import numpy as np
-import PIL.Image
 import pytest
-from scipy import ndimage
 
 from tests.conftest import SHARED
-from tests.data.test_groups import make_facts
+from tests.data.builders import COPIES, HEAD, make_facts, make_head
 from trainer.data.build import duplicates, groups, scan, splits
 from trainer.data.images import readers
 from trainer.data.images.image import pixel_sha256
 
 BRAIN = SHARED / "data" / "brain_mri_253"
-
-
-def make_head(seed: int, height: float = 0.0, size: int = 160) -> np.ndarray:
-    """A slice of a head with texture inside a skull, at some height."""
-    rows, columns = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    generator = np.random.default_rng(seed)
-    radius = np.hypot(rows / 0.9, columns / 0.75)
-    # Folds change with height, as from slice to slice.
-    below, above = (
-        ndimage.gaussian_filter(generator.normal(size=(size, size)), size / 40)
-        for _ in range(2)
-    )
-    folds = np.cos(height) * below + np.sin(height) * above
-    image = np.where(radius < 0.85, 110 + 55 * folds / folds.std(), 0)
-    image = np.where((radius > 0.9) & (radius < 1), 220, image)
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def as_jpeg(pixels, quality):
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return np.asarray(PIL.Image.open(buffer))
-
-
-def resized(pixels, width, height):
-    return np.asarray(PIL.Image.fromarray(pixels).resize((width, height)))
-
-
-HEAD = make_head(0)
-COPIES = {
-    "byte copy": HEAD.copy(),
-    "re-encoded": as_jpeg(HEAD, 60),
-    "half the size": resized(HEAD, 80, 80),
-    "other aspect": resized(HEAD, 120, 150),
-    "brighter": np.clip(HEAD.astype(int) + 25, 0, 255).astype(np.uint8),
-    "one pixel cropped": HEAD[1:, 1:].copy(),
-}
 
 
 def find_pairs(images, num_workers=1):

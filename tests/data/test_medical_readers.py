@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SHARED
-from tests.data.test_readers import gradient, read_one, write_dicom, write_nifti
+from tests.data.builders import gradient, read_one, write_dicom, write_nifti
 from trainer.data.images import readers
 
 pydicom = pytest.importorskip("pydicom")

@@ -8,8 +8,16 @@ import PIL.PngImagePlugin
 import pytest
 
 from tests.conftest import SHARED
+from tests.data.builders import (
+    colour,
+    gradient,
+    read_one,
+    save,
+    write_dicom,
+    write_nifti,
+)
 from trainer.data.images import readers, strip
-from trainer.data.images.image import Image, is_grey, pixel_sha256
+from trainer.data.images.image import is_grey, pixel_sha256
 
 DICOM = SHARED / "data" / "dicom"
 needs_dicom = pytest.mark.skipif(
@@ -19,28 +27,6 @@ BRAIN = SHARED / "data" / "brain_mri_253"
 needs_brain = pytest.mark.skipif(
     not BRAIN.exists(), reason="brain_mri_253 is not here"
 )
-
-
-def gradient(height=24, width=32) -> np.ndarray:
-    rows, columns = np.mgrid[:height, :width]
-    return ((rows * 5 + columns * 3) % 256).astype(np.uint8)
-
-
-def colour() -> np.ndarray:
-    grey = gradient()
-    return np.stack([grey, 255 - grey, grey // 2], axis=-1)
-
-
-def save(path, image, image_format, **options):
-    if isinstance(image, np.ndarray):
-        image = PIL.Image.fromarray(image)
-    image.save(path, image_format, **options)
-    return str(path)
-
-
-def read_one(path) -> Image:
-    (image,) = readers.read_images(str(path))
-    return image
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -290,33 +276,6 @@ def test_truncated_dicom_is_refused():
         readers.read_images(str(DICOM / "MR_truncated.dcm"))
 
 
-def write_dicom(path, values, patient_id="PAT-SECRET-1", **elements):
-    pydicom = pytest.importorskip("pydicom")
-    from pydicom import uid
-
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = uid.SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = uid.generate_uid()
-    dataset = pydicom.Dataset()
-    dataset.file_meta = meta
-    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    dataset.PatientID = patient_id
-    dataset.PatientName = "Secretname^Hidden"
-    dataset.Rows, dataset.Columns = values.shape[-2:]
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 8 * values.dtype.itemsize
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = int(values.dtype.kind == "i")
-    dataset.PixelData = values.tobytes()
-    for name, value in elements.items():
-        setattr(dataset, name, value)
-    dataset.save_as(path, enforce_file_format=True)
-    return str(path)
-
-
 def test_8_bit_dicom_without_window_keeps_its_values(tmp_path):
     path = write_dicom(tmp_path / "x.dcm", gradient())
     image = read_one(path)
@@ -342,13 +301,6 @@ def test_dicom_without_pixels_is_refused(tmp_path):
     dataset.save_as(path)
     with pytest.raises(ValueError, match="without pixel data"):
         readers.read_images(path)
-
-
-def write_nifti(path, volume, affine=None):
-    nibabel = pytest.importorskip("nibabel")
-    affine = np.eye(4) if affine is None else affine
-    nibabel.save(nibabel.Nifti1Image(volume, affine), path)
-    return str(path)
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])

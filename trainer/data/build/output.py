@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 
 from trainer.data import records
@@ -103,6 +104,45 @@ def publish(folder: str) -> None:
     for name in [*names, records.DATASET_FILE]:
         os.replace(os.path.join(folder, name), os.path.join(output_dir, name))
     os.rmdir(folder)
+
+
+def fetch_earlier(output_dir: str) -> str:
+    """A new local folder with `EARLIER_FILES` of one in Cloud Storage.
+
+    What an interrupted build has left there is deleted.
+    """
+    local_dir = tempfile.mkdtemp()
+    paths.remove_folder(paths.join(output_dir, BUILDING))
+    for name in EARLIER_FILES:
+        path = paths.join(output_dir, name)
+        if paths.exists(path):
+            data = paths.read_bytes(path)
+            paths.write_atomically(os.path.join(local_dir, name), data)
+    return local_dir
+
+
+def publish_remotely(
+    local_dir: str, output_dir: str, shard_names: Sequence[str]
+) -> None:
+    """Moves new shards of a bucket in, and copies what describes them.
+
+    Args:
+        local_dir: folder of `dataset.json` and the reports.
+        output_dir: where all goes; the shards are in `BUILDING` below it.
+        shard_names: of the new shards.
+    """
+    from trainer.storage import buckets
+
+    folder = buckets.Folder(output_dir)
+    folder.delete(records.DATASET_FILE)
+    for name in filter(_SHARD_PATTERN.fullmatch, folder.list()):
+        folder.delete(name)
+    for name in shard_names:
+        folder.rename(f"{BUILDING}/{name}", name)
+    names = sorted(os.listdir(local_dir))
+    names.remove(records.DATASET_FILE)
+    for name in [*names, records.DATASET_FILE]:
+        folder.upload(os.path.join(local_dir, name), name)
 
 
 def write_reports(

@@ -44,7 +44,6 @@ class Plan:
 
 def examine(
     scan_files: Callable[[BinaryIO], tuple[list, list]],
-    *,
     num_workers: int,
     directory: str,
 ) -> Findings:

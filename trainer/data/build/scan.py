@@ -36,6 +36,9 @@ class ReadOptions:
     window_width: float | None = None
     slice_axis: int = 2
 
+    def __post_init__(self):
+        readers.check_window(self.window_center, self.window_width)
+
     def decode(self, data: bytes) -> list[Image]:
         return readers.decode_images(
             data, self.window_center, self.window_width, self.slice_axis
@@ -116,7 +119,6 @@ def scan_files(
     thumbnails: BinaryIO,
     spool: training_images.Spool | None,
     report_progress: Callable[[int], None],
-    read_bytes: Callable[[str], bytes] = paths.read_bytes,
 ) -> tuple[list[ImageFacts], list[ScannedFile]]:
     """Reads every file once.
 
@@ -130,7 +132,6 @@ def scan_files(
         spool: takes the images as they are stored for training; None if they
             are encoded later.
         report_progress: called with the number of files just read.
-        read_bytes: gives the bytes of a path.
 
     Returns:
         facts: of the images, in the order of the sources, as in `thumbnails`
@@ -145,7 +146,6 @@ def scan_files(
         form=form,
         key=secrets.token_bytes(32),
         returns_encoded=spool is not None,
-        read_bytes=read_bytes,
     )
     facts, unreadable = [], []
     for scanned in map_ordered(scan_one, enumerate(found)):
@@ -172,7 +172,6 @@ def scan_file(
     form: training_images.TrainingFormat,
     key: bytes,
     returns_encoded: bool = True,
-    read_bytes: Callable[[str], bytes] = paths.read_bytes,
 ) -> ScannedFile:
     """Reads one file.
 
@@ -182,13 +181,12 @@ def scan_file(
         form: how training images are stored.
         key: of the hash of patient ids.
         returns_encoded: whether the images as for training are returned.
-        read_bytes: gives the bytes of a path.
     """
     index, source = indexed_source
     given = (source.patient_id,) if source.patient_id else ()
     images, error = [], ""
     try:
-        data = read_bytes(source.path)
+        data = paths.read_bytes(source.path)
         images = options.decode(data)
         error = "" if images else "it holds no image"
     except ValueError as raised:

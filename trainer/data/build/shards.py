@@ -70,13 +70,16 @@ class EncodedImage:
 
 
 def plan_shards(
-    members: Sequence[Member], paths: Sequence[str], channels: int, seed: int
+    members: Sequence[Member],
+    source_paths: Sequence[str],
+    channels: int,
+    seed: int,
 ) -> list[ShardTask]:
     """Decides which images lie in which shard, and in which order.
 
     Args:
         members: all images.
-        paths: of the sources that `facts.source_index` counts.
+        source_paths: of the sources that `facts.source_index` counts.
         channels: of the data set, 1 or 3.
         seed: of the order of training images.
     """
@@ -85,7 +88,7 @@ def plan_shards(
         of_split = [member for member in members if member.split == split]
         if not of_split:
             continue
-        files = _group_by_file(of_split, paths)
+        files = _group_by_file(of_split, source_paths)
         if split == "train":
             files = order_files(files, seed)
         num_shards = _count_shards(of_split, len(files), channels)
@@ -98,13 +101,13 @@ def plan_shards(
 
 
 def _group_by_file(
-    members: Sequence[Member], paths: Sequence[str]
+    members: Sequence[Member], source_paths: Sequence[str]
 ) -> list[FileTask]:
     by_file = collections.defaultdict(list)
     for member in members:
         by_file[member.facts.source_index].append(member)
     return [
-        FileTask(paths[index], tuple(of_file))
+        FileTask(source_paths[index], tuple(of_file))
         for index, of_file in sorted(by_file.items())
     ]
 
@@ -183,14 +186,13 @@ def keeps_file(task: FileTask) -> bool:
 def encode_held_out(
     task: FileTask,
     options: scan.ReadOptions,
-    read_bytes: Callable[[str], bytes] = paths.read_bytes,
 ) -> list[EncodedImage]:
     """Reads a file again: evaluation scores what a client will send.
 
     Raises:
         ValueError: if the file changed since it was scanned.
     """
-    data = _read_unchanged(task, read_bytes)
+    data = _read_unchanged(task)
     kept_format = task.members[0].facts.kept_format
     if kept_format:
         kept = strip.strip(data, kept_format)
@@ -213,14 +215,13 @@ def encode_training(
     task: FileTask,
     options: scan.ReadOptions,
     form: training_images.TrainingFormat,
-    read_bytes: Callable[[str], bytes] = paths.read_bytes,
 ) -> list[EncodedImage]:
     """Reads a file again and encodes it as when it was scanned.
 
     Raises:
         ValueError: if the file changed since it was scanned.
     """
-    data = _read_unchanged(task, read_bytes)
+    data = _read_unchanged(task)
     pixels = {i.suffix: i.pixels for i in options.decode(data)}
     encoded = [
         training_images.encode_for_training(pixels[m.facts.suffix], form)
@@ -242,10 +243,8 @@ def make_training_image(
     return EncodedImage(member, encoded, "jpeg", height, width)
 
 
-def _read_unchanged(
-    task: FileTask, read_bytes: Callable[[str], bytes]
-) -> bytes:
-    data = read_bytes(task.path)
+def _read_unchanged(task: FileTask) -> bytes:
+    data = paths.read_bytes(task.path)
     first = task.members[0]
     if hashlib.sha256(data).hexdigest() != first.facts.file_sha256:
         raise ValueError(
