@@ -8,6 +8,7 @@ clients start quickly.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 
 from trainer.data import tfrecord
@@ -22,7 +23,7 @@ class Shard:
     """One TFRecord file of a data set.
 
     Attributes:
-        name: file name relative to the data directory, for example
+        name: relative to the data directory, for example
             `train-00003-of-00016.tfrecord`.
         split: one of `SPLITS`.
         num_records: records in the file.
@@ -110,9 +111,8 @@ class DatasetInfo:
             raise ValueError(
                 f"{source} is not JSON ({error}); build the records again."
             ) from error
-        version = (
-            fields.get("schema_version") if isinstance(fields, dict) else None
-        )
+        is_dict = isinstance(fields, dict)
+        version = fields.get("schema_version") if is_dict else None
         if version != SCHEMA_VERSION:
             raise ValueError(
                 f"{source} has schema version {version}, this program reads "
@@ -136,11 +136,10 @@ def default_positive_class(class_names: Iterable[str]) -> str | None:
         return None
     negatives = {"no", "non", "not", "normal", "healthy", "negative", "without"}
     first, last = names
-    last_words = last.lower().replace("-", "_").replace(" ", "_").split("_")
-    first_words = first.lower().replace("-", "_").replace(" ", "_").split("_")
-    if last_words[0] in negatives and first_words[0] not in negatives:
-        return first
-    return last
+    is_first_negative, is_last_negative = (
+        re.split(r"[-_ ]", name.lower())[0] in negatives for name in names
+    )
+    return first if is_last_negative and not is_first_negative else last
 
 
 def compute_fingerprint(rows: Iterable[tuple[str, str, int, str]]) -> str:
@@ -175,10 +174,11 @@ def make_example(
     """One image as a serialized tf.Example.
 
     Args:
-        encoded: JPEG or PNG bytes.
+        encoded: JPEG or PNG bytes, as `image_format` says, of `height` by
+            `width` pixels.
         image_format: "jpeg" or "png".
-        height: of the encoded image, in pixels.
-        width: of the encoded image, in pixels.
+        height: in pixels.
+        width: in pixels.
         channels: 1 or 3.
         image_id: path relative to the input directory.
         group: images of one group (patient, duplicates) share a split.
@@ -215,20 +215,21 @@ def parse_example(serialized):
     """
     import tensorflow as tf
 
+    text = tf.io.FixedLenFeature([], tf.string)
     features = tf.io.parse_single_example(
         serialized,
         {
-            "image/encoded": tf.io.FixedLenFeature([], tf.string),
-            "image/id": tf.io.FixedLenFeature([], tf.string),
-            "image/group": tf.io.FixedLenFeature([], tf.string),
+            "image/encoded": text,
+            "image/id": text,
+            "image/group": text,
+            "image/sha256": text,
             "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-            "image/sha256": tf.io.FixedLenFeature([], tf.string),
         },
     )
     return {
         "image": features["image/encoded"],
         "id": features["image/id"],
         "group": features["image/group"],
-        "label": tf.cast(features["image/class/label"], tf.int32),
         "sha256": features["image/sha256"],
+        "label": tf.cast(features["image/class/label"], tf.int32),
     }

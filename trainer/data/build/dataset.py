@@ -17,7 +17,6 @@ from trainer.data.build import (
     shards,
     shortcuts,
     sources,
-    training_images,
     workers,
 )
 from trainer.data.build.options import LOCAL, BuildOptions
@@ -54,25 +53,15 @@ def build(options: BuildOptions) -> records.DatasetInfo:
         if local_dir != options.output_dir:
             shard_dir = paths.join(options.output_dir, output.BUILDING)
         passes = _make_runner(options, num_workers, spool_file, shard_dir)
-        form = training_images.TrainingFormat(
-            options.stored_size,
-            0 if options.channels == "auto" else int(options.channels),
-        )
+        form = options.training_format
         findings = planning.examine(
             functools.partial(passes.scan, files, form), num_workers, building
         )
-        if findings.unreadable and not (
-            options.skip_unreadable and findings.facts
-        ):
-            output.refuse_unreadable(
-                local_dir, findings.unreadable, len(findings.facts)
-            )
+        has_images = bool(findings.facts)
+        if findings.unreadable and not (options.skip_unreadable and has_images):
+            output.refuse_unreadable(local_dir, findings.unreadable, has_images)
         plan = planning.make_plan(
-            findings,
-            class_names,
-            previous,
-            options.splitting,
-            options.on_leak,
+            findings, class_names, previous, options.splitting, options.on_leak
         )
         shortcut_rows = parallel.run_beside(
             shortcuts.measure_shortcuts,
@@ -80,16 +69,12 @@ def build(options: BuildOptions) -> records.DatasetInfo:
             class_names,
             num_workers=num_workers,
         )
-        form = dataclasses.replace(
-            form,
-            channels=form.channels
-            or max(member.facts.channels for member in plan.members),
-        )
+        if not form.channels:
+            form = dataclasses.replace(
+                form, channels=max(m.facts.channels for m in plan.members)
+            )
         tasks = shards.plan_shards(
-            plan.members,
-            [source.path for source in files],
-            form.channels,
-            options.seed,
+            plan.members, files, form.channels, options.seed
         )
         written = passes.write(shard_dir, tasks, form)
         output.write_reports(
@@ -100,7 +85,7 @@ def build(options: BuildOptions) -> records.DatasetInfo:
             plan.members,
             findings.unreadable,
             options.columns,
-            [source.columns for source in files],
+            files,
         )
         info = _describe(
             options, class_names, positive_class, form.channels, plan, written

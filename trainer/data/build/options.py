@@ -5,7 +5,7 @@
 
 import dataclasses
 
-from trainer.data.build import leaks, scan, splits
+from trainer.data.build import leaks, scan, splits, training_images
 
 LOCAL = "local"
 
@@ -145,6 +145,12 @@ class BuildOptions:
         return scan.ReadOptions(
             self.window_center, self.window_width, self.slice_axis
         )
+
+    @property
+    def training_format(self) -> training_images.TrainingFormat:
+        """How training images are stored."""
+        channels = 0 if self.channels == "auto" else int(self.channels)
+        return training_images.TrainingFormat(self.stored_size, channels)
 
     def to_record(self) -> dict:
         """What `dataset.json` says of them."""

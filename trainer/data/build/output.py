@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from trainer.data import records
 from trainer.data.build import scan, shards, sources
@@ -151,7 +151,7 @@ def write_reports(
     members: Sequence[shards.Member],
     unreadable: Sequence[scan.ScannedFile],
     columns: Sequence[str],
-    values: Sequence[Sequence[str]],
+    files: Sequence[sources.Source],
 ) -> None:
     """Writes `audit.json` and the tables of images, columns and bad files.
 
@@ -161,26 +161,66 @@ def write_reports(
         members: the images that are kept.
         unreadable: files that are no image.
         columns: names of the manifest's columns that the user kept.
-        values: of these columns, for each source.
+        files: the sources, with the values of these.
     """
+    members = sorted(members, key=lambda member: member.image_id)
     for name, text in (
-        (COLUMNS_FILE, _columns_csv(members, columns, values)),
+        (
+            COLUMNS_FILE,
+            _to_csv(
+                ["id", *columns],
+                [
+                    (m.image_id, *files[m.facts.source_index].columns)
+                    for m in members
+                    if columns
+                ],
+            ),
+        ),
         (AUDIT_FILE, json.dumps(report, indent=2) + "\n"),
-        (IMAGES_FILE, shards.members_csv(members)),
+        (IMAGES_FILE, _images_csv(members)),
         (UNREADABLE_FILE, _unreadable_csv(unreadable)),
     ):
         paths.write_atomically(os.path.join(folder, name), text)
 
 
+def _images_csv(members: Sequence[shards.Member]) -> str:
+    """One line per image, as evaluation reads it to find shortcuts."""
+    names = [
+        *("sha256", "width", "height", "channels", "source_format"),
+        *("bit_depth", "quality", "num_bytes"),
+        *("mean_brightness", "border_brightness"),
+    ]
+    heads = [name.removeprefix("source_") for name in names]
+    return _to_csv(
+        ["id", "split", "class", "group", *heads],
+        [
+            (m.image_id, m.split, m.facts.class_name, m.group)
+            + tuple(getattr(m.facts, name) for name in names)
+            for m in members
+        ],
+    )
+
+
+def _unreadable_csv(unreadable: Sequence[scan.ScannedFile]) -> str:
+    rows = [(visible_id(file), file.error) for file in unreadable]
+    return _to_csv(["id", "reason"], rows)
+
+
+def _to_csv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+    return buffer.getvalue()
+
+
 def refuse_unreadable(
-    output_dir: str, unreadable: Sequence[scan.ScannedFile], num_images: int
+    output_dir: str, unreadable: Sequence[scan.ScannedFile], has_images: bool
 ) -> None:
     """Lists unreadable files in `unreadable.csv` and raises ValueError.
 
     Args:
         output_dir: where the list goes.
         unreadable: files that are no image.
-        num_images: how many images were read beside them.
+        has_images: whether others are.
     """
     path = os.path.join(output_dir, UNREADABLE_FILE)
     paths.write_atomically(path, _unreadable_csv(unreadable))
@@ -189,7 +229,7 @@ def refuse_unreadable(
     )
     more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
     listed = f"({shown}{more}). {path} lists all of them"
-    if not num_images:
+    if not has_images:
         raise ValueError(
             f"None of the {len(unreadable)} files can be read {listed}."
         )
@@ -203,25 +243,6 @@ def refuse_unreadable(
 def visible_id(file: scan.ScannedFile) -> str:
     """The id of a file without a pixel to name its patient by."""
     return file.image_id.replace(sources.PATIENT_MARK, "(patient)")
-
-
-def _unreadable_csv(unreadable: Sequence[scan.ScannedFile]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["id", "reason"])
-    writer.writerows([visible_id(file), file.error] for file in unreadable)
-    return buffer.getvalue()
-
-
-def _columns_csv(members, columns, values) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["id", *columns])
-    if columns:
-        for member in sorted(members, key=lambda member: member.image_id):
-            kept = values[member.facts.source_index]
-            writer.writerow([member.image_id, *kept])
-    return buffer.getvalue()
 
 
 def read_columns(
