@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from trainer.data import augmentation as augmentation_lib
 from trainer.data import preprocessing, record_order, records
+from trainer.data.augmentation import Augmentation, augment_image
 
 
 def read_dataset_info(data_dir: str) -> records.DatasetInfo:
@@ -61,7 +61,7 @@ def make_train_dataset(
     shard_sizes: list[int],
     image_size: int,
     channels: int,
-    augmentation: augmentation_lib.Augmentation,
+    augmentation: Augmentation,
     global_batch_size: int,
     per_replica_batch_size: int,
     seed: int,
@@ -97,7 +97,7 @@ def make_train_dataset(
     def prepare(position, serialized):
         example = records.parse_example(serialized)
         image = preprocessing.decode_image(example["image"], channels)
-        image = augmentation_lib.augment_image(
+        image = augment_image(
             image, tf.stack([seed, position]), image_size, augmentation
         )
         return {
@@ -130,7 +130,7 @@ def make_evaluation_dataset(
     per_replica_batch_size: int,
     num_workers: int = 1,
     worker_index: int = 0,
-    augmentation: augmentation_lib.Augmentation | None = None,
+    augmentation: Augmentation | None = None,
     seed: int = 0,
     view: int = 0,
 ) -> tf.data.Dataset:
@@ -167,9 +167,7 @@ def make_evaluation_dataset(
             return preprocessing.prepare_image(encoded, image_size, channels)
         image = preprocessing.decode_image(encoded, channels)
         image_seed = tf.stack([seed, view * num_images + position])
-        return augmentation_lib.augment_image(
-            image, image_seed, image_size, augmentation
-        )
+        return augment_image(image, image_seed, image_size, augmentation)
 
     def prepare(position, serialized):
         is_real = position < num_images
@@ -262,9 +260,9 @@ def iterate_encoded(files: list[str]) -> Iterator[bytes]:
 def read_encoded(files: list[str], indices: list[int]) -> list[bytes]:
     """The encoded images at `indices`, by the order of the shards."""
     wanted = set(indices)
-    found = {
+    images = {
         i: encoded
         for i, encoded in enumerate(iterate_encoded(files))
         if i in wanted
     }
-    return [found[i] for i in indices]
+    return [images[i] for i in indices]

@@ -138,17 +138,17 @@ def prepare_batch(
     """
     shape = [image_size, image_size, channels]
 
-    def decode(one):
-        acceptable = _is_acceptable(one)
+    def decode(encoded):
+        acceptable = _is_acceptable(encoded)
         image = tf.cond(
             acceptable,
-            lambda: prepare_image(one, image_size, channels),
+            lambda: prepare_image(encoded, image_size, channels),
             lambda: tf.zeros(shape),
         )
         return tf.ensure_shape(image, shape), acceptable
 
     return tf.map_fn(
-        lambda one: isolate(decode, one, (tf.zeros(shape), False)),
+        lambda encoded: isolate(decode, encoded, (tf.zeros(shape), False)),
         image_bytes,
         fn_output_signature=(
             tf.TensorSpec(shape, tf.float32),

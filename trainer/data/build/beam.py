@@ -65,20 +65,13 @@ class BeamRunner:
 
     def scan(
         self,
-        found: Sequence[sources.Source],
+        files: Sequence[sources.Source],
         form: training_images.TrainingFormat,
         thumbnails: BinaryIO,
     ) -> tuple[list[scan.ImageFacts], list[scan.ScannedFile]]:
-        """See `scan.scan_files`."""
+        """See `scan.scan_files`; what workers encode cannot wait here."""
         return scan.scan_files(
-            found,
-            self._options,
-            form,
-            self.map_ordered,
-            thumbnails,
-            # What workers encode cannot wait here.
-            spool=None,
-            report_progress=lambda _: None,
+            files, self._options, form, self.map_ordered, thumbnails
         )
 
     def write(

@@ -102,15 +102,15 @@ def find_near_duplicates(
     # Few pairs are not worth the start of the workers.
     if len(candidates) < MIN_PAIRS_FOR_WORKERS:
         num_workers = 1
-    found = []
+    near_pairs = []
     for block in parallel.map_ordered(_confirm, cut_blocks(), num_workers):
         for first, second, agreement in block:
             # Asked again: pairs in flight may have joined the two meanwhile,
             # and how many are in flight must not show in the result.
             if joined.find(first) != joined.find(second):
                 joined.join(first, second)
-                found.append(NearPair(first, second, round(agreement, 3)))
-    return found
+                near_pairs.append(NearPair(first, second, round(agreement, 3)))
+    return near_pairs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,9 +23,6 @@ from trainer.storage import paths
 
 # Near-duplicates are confirmed on thumbnails of this side, in pixels.
 THUMBNAIL_SIZE = 64
-# Shorter identifiers are only taken out where they stand alone: a patient "7"
-# must not cut into every number.
-MIN_IDENTIFIER_LENGTH = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,18 +109,18 @@ class ScannedFile:
 
 
 def scan_files(
-    found: Sequence[sources.Source],
+    files: Sequence[sources.Source],
     options: ReadOptions,
     form: training_images.TrainingFormat,
     map_ordered: Callable[[Callable, Iterable], Iterator],
     thumbnails: BinaryIO,
-    spool: training_images.Spool | None,
-    report_progress: Callable[[int], None],
+    spool: training_images.Spool | None = None,
+    report_progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[ImageFacts], list[ScannedFile]]:
     """Reads every file once.
 
     Args:
-        found: what to read.
+        files: what to read.
         options: how to read it.
         form: how training images are stored.
         map_ordered: calls a function on many items, see `parallel`.
@@ -138,17 +135,17 @@ def scan_files(
             and `spool`.
         unreadable: files that are no image.
     """
-    # A new key every time, so that nobody can look an id up by hashing all
-    # possible ones; nothing that is written depends on it.
     scan_one = functools.partial(
         scan_file,
         options=options,
         form=form,
+        # A new one every time, so that nobody can look an id up by hashing all
+        # possible ones; nothing that is written depends on it.
         key=secrets.token_bytes(32),
         returns_encoded=spool is not None,
     )
     facts, unreadable = [], []
-    for scanned in map_ordered(scan_one, enumerate(found)):
+    for scanned in map_ordered(scan_one, enumerate(files)):
         facts.extend(scanned.images)
         thumbnails.write(b"".join(scanned.thumbnails))
         if spool is not None:
@@ -209,21 +206,17 @@ def scan_file(
     )
 
 
-def hide_identifiers(
-    source: sources.Source, identifiers: tuple[str, ...]
-) -> str:
+def hide_identifiers(source: sources.Source, identifiers: Iterable[str]) -> str:
     """The image id with a mark wherever an identifier stood in it."""
     parts = source.image_id.split("/")
     for identifier in identifiers:
-        pattern = re.escape(identifier)
-        if len(identifier) < MIN_IDENTIFIER_LENGTH:
-            pattern = f"(?<![A-Za-z0-9]){pattern}(?![A-Za-z0-9])"
+        pattern = sources.standing_alone(identifier)
+        if len(identifier) >= sources.MIN_IDENTIFIER_LENGTH:
+            pattern = re.compile(re.escape(identifier), re.IGNORECASE)
         parts = [
             part
             if part == source.class_name
-            else re.sub(
-                pattern, sources.PATIENT_MARK, part, flags=re.IGNORECASE
-            )
+            else pattern.sub(sources.PATIENT_MARK, part)
             for part in parts
         ]
     return "/".join(parts)

@@ -155,11 +155,11 @@ def count_images(
         ValueError: if a split lacks a class. The test split may be empty, and
             it may be the only one: such a set judges models of others.
     """
-    found = collections.Counter(
+    present = collections.Counter(
         zip(split_of_images, class_of_images, strict=True)
     )
     counts = {
-        split: {name: found[split, name] for name in class_names}
+        split: {name: present[split, name] for name in class_names}
         for split in records.SPLITS
     }
     if set(split_of_images) == {"test"}:
