@@ -28,14 +28,7 @@ def assign(
     fold: int,
     seed: int,
 ) -> list[str]:
-    """The split of every image of the pool in one fold.
-
-    Args:
-        index: of the data set.
-        info: likewise.
-        num_folds: in all.
-        fold: which of them is the test split, from 0.
-        seed: another one gives other folds.
+    """The split of every image of the pool in one of several folds.
 
     Returns:
         For the images of train, then of validation, in the order of their
@@ -68,13 +61,13 @@ def write_fold(
     fold_dir: str,
     seed: int,
 ) -> None:
-    """Writes a fold as a data directory; does nothing if it is there.
+    """Writes a fold as a local data directory; does nothing if it is there.
 
     Args:
-        data_dir: of the whole.
-        info: likewise.
+        data_dir: of the whole, as `info`.
+        info: what its `dataset.json` holds.
         split_of_images: from `assign`.
-        fold_dir: where to, on this machine.
+        fold_dir: where to.
         seed: of the shards that training images go to.
     """
     dataset_path = paths.join(fold_dir, records.DATASET_FILE)

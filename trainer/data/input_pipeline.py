@@ -71,8 +71,8 @@ def make_train_dataset(
 ) -> tf.data.Dataset:
     """An endless stream of augmented training batches, one a replica.
 
-    The images are shuffled anew in every epoch, and a batch may reach over
-    the end of one into the next, so that no image is ever dropped.
+    The images are shuffled anew in every epoch, and a batch may reach over the
+    end of one into the next, so that no image is ever dropped.
 
     Args:
         files: TFRecord shards.
@@ -89,9 +89,9 @@ def make_train_dataset(
 
     Returns:
         Dataset of dictionaries: `inputs` float32 `[per_replica_batch,
-        image_size, image_size, channels]` in [0, 255], `labels` int32
-        `[per_replica_batch]`, `places` int64 `[per_replica_batch]`, the place
-        of each image in the global batch.
+        image_size, image_size, channels]` in [0, 255], `labels` int32 and
+        `places` int64, of each image in the global batch,
+        `[per_replica_batch]`.
     """
 
     def prepare(position, serialized):
@@ -137,26 +137,14 @@ def make_evaluation_dataset(
     """Every image exactly once, in the order of the shards, padded.
 
     Padding fills the last global batch, so that all replicas take the same
-    number of steps; it has weight 0.
-
-    Args:
-        files: TFRecord shards.
-        shard_sizes: records in each of them.
-        image_size: height and width of the result, in pixels.
-        channels: 1 or 3.
-        global_batch_size: images per step, over all replicas.
-        per_replica_batch_size: images per element of the result.
-        num_workers: processes that share the stream.
-        worker_index: of this one.
-        augmentation: if given, draw a view instead of resizing.
-        seed: of the augmentation.
-        view: which augmented view to draw.
+    number of steps. For the arguments see `make_train_dataset`; with an
+    augmentation, its view number `view` is drawn instead of resizing.
 
     Returns:
         Dataset of dictionaries: `inputs` float32 `[per_replica_batch,
-        image_size, image_size, channels]` in [0, 255], `indices` int64
-        `[per_replica_batch]`, the place of each image in the split, and
-        `weights` float32 `[per_replica_batch]`, 0 for padding.
+        image_size, image_size, channels]` in [0, 255], and,
+        `[per_replica_batch]`, `indices` int64, places in the split, and
+        `weights` float32, 0 for padding.
     """
     num_images = sum(shard_sizes)
     shape = [image_size, image_size, channels]
@@ -206,13 +194,10 @@ class SplitIndex(typing.NamedTuple):
 def read_index(
     data_dir: str, info: records.DatasetInfo
 ) -> dict[str, SplitIndex]:
-    """Reads every record once and checks that they are the listed ones.
+    """Reads every record of each split once and checks that it is listed.
 
     TFRecord's checksums are verified by the way: later passes over the shards
     may rely on them being whole.
-
-    Returns:
-        Split -> ids, groups and labels.
 
     Raises:
         ValueError: if a split has more or fewer records than `info` says, or

@@ -20,16 +20,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One TFRecord file of a data set.
-
-    Attributes:
-        name: relative to the data directory, for example
-            `train-00003-of-00016.tfrecord`.
-        split: one of `SPLITS`.
-        num_records: records in the file.
-        num_bytes: size of the file.
-        sha256: hex digest of the file.
-    """
+    """One TFRecord file of a data set, with the hex digest of its bytes."""
 
     name: str
     split: str
@@ -174,9 +165,8 @@ def make_example(
     """One image as a serialized tf.Example.
 
     Args:
-        encoded: JPEG or PNG bytes, as `image_format` says, of `height` by
-            `width` pixels.
-        image_format: "jpeg" or "png".
+        encoded: JPEG or PNG bytes, as `image_format` says, "jpeg" or "png".
+        image_format: see `encoded`.
         height: in pixels.
         width: in pixels.
         channels: 1 or 3.
@@ -203,15 +193,11 @@ def make_example(
 
 
 def parse_example(serialized):
-    """Parses a serialized tf.Example in a graph.
-
-    Args:
-        serialized: string scalar.
+    """Parses a serialized tf.Example, a string scalar, in a graph.
 
     Returns:
-        Dictionary of scalars: `image` (string, JPEG or PNG bytes), `id`
-        (string), `group` (string), `label` (int32) and `sha256` (string, of
-        the decoded pixels).
+        Dictionary of scalars: `image` (string, JPEG or PNG bytes), `id`,
+        `group`, `sha256` (of the decoded pixels; strings) and `label` (int32).
     """
     import tensorflow as tf
 

@@ -20,14 +20,8 @@ def make_audit(
     on_leak: str,
     num_left_out: int = 0,
 ) -> dict:
-    """Everything that `audit.json` holds.
-
-    Args:
-        findings: of all images.
-        plan: what is written.
-        shortcut_rows: of `shortcuts.measure_shortcuts`.
-        on_leak: what was done about leaks.
-        num_left_out: files beside the folders of the classes.
+    """Everything that `audit.json` holds; `num_left_out` files lie beside
+    the folders of the classes.
     """
     facts, image_ids = findings.facts, findings.image_ids
     group_names, near_pairs = findings.group_names, findings.near_pairs
@@ -105,8 +99,8 @@ def _conflicts(
 ) -> dict:
     """Groups of copies, or of one patient, with several labels.
 
-    Copies with different labels mean that one is wrong; slices of a patient
-    may differ rightly, so the two are told apart by `same_pixels`.
+    Copies with different labels mean that one is wrong; slices of a patient may
+    differ rightly, so the two are told apart by `same_pixels`.
     """
     members = collections.defaultdict(list)
     for index, name in enumerate(group_names):

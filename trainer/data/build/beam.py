@@ -38,16 +38,10 @@ class BeamRunner:
         beam_options: Sequence[str],
         folder: str,
     ):
-        """Checks the options of Beam.
-
-        Args:
-            options: how files are read.
-            runner: name of a Beam runner, for example "direct" or "dataflow".
-            beam_options: for example `--region=europe-west4`.
-            folder: for intermediate files; all workers must reach it.
+        """Takes a folder for intermediate files that all workers reach.
 
         Raises:
-            ValueError: if Beam refuses its options.
+            ValueError: if Beam refuses the name of its runner or its options.
         """
         self._options = options
         self._folder = folder
@@ -101,10 +95,8 @@ class BeamRunner:
     ) -> Iterator[Result]:
         """Yields `function(item)` for each item, in the order of the items.
 
-        Args:
-            function: picklable, and safe to repeat.
-            items: picklable.
-            chunk_size: items that one worker takes at a time.
+        The function is picklable and safe to repeat; one worker takes
+        `chunk_size` items at a time.
 
         Raises:
             OSError: if the pipeline fails.

@@ -76,8 +76,7 @@ def find_near_duplicates(
     Args:
         thumbnails: uint8 `[num_images, scan.THUMBNAIL_SIZE,
             scan.THUMBNAIL_SIZE]`.
-        joined: sets of images known to belong together; what is found is
-            joined in it.
+        joined: sets of images known to belong together, which it joins further.
         num_workers: processes that confirm candidates.
 
     Returns:
@@ -137,12 +136,11 @@ def measure_agreement(
     """Compares pairs of thumbnails, as they are and aligned.
 
     Args:
-        firsts: uint8 `[num_pairs, size, size]`.
-        seconds: of the same shape.
+        firsts: uint8 `[num_pairs, size, size]`, as `seconds`.
 
     Returns:
-        overall: correlation of the details, `[num_pairs]`, at most 1.
-        worst_tile: the lowest correlation of a tile that has details.
+        Correlation of the details, at most 1: overall, and in the worst tile
+        that has details.
     """
     firsts, seconds = firsts.astype(np.float32), seconds.astype(np.float32)
     details = _details(firsts)
@@ -234,11 +232,7 @@ def _cut_tiles(images: np.ndarray) -> np.ndarray:
 
 
 def _coarse_features(thumbnails: np.ndarray) -> np.ndarray:
-    """Coarse thumbnails as unit vectors, without the set's mean image.
-
-    Returns:
-        float32 `[num_images, COARSE_SIZE ** 2]`.
-    """
+    """Coarse thumbnails as unit vectors, without the set's mean image."""
     factor = scan.THUMBNAIL_SIZE // COARSE_SIZE
     coarse = np.empty((len(thumbnails), COARSE_SIZE**2), np.float32)
     for start in range(0, len(thumbnails), 4096):
@@ -301,11 +295,7 @@ def _cell_centers(features: np.ndarray, num_cells: int) -> np.ndarray:
 
 
 def _nearest_cells(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Indices of the closest centers, the first of all in front.
-
-    Returns:
-        int16 `[num_images, min(NEIGHBOUR_CELLS, num_cells)]`.
-    """
+    """Closest centers, the first in front: int16 `[num_images, probes]`."""
     probes = min(NEIGHBOUR_CELLS, len(centers))
     nearest = np.empty((len(features), probes), np.int16)
     for start in range(0, len(features), BLOCK_SIZE):

@@ -32,12 +32,7 @@ class Leaks:
 
 
 def find_leaks(group_names: Sequence[str], given: Sequence[str]) -> Leaks:
-    """Compares groups with the splits that the user gave.
-
-    Args:
-        group_names: of every image.
-        given: split of every image, "" where Lightbox chooses.
-    """
+    """Compares groups with given splits, "" where Lightbox chooses."""
     splits_of = collections.defaultdict(set)
     for name, split in zip(group_names, given, strict=True):
         if split:
@@ -62,18 +57,13 @@ def resolve(
 ) -> list[str]:
     """The split of every image once leaks are dealt with.
 
-    Args:
-        group_names: of every image.
-        given: split of every image, "" where Lightbox chooses.
-        leaks: as `find_leaks` returned them.
-        on_leak: one of `REMEDIES`.
-
     Returns:
         Splits, "" where Lightbox still chooses, `DROPPED` for images that are
         left out.
 
     Raises:
-        ValueError: if there are leaks and `on_leak` is "error".
+        ValueError: if there are leaks and `on_leak`, one of `REMEDIES`, is
+            "error".
     """
     if not leaks.groups or on_leak == "allow":
         return list(given)

@@ -124,12 +124,8 @@ def fetch_earlier(output_dir: str) -> str:
 def publish_remotely(
     local_dir: str, output_dir: str, shard_names: Sequence[str]
 ) -> None:
-    """Moves new shards of a bucket in, and copies what describes them.
-
-    Args:
-        local_dir: folder of `dataset.json` and the reports.
-        output_dir: where all goes; the shards are in `BUILDING` below it.
-        shard_names: of the new shards.
+    """Moves the new shards of a bucket in from `BUILDING`, and copies the local
+    files that describe them.
     """
     from trainer.storage import buckets
 
@@ -215,13 +211,7 @@ def _to_csv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
 def refuse_unreadable(
     output_dir: str, unreadable: Sequence[scan.ScannedFile], has_images: bool
 ) -> None:
-    """Lists unreadable files in `unreadable.csv` and raises ValueError.
-
-    Args:
-        output_dir: where the list goes.
-        unreadable: files that are no image.
-        has_images: whether others are.
-    """
+    """Lists unreadable files in `unreadable.csv` and raises ValueError."""
     path = os.path.join(output_dir, UNREADABLE_FILE)
     paths.write_atomically(path, _unreadable_csv(unreadable))
     shown = "; ".join(
@@ -248,11 +238,7 @@ def visible_id(file: scan.ScannedFile) -> str:
 def read_columns(
     data_dir: str, columns: Sequence[str] = ()
 ) -> dict[str, dict[str, str]]:
-    """Values of the manifest's columns that a build kept.
-
-    Args:
-        data_dir: a data directory.
-        columns: wanted; all that were kept if empty.
+    """Values of the manifest's columns that a build kept, or of some of them.
 
     Returns:
         Column -> image id -> value.
@@ -285,10 +271,8 @@ def read_previous_splits(
 ) -> dict[str, str]:
     """The split of each image of an earlier build, by pixel hash and by id.
 
-    Args:
-        data_dir: a data directory, or a folder without one.
-        options: if given, only a build with the same options of the split
-            counts: another seed asks for other splits.
+    If options are given, only a build with the same ones of the split counts:
+    another seed asks for other splits.
     """
     dataset_file = os.path.join(data_dir, records.DATASET_FILE)
     images_file = os.path.join(data_dir, IMAGES_FILE)

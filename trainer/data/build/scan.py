@@ -55,14 +55,8 @@ class ImageFacts:
         patient_key: keyed hash of the patient id, "" if unknown.
         sha256: of the decoded pixels.
         file_sha256: of the whole file. Never to be written.
-        kept_format: see `Image`.
-        width: in pixels.
-        height: in pixels.
+        kept_format: see `Image`, as for what is not listed here.
         channels: 1 if grey, else 3.
-        source_format: of the file.
-        bit_depth: bits per channel in the file.
-        quality: estimated JPEG quality, 0 for other formats.
-        num_bytes: of the file, shared among its images.
         mean_brightness: in [0, 255].
         border_brightness: mean of the outermost pixels, in [0, 255].
         training_bytes: of `training_images.Encoded`, grey and colour.
@@ -131,9 +125,8 @@ def scan_files(
         report_progress: called with the number of files just read.
 
     Returns:
-        facts: of the images, in the order of the sources, as in `thumbnails`
-            and `spool`.
-        unreadable: files that are no image.
+        Facts of the images, in the order of the sources, as in `thumbnails` and
+        `spool`; and the files that are no image.
     """
     scan_one = functools.partial(
         scan_file,
@@ -170,14 +163,9 @@ def scan_file(
     key: bytes,
     returns_encoded: bool = True,
 ) -> ScannedFile:
-    """Reads one file.
+    """Reads a source, which comes with its place among all.
 
-    Args:
-        indexed_source: place in the list of sources, and the source.
-        options: how to read it.
-        form: how training images are stored.
-        key: of the hash of patient ids.
-        returns_encoded: whether the images as for training are returned.
+    Patient ids are hashed with the key.
     """
     index, source = indexed_source
     given = (source.patient_id,) if source.patient_id else ()
@@ -265,11 +253,7 @@ def _describe(
 
 
 def make_thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """Squeezes an image into a small grey square.
-
-    Returns:
-        uint8 `[THUMBNAIL_SIZE, THUMBNAIL_SIZE]`.
-    """
+    """Squeezes an image into a small grey square, uint8."""
     grey = PIL.Image.fromarray(pixels).convert("L")
     size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     return np.asarray(grey.resize(size, PIL.Image.Resampling.BOX))

@@ -19,11 +19,7 @@ MIN_TRAIN_SHARDS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One image with all that was decided about it.
-
-    Attributes:
-        scan_index: its place among all images that were read.
-    """
+    """One image, at its place among all that were read, with its split."""
 
     image_id: str
     group: str
@@ -43,13 +39,7 @@ class FileTask:
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """One shard to write.
-
-    Attributes:
-        name: of the file.
-        split: one of `records.SPLITS`.
-        files: in the order of the records.
-    """
+    """One shard to write: its files are in the order of the records."""
 
     name: str
     split: str

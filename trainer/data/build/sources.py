@@ -281,10 +281,8 @@ def check_classes(sources: list[Source]) -> tuple[str, ...]:
 def find_patients(sources: list[Source], pattern: str) -> list[Source]:
     """Takes patient ids out of the paths.
 
-    Args:
-        sources: what to look at.
-        pattern: regular expression that is searched for in the relative path;
-            its first group is the patient id, or all of it if it has none.
+    The pattern is searched for in the relative path; its first group is the id,
+    or all of it if it has none.
 
     Raises:
         ValueError: if it is no regular expression, or a path does not match.

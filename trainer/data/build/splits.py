@@ -92,11 +92,11 @@ def split_images(
     """The split of every image.
 
     Args:
-        group_names: of every image.
-        class_names: of every image.
-        given: split that the user gave to each image, all "" if none. If no
-            image has "validation", it is taken from the training groups.
-        previous: split of each image in an earlier build, "" if it is new.
+        group_names: of every image, as what follows.
+        class_names: the labels.
+        given: splits that the user gave, all "" if none. If no image has
+            "validation", it is taken from the training groups.
+        previous: splits of an earlier build, "" for a new image.
         options: how the rest is shared out.
 
     Raises:
@@ -202,16 +202,13 @@ def _collect_groups(
 def assign_splits(
     groups: Sequence[Group], fractions: Mapping[str, float], seed: int
 ) -> dict[str, str]:
-    """Assigns every group to a split.
+    """Assigns a split to every group, by name.
 
     Args:
         groups: those with a split keep it and count towards its fraction.
-        fractions: of the images per split, which sum to 1; a split without
-            one, or with 0, gets no groups but those that are given to it.
+        fractions: of the images per split, which sum to 1; a split without one,
+            or with 0, gets no groups but those that are given to it.
         seed: another one gives another assignment.
-
-    Returns:
-        Split per group name.
 
     Raises:
         ValueError: if a class has too few groups for the splits.
@@ -239,7 +236,7 @@ def assign_fold(
 ) -> dict[str, str]:
     """Assigns one of `num_folds` even parts to the test split.
 
-    Every group is in the test split of exactly one fold. The rest is divided
+    Every group is in the test split of exactly one fold; the rest is divided
     into training and validation.
 
     Raises:

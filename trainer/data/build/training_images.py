@@ -58,12 +58,10 @@ def training_shape(
 
 
 def encode_for_training(pixels: np.ndarray, form: TrainingFormat) -> Encoded:
-    """Scales an image down and encodes it.
+    """Scales uint8 pixels down and encodes them.
 
-    Args:
-        pixels: uint8 `[height, width]` or `[height, width, 3]`.
-        form: how it is stored. Without a number of channels, an image that
-            counts as grey though its channels differ is encoded for both.
+    Without a number of channels, an image that counts as grey though its
+    channels differ is encoded for both.
     """
     image = PIL.Image.fromarray(pixels)
     if pixels.ndim == 2:

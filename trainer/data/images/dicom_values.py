@@ -38,13 +38,7 @@ def to_grey(
     index: int,
     fallback: Window,
 ) -> np.ndarray:
-    """One frame through its rescaling and its VOI LUT or window.
-
-    Args:
-        dataset: the file.
-        frame: stored values `[height, width]`.
-        index: of the frame.
-        fallback: window, if the file has none.
+    """A frame through its rescaling and its VOI LUT or window, else `fallback`.
 
     Returns:
         uint8 `[height, width]`, before any inversion.
@@ -99,10 +93,7 @@ def default_window(dataset, frames: np.ndarray) -> Window:
 
 
 def _is_padding(dataset, frame: np.ndarray) -> np.ndarray:
-    """Where a frame lies outside of the field of view.
-
-    That must not set the window.
-    """
+    """Where a frame lies outside of the field of view; that sets no window."""
     first = dataset.get("PixelPaddingValue")
     if first is None:
         return np.zeros(frame.shape, bool)

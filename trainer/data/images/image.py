@@ -134,11 +134,7 @@ def check_volume(shape: tuple[int, ...], item_bytes: int) -> None:
 
 
 def find_window(values: np.ndarray) -> Window:
-    """Center and width that show all but a few outliers.
-
-    Args:
-        values: of any shape and number type; NaN and infinity do not count.
-    """
+    """The window that shows all finite values but a few outliers."""
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
     if values.size == 0:
@@ -150,11 +146,9 @@ def find_window(values: np.ndarray) -> Window:
 
 
 def apply_window(values: np.ndarray, window: Window | None) -> np.ndarray:
-    """Maps values to uint8 in [0, 255].
+    """Maps values, of which NaN becomes 0, to uint8 in [0, 255].
 
-    Args:
-        values: of any shape and number type; NaN becomes 0.
-        window: (center, width); robust percentiles if None.
+    Without a window, robust percentiles are one.
     """
     center, width = find_window(values) if window is None else window
     if width <= 0:

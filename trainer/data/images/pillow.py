@@ -138,12 +138,7 @@ def _is_rotated(opened: PIL.Image.Image) -> bool:
 
 
 def _to_uint8(opened: PIL.Image.Image, window: Window | None) -> np.ndarray:
-    """Upright pixels; transparency is ignored, as TensorFlow does.
-
-    Returns:
-        uint8 `[height, width]`, or `[height, width, 3]` if the channels differ
-        anywhere.
-    """
+    """Upright pixels; transparency is ignored, as TensorFlow does."""
     upright = opened
     if _is_rotated(opened):
         upright = PIL.ImageOps.exif_transpose(opened)
