@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
             info = dataset.build(options)
         except (ValueError, OSError) as error:
             sys.exit(f"build_records: {error}")
-        print(_summarize(info))
+        print(records.describe(info))
         audit_path = paths.join(options.output_dir, output.AUDIT_FILE)
         for line in audit.summarize(json.loads(paths.read_bytes(audit_path))):
             print(f"- {line}")
@@ -91,17 +91,6 @@ def _stage_manifest(place: staging.Workspace, path: str) -> str:
     return os.path.join(
         place.stage(folder, "manifest", wanted.__contains__), name
     )
-
-
-def _summarize(info: records.DatasetInfo) -> str:
-    width = max(len(name) for name in (*info.class_names, "class"))
-    lines = [f"{'class':<{width}}" + "".join(f"{s:>12}" for s in info.splits)]
-    for name in info.class_names:
-        cells = "".join(f"{info.counts[s][name]:>12,}" for s in info.splits)
-        lines.append(f"{name:<{width}}{cells}")
-    kind = "grey (one channel)" if info.channels == 1 else "colour"
-    lines.append(f"stored as {kind}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

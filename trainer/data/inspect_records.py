@@ -37,32 +37,6 @@ def check_shards(data_dir: str, info: records.DatasetInfo) -> None:
             )
 
 
-def describe(info: records.DatasetInfo) -> str:
-    """Counts per split and class, with shares of the split."""
-    width = max(len(name) for name in (*info.class_names, "class"))
-    lines = [f"{'class':<{width}}" + "".join(f"{s:>18}" for s in info.splits)]
-    for name in info.class_names:
-        line = f"{name:<{width}}"
-        for split in info.splits:
-            count = info.counts[split][name]
-            share = count / info.num_images(split)
-            line += f"{f'{count:,} ({share:.0%})':>18}"
-        lines.append(line)
-    totals = "".join(f"{info.num_images(s):>18,}" for s in info.splits)
-    lines.append(f"{'all':<{width}}{totals}")
-    lines.append(
-        f"{info.channels} channel{'s' if info.channels > 1 else ''}, "
-        f"{len(info.shards)} shards, fingerprint {info.fingerprint[:16]}"
-    )
-    if info.leaks:
-        lines.append(
-            f"{info.leaks} validation and test images share a patient or are "
-            "copies of images of another split (--on_leak=allow): results on "
-            "them are inflated."
-        )
-    return "\n".join(lines)
-
-
 def read_samples(
     data_dir: str, info: records.DatasetInfo, num_samples: int
 ) -> dict[str, list[bytes]]:
@@ -135,7 +109,7 @@ def inspect(data_dir: str, sheet_path: str, num_samples: int, seed: int) -> str:
     samples = read_samples(data_dir, info, num_samples)
     os.makedirs(os.path.dirname(sheet_path) or ".", exist_ok=True)
     draw_sheet(samples, info.channels, seed).save(sheet_path, "PNG")
-    return describe(info)
+    return records.describe(info)
 
 
 def _define_flags() -> None:

@@ -120,6 +120,32 @@ class DatasetInfo:
             ) from error
 
 
+def describe(info: DatasetInfo) -> str:
+    """Counts per split and class, with shares of the split."""
+    width = max(len(name) for name in (*info.class_names, "class"))
+    lines = [f"{'class':<{width}}" + "".join(f"{s:>18}" for s in info.splits)]
+    for name in info.class_names:
+        line = f"{name:<{width}}"
+        for split in info.splits:
+            count = info.counts[split][name]
+            share = count / info.num_images(split)
+            line += f"{f'{count:,} ({share:.0%})':>18}"
+        lines.append(line)
+    totals = "".join(f"{info.num_images(s):>18,}" for s in info.splits)
+    lines.append(f"{'all':<{width}}{totals}")
+    lines.append(
+        f"{info.channels} channel{'s' if info.channels > 1 else ''}, "
+        f"{len(info.shards)} shards, fingerprint {info.fingerprint[:16]}"
+    )
+    if info.leaks:
+        lines.append(
+            f"{info.leaks} validation and test images share a patient or are "
+            "copies of images of another split (--on_leak=allow): results on "
+            "them are inflated."
+        )
+    return "\n".join(lines)
+
+
 def default_positive_class(class_names: Iterable[str]) -> str | None:
     """The positive one of two classes: the last, and `X` of `no_X` and `X`."""
     names = sorted(class_names)

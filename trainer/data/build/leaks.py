@@ -8,8 +8,6 @@ from trainer.data import records
 
 # What `--on_leak` accepts.
 REMEDIES = ("error", "move", "drop", "allow")
-# A published test set stays whole, then the validation set.
-_PRECEDENCE = ("test", "validation", "train")
 DROPPED = "dropped"
 
 
@@ -74,7 +72,8 @@ def resolve(
         held[name].add(split)
     resolved = []
     for name, split in zip(group_names, given, strict=True):
-        target = next((s for s in _PRECEDENCE if s in held[name]), "")
+        # A published test set stays whole, then the validation set.
+        target = next((s for s in records.SPLITS[::-1] if s in held[name]), "")
         if not split or split == target:
             resolved.append(split)
         else:

@@ -81,6 +81,14 @@ class SplitOptions:
                 f"Received: fold={self.fold}, num_folds={self.num_folds}."
             )
 
+    def fractions(self, test_fraction: float = 0.0) -> dict[str, float]:
+        """Of the images per split."""
+        return {
+            "train": 1 - self.validation_fraction - test_fraction,
+            "validation": self.validation_fraction,
+            "test": test_fraction,
+        }
+
 
 def split_images(
     group_names: Sequence[str],
@@ -107,12 +115,7 @@ def split_images(
         if options.num_folds:
             assigned = assign_fold(groups, options)
         else:
-            rest = 1 - options.validation_fraction - options.test_fraction
-            fractions = {
-                "train": rest,
-                "validation": options.validation_fraction,
-                "test": options.test_fraction,
-            }
+            fractions = options.fractions(options.test_fraction)
             assigned = assign_splits(groups, fractions, options.seed)
         return [assigned[name] for name in group_names]
     if options.num_folds:
@@ -133,11 +136,7 @@ def split_images(
             for values in (group_names, class_names, previous)
         )
     )
-    fractions = {
-        "train": 1 - options.validation_fraction,
-        "validation": options.validation_fraction,
-    }
-    assigned = assign_splits(groups, fractions, options.seed)
+    assigned = assign_splits(groups, options.fractions(), options.seed)
     return [
         assigned[name] if o else split
         for name, split, o in zip(group_names, given, is_open, strict=True)
@@ -188,12 +187,11 @@ def _collect_groups(
         held[name].add(split)
     # A new image may join groups that were in several splits: what was once
     # tested on must not be trained on.
-    order = ("test", "validation", "train")
     return [
         Group(
             name,
             dict(counts[name]),
-            next((s for s in order if s in held[name]), ""),
+            next((s for s in records.SPLITS[::-1] if s in held[name]), ""),
         )
         for name in sorted(counts)
     ]
@@ -214,11 +212,7 @@ def assign_splits(
         ValueError: if a class has too few groups for the splits.
     """
     assigned = {group.name: group.split for group in groups if group.split}
-    by_class = collections.defaultdict(list)
-    for group in groups:
-        by_class[group.main_class].append(group)
-    for class_name in sorted(by_class):
-        members = by_class[class_name]
+    for _, members in _by_class(groups):
         open_groups = sorted(
             (group for group in members if not group.split),
             key=lambda group: _place(group.name, seed),
@@ -243,11 +237,8 @@ def assign_fold(
         ValueError: if a class has fewer groups than there are folds.
     """
     num_folds = options.num_folds
-    by_class = collections.defaultdict(list)
-    for group in groups:
-        by_class[group.main_class].append(group)
     in_test = []
-    for class_name, members in by_class.items():
+    for class_name, members in _by_class(groups):
         if len(members) < num_folds:
             raise ValueError(
                 f"--num_folds={num_folds} needs as many groups (patients, or "
@@ -263,12 +254,16 @@ def assign_fold(
             if smallest == options.fold:
                 in_test.append(group.name)
     rest = [group for group in groups if group.name not in in_test]
-    fractions = {
-        "train": 1 - options.validation_fraction,
-        "validation": options.validation_fraction,
-    }
-    assigned = assign_splits(rest, fractions, options.seed)
+    assigned = assign_splits(rest, options.fractions(), options.seed)
     return {**assigned, **dict.fromkeys(in_test, "test")}
+
+
+def _by_class(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """Groups by their main class, in the order of its name."""
+    by_class = collections.defaultdict(list)
+    for group in groups:
+        by_class[group.main_class].append(group)
+    return sorted(by_class.items())
 
 
 def _place(name: str, seed: int) -> bytes:
@@ -281,7 +276,7 @@ def _remaining_sizes(
     """Images that each split still needs, in the order of the line."""
     total = sum(group.size for group in members)
     remaining = {}
-    for split in ("test", "validation", "train"):
+    for split in records.SPLITS[::-1]:
         taken = sum(group.size for group in members if group.split == split)
         wanted = fractions.get(split, 0) * total
         remaining[split] = max(wanted - taken, 0)

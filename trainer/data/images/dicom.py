@@ -5,10 +5,12 @@ values become grey ones, and whatever would be too large is refused before it
 is unfolded. No text of the header gets into a message: it may name a patient.
 """
 
+import contextlib
 import io
 import logging
 import warnings
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pydicom
@@ -58,14 +60,22 @@ def read_images(data: bytes, window: Window | None) -> list[Image]:
         _check_header(dataset)
         _check_syntax(dataset)
         frames = _decode(dataset)
-        try:
+        with _refusing("its DICOM header has wrong values ({kind})"):
             return _convert(dataset, frames, window, len(data))
-        # Any element can be damaged in any way.
-        except Exception as error:
-            kind = type(error).__name__
-            raise ValueError(
-                f"its DICOM header has wrong values ({kind})"
-            ) from error
+
+
+@contextlib.contextmanager
+def _refusing(reason: str) -> Iterator[None]:
+    """Gives any error the words of ours, with its `kind`.
+
+    Any element can be damaged in any way, and neither pydicom nor the decoders
+    promise a set of errors; their text may name a patient.
+    """
+    try:
+        yield
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(reason.format(kind=kind)) from error
 
 
 def _check_deflated(data: bytes) -> None:
@@ -92,7 +102,7 @@ def _check_deflated(data: bytes) -> None:
 
 def _parse(data: bytes):
     config.settings.reading_validation_mode = config.IGNORE
-    try:
+    with _refusing("it is a damaged DICOM file ({kind})"):
         # force: some scanners leave the preamble out.
         dataset = pydicom.dcmread(io.BytesIO(data), force=True)
         if not dataset.file_meta.get("TransferSyntaxUID"):
@@ -105,10 +115,6 @@ def _parse(data: bytes):
         # Elements are decoded when they are first asked for.
         for name in ("MediaStorageSOPClassUID", *_PIXEL_NAMES):
             dataset.file_meta.get(name), dataset.get(name)
-    # pydicom promises no set of errors for damaged files.
-    except Exception as error:
-        kind = type(error).__name__
-        raise ValueError(f"it is a damaged DICOM file ({kind})") from error
     return dataset
 
 
@@ -142,11 +148,8 @@ def _check_header(dataset) -> None:
 
 
 def _get(dataset, name: str):
-    try:
+    with _refusing(f"its DICOM header has a wrong {name}"):
         return dataset.get(name)
-    # See `_parse`.
-    except Exception as error:
-        raise ValueError(f"its DICOM header has a wrong {name}") from error
 
 
 def _whole(dataset, name: str, default: int | None = None) -> int:
@@ -180,28 +183,23 @@ def _check_syntax(dataset) -> None:
     if not syntax.is_encapsulated:
         _check_length(dataset)
         return
-    try:
-        sizes = [_compressed_size(f) for f in _compressed_frames(dataset)]
-    # See `_parse`.
-    except Exception as error:
-        raise ValueError(
-            f"its DICOM pixel data ({name}) cannot be decoded; it is damaged "
-            "or cut off"
-        ) from error
+    with _refusing(
+        f"its DICOM pixel data ({name}) cannot be decoded; it is damaged or "
+        "cut off"
+    ):
+        frames = encaps.generate_frames(
+            dataset.PixelData,
+            number_of_frames=_whole(dataset, "NumberOfFrames", 1),
+        )
+        sizes = [_compressed_size(frame) for frame in frames]
     for size in sizes:
         if size is not None:
             check_size(*size)
 
 
 def _check_length(dataset) -> None:
-    try:
+    with _refusing("its DICOM header does not describe its pixels ({kind})"):
         expected = utils.get_expected_length(dataset)
-    # See `_parse`.
-    except Exception as error:
-        kind = type(error).__name__
-        raise ValueError(
-            f"its DICOM header does not describe its pixels ({kind})"
-        ) from error
     received = next(
         len(dataset[name].value) for name in _PIXEL_NAMES if name in dataset
     )
@@ -216,13 +214,6 @@ def _syntax_name(dataset) -> str:
     syntax = dataset.file_meta.TransferSyntaxUID
     # The name of an unknown one is itself, which may be anything.
     return "a private one" if syntax.name == str(syntax) else syntax.name
-
-
-def _compressed_frames(dataset):
-    num_frames = _whole(dataset, "NumberOfFrames", 1)
-    return encaps.generate_frames(
-        dataset.PixelData, number_of_frames=num_frames
-    )
 
 
 def _compressed_size(frame: bytes) -> tuple[int, int] | None:
@@ -256,7 +247,10 @@ def _compressed_size(frame: bytes) -> tuple[int, int] | None:
 
 def _decode(dataset) -> np.ndarray:
     """Stored values `[frame, row, column]`, or uint `[..., 3]` of colours."""
-    try:
+    with _refusing(
+        f"its DICOM pixel data ({_syntax_name(dataset)}) cannot be decoded; it "
+        "is damaged, cut off, or not what its header says"
+    ):
         # pylibjpeg's decoder, in Rust, panics on damaged runs.
         is_rle = dataset.file_meta.TransferSyntaxUID == uid.RLELossless
         plugin = "pydicom" if is_rle else ""
@@ -272,12 +266,6 @@ def _decode(dataset) -> np.ndarray:
         # A single frame may come with or without its axis.
         rank = 2 if _whole(dataset, "SamplesPerPixel", 1) == 1 else 3
         return values.reshape(-1, *values.shape[values.ndim - rank :])
-    # The decoders promise no set of errors either.
-    except Exception as error:
-        raise ValueError(
-            f"its DICOM pixel data ({_syntax_name(dataset)}) cannot be "
-            "decoded; it is damaged, cut off, or not what its header says"
-        ) from error
 
 
 def _convert(
