@@ -1,6 +1,10 @@
 """Images, files and data sets that the tests of this room make."""
 
+import filecmp
 import io
+import os
+import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -19,6 +23,13 @@ def build(input_dir, output_dir, **settings):
     return dataset.build(
         BuildOptions(str(output_dir), str(input_dir), **settings)
     )
+
+
+def assert_same_files(first, second):
+    names = sorted(os.listdir(first))
+    assert sorted(os.listdir(second)) == names
+    _, different, errors = filecmp.cmpfiles(first, second, names, shallow=False)
+    assert (different, errors) == ([], [])
 
 
 def make_head(seed: int, height: float = 0.0, size: int = 160) -> np.ndarray:
@@ -99,31 +110,60 @@ def colour() -> np.ndarray:
     return np.stack([grey, 255 - grey, grey // 2], axis=-1)
 
 
-def save(path, image, image_format, **options):
+def encode(image, image_format="PNG", **options) -> bytes:
+    """A file of pixels, or of an image of Pillow."""
     if isinstance(image, np.ndarray):
         image = PIL.Image.fromarray(image)
-    image.save(path, image_format, **options)
-    return str(path)
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
 
 
-def read_one(path) -> Image:
-    (image,) = readers.read_images(str(path))
+def read_one(data: bytes, **window) -> Image:
+    """The only image of a file."""
+    (image,) = readers.decode_images(data, **window)
     return image
 
 
-def write_dicom(path, values, patient_id="PAT-SECRET-1", **elements):
+def bomb(image_format: str, side: int = 30_000) -> bytes:
+    """A small file whose header announces 30,000 x 30,000 pixels."""
+    if image_format == "TIFF":
+        entries = [(256, side), (257, side), (258, 8), (259, 1), (262, 1)]
+        entries += [(273, 8), (277, 1), (278, side), (279, 99)]
+        body = b"".join(struct.pack("<HHII", t, 4, 1, v) for t, v in entries)
+        head = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+        return head + body + b"\0" * 100
+    data = bytearray(encode(gradient(), image_format))
+    if image_format == "PNG":
+        data[16:24] = struct.pack(">II", side, side)
+        # The header has a checksum, which Pillow looks at.
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    elif image_format == "JPEG":
+        start = data.index(b"\xff\xc0")
+        data[start + 5 : start + 9] = struct.pack(">HH", side, side)
+    elif image_format == "BMP":
+        data[18:26] = struct.pack("<ii", side, side)
+    else:
+        data[6:10] = struct.pack("<HH", side, side)
+    return bytes(data)
+
+
+def make_dicom(
+    values, *, syntax="", frames=None, without=(), **elements
+) -> bytes:
+    """A DICOM file, plain or with compressed frames as they are given."""
     pydicom = pytest.importorskip("pydicom")
-    from pydicom import uid
+    from pydicom import encaps, uid
 
     meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = uid.UID(syntax or uid.ExplicitVRLittleEndian)
     meta.MediaStorageSOPClassUID = uid.SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = uid.generate_uid()
     dataset = pydicom.Dataset()
     dataset.file_meta = meta
     dataset.SOPClassUID = meta.MediaStorageSOPClassUID
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    dataset.PatientID = patient_id
+    dataset.PatientID = "PAT-SECRET-1"
     dataset.PatientName = "Secretname^Hidden"
     dataset.Rows, dataset.Columns = values.shape[-2:]
     dataset.SamplesPerPixel = 1
@@ -134,12 +174,23 @@ def write_dicom(path, values, patient_id="PAT-SECRET-1", **elements):
     dataset.PixelData = values.tobytes()
     for name, value in elements.items():
         setattr(dataset, name, value)
-    dataset.save_as(path, enforce_file_format=True)
-    return str(path)
+    for name in without:
+        delattr(dataset, name)
+    if frames is not None:
+        dataset.PixelData = encaps.encapsulate(frames)
+    if frames is not None or syntax == uid.ExplicitVRBigEndian:
+        dataset["PixelData"].VR = "OB"
+    buffer = io.BytesIO()
+    dataset.save_as(
+        buffer,
+        implicit_vr=False,
+        little_endian=syntax != uid.ExplicitVRBigEndian,
+        enforce_file_format=True,
+    )
+    return buffer.getvalue()
 
 
-def write_nifti(path, volume, affine=None):
+def make_nifti(volume, affine=None) -> bytes:
     nibabel = pytest.importorskip("nibabel")
     affine = np.eye(4) if affine is None else affine
-    nibabel.save(nibabel.Nifti1Image(volume, affine), path)
-    return str(path)
+    return nibabel.Nifti1Image(volume, affine).to_bytes()

@@ -1,6 +1,5 @@
 """The build on Apache Beam's direct runner equals the one on this machine."""
 
-import filecmp
 import os
 
 import PIL.Image
@@ -8,7 +7,7 @@ import pytest
 
 pytest.importorskip("apache_beam")
 
-from tests.data.builders import build, make_head
+from tests.data.builders import assert_same_files, build, make_head
 from trainer.data import records
 from trainer.data.build import beam, output, scan, shards
 from trainer.storage import buckets
@@ -45,13 +44,6 @@ def url(bucket_name, folders):
     for path in folders.rglob("*.*"):
         folder.upload(str(path), str(path.relative_to(folders)))
     return f"gs://{bucket_name}"
-
-
-def assert_same_files(first, second):
-    names = sorted(os.listdir(first))
-    assert sorted(os.listdir(second)) == names
-    _, different, errors = filecmp.cmpfiles(first, second, names, shallow=False)
-    assert (different, errors) == ([], [])
 
 
 def test_direct_runner_writes_the_bytes_of_a_local_build(folders, tmp_path):

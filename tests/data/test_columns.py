@@ -37,13 +37,13 @@ def test_kept_columns_are_found_by_image(tmp_path):
         manifest=str(path),
         columns=["sex", "age"],
     )
-    found = output.read_columns(str(tmp_path / "records"))
-    assert set(found) == {"sex", "age"}
-    assert len(found["sex"]) == 60
-    for image_id, age in found["age"].items():
+    columns = output.read_columns(str(tmp_path / "records"))
+    assert set(columns) == {"sex", "age"}
+    assert len(columns["sex"]) == 60
+    for image_id, age in columns["age"].items():
         i = int(image_id.removesuffix(".png").rsplit("_", 1)[1])
         assert age == str(20 + i // 2)
-        assert found["sex"][image_id] == "FM"[i // 2 % 3 == 0]
+        assert columns["sex"][image_id] == "FM"[i // 2 % 3 == 0]
     assert list(output.read_columns(str(tmp_path / "records"), ["sex"])) == [
         "sex"
     ]
@@ -88,8 +88,8 @@ def test_age_that_is_another_ones_short_id_is_kept(tmp_path):
         rows.append(f"{i}.png,x,{i},{2 * i}")
     path = tmp_path / "manifest.csv"
     path.write_text("\n".join(rows))
-    found = manifest.read_manifest(str(path), columns=["age"])
-    assert [source.columns for source in found] == [("0",), ("2",), ("4",)]
+    files = manifest.read_manifest(str(path), columns=["age"])
+    assert [source.columns for source in files] == [("0",), ("2",), ("4",)]
 
 
 def test_columns_of_folders_are_refused(tmp_path):

@@ -15,29 +15,29 @@ BRAIN = SHARED / "data" / "brain_mri_253"
 def find_pairs(images, num_workers=1):
     thumbnails = np.stack([scan.make_thumbnail(image) for image in images])
     sets = groups.UnionFind(len(images))
-    found = duplicates.find_near_duplicates(thumbnails, sets, num_workers)
-    return found, sets
+    pairs = duplicates.find_near_duplicates(thumbnails, sets, num_workers)
+    return pairs, sets
 
 
 @pytest.mark.parametrize("name", COPIES)
 def test_planted_copy_is_found_among_other_heads(name):
     others = [make_head(seed) for seed in range(1, 40)]
-    found, _ = find_pairs([HEAD, *others, COPIES[name]])
-    assert [(p.first, p.second) for p in found] == [(0, 40)]
+    pairs, _ = find_pairs([HEAD, *others, COPIES[name]])
+    assert [(p.first, p.second) for p in pairs] == [(0, 40)]
 
 
 def test_neighbouring_slices_and_mirrored_heads_are_not_merged():
     slices = [make_head(0, height) for height in (0.0, 1.0, 2.0)]
     others = [make_head(seed) for seed in range(1, 40)]
     mirrored = [np.ascontiguousarray(HEAD[:, ::-1])]
-    found, _ = find_pairs([*slices, *mirrored, *others])
-    assert found == []
+    pairs, _ = find_pairs([*slices, *mirrored, *others])
+    assert pairs == []
 
 
 def test_a_chain_of_copies_is_one_group():
     images = [HEAD, COPIES["re-encoded"], COPIES["brighter"], make_head(1)]
-    found, sets = find_pairs(images)
-    assert len(found) == 2
+    pairs, sets = find_pairs(images)
+    assert len(pairs) == 2
     assert len({sets.find(i) for i in range(3)}) == 1
     assert sets.find(3) == 3
 
