@@ -281,6 +281,17 @@ class Folder:
         with _open(content) as file:
             return blob.crc32c == _crc32c(file)
 
+    def rename(self, name: str, new_name: str) -> None:
+        """Gives an object another name below the folder, replacing any there.
+
+        Raises:
+            OSError: if it cannot be copied or deleted.
+        """
+        with explained(f"{self.url}/{name}"):
+            self._bucket.rename_blob(
+                self._bucket.blob(self._prefix + name), self._prefix + new_name
+            )
+
     def delete(self, name: str, generation: int | None = None) -> None:
         """Deletes an object; nothing if it is gone.
 

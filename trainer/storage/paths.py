@@ -7,6 +7,7 @@ checksums and retries. Commands bring whole directories here and back, see
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -96,3 +97,19 @@ def remove(path: str) -> None:
     """Deletes a local file, if it is there."""
     if os.path.exists(path):
         os.remove(path)
+
+
+def remove_folder(path: str) -> None:
+    """Deletes a folder with all that is in it, if it is there.
+
+    Raises:
+        OSError: if something in a bucket cannot be deleted.
+    """
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    from trainer.storage import buckets
+
+    folder = buckets.Folder(path)
+    for name in folder.list():
+        folder.delete(name)
