@@ -24,7 +24,7 @@ setuptools.setup(
         include=["trainer*", "tuning*", "serving*", "deploy*"]
     ),
     package_data={
-        "serving": ["page_files/*"],
+        "serving.server": ["page_files/*"],
         "trainer.report": ["templates/*"],
         "tuning": ["templates/*"],
     },

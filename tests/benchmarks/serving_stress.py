@@ -20,7 +20,8 @@ flags.DEFINE_float("duration_s", 60.0, "Of the whole run.")
 def main(argv):
     import tensorflow as tf
 
-    from tests.serving import conftest, stress
+    from tests.serving import conftest
+    from tests.serving.server import stress
 
     scratch = pathlib.Path(tempfile.mkdtemp())
     for version, operating_point in ((1, 0.5), (2, 0.9)):

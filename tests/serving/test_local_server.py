@@ -81,7 +81,7 @@ def test_warm_up_requests_are_replayed(saved_models, tmp_path):
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
-    from serving import saved_models as loader
+    from serving.server import saved_models as loader
 
     directory = tmp_path / "1"
     shutil.copytree(saved_models / "1", directory)
@@ -106,7 +106,7 @@ def test_warm_up_requests_are_replayed(saved_models, tmp_path):
 def test_file_that_differs_from_the_manifest_does_not_load(
     saved_models, tmp_path
 ):
-    from serving import saved_models as loader
+    from serving.server import saved_models as loader
 
     directory = tmp_path / "1"
     shutil.copytree(saved_models / "1", directory)

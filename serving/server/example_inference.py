@@ -17,7 +17,8 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving import inference, saved_models, served_models, status_codes
+from serving import status_codes
+from serving.server import inference, saved_models, served_models
 
 INPUTS = "inputs"
 CLASSES = "classes"

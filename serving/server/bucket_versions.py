@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 
-from serving import model_versions
+from serving.server import model_versions
 
 _GRAPH_FILE = "saved_model.pb"
 

@@ -12,13 +12,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving import (
-    example_inference,
-    inference,
-    metrics,
-    served_models,
-    status_codes,
-)
+from serving import status_codes
+from serving.server import example_inference, inference, metrics, served_models
 
 # TF Serving cuts messages here; longer ones do not fit into gRPC's trailers.
 MAX_MESSAGE_LENGTH = 1024

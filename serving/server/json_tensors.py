@@ -9,7 +9,8 @@ import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import predict_pb2
 
-from serving import json_text, status_codes
+from serving import status_codes
+from serving.server import json_text
 
 ROW = "instances"
 COLUMNAR = "inputs"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from serving import metrics
+from serving.server import metrics
 
 NAME = ":tensorflow:serving:request_latency"
 

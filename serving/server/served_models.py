@@ -17,7 +17,8 @@ from absl import logging
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving import bucket_versions, model_versions, status_codes
+from serving import status_codes
+from serving.server import bucket_versions, model_versions
 
 PLATFORM = "tensorflow"
 

@@ -20,17 +20,16 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving import (
+from serving import metadata_json, status_codes
+from serving.server import (
     example_inference,
     inference,
     json_examples,
     json_responses,
     json_tensors,
     json_text,
-    metadata_json,
     model_versions,
     served_models,
-    status_codes,
 )
 
 _NAME = r"/v1/models/(?P<name>[^/:]+)"

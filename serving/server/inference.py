@@ -15,12 +15,8 @@ from tensorflow_serving.apis import (
     status_pb2,
 )
 
-from serving import (
-    metadata_json,
-    saved_models,
-    served_models,
-    status_codes,
-)
+from serving import metadata_json, status_codes
+from serving.server import saved_models, served_models
 from trainer.export import signature
 
 DEFAULT_SIGNATURE = signature.SERVING_DEFAULT

@@ -6,8 +6,9 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving import served_models, status_codes
-from tests.serving.test_model_versions import load, write_version
+from serving import status_codes
+from serving.server import served_models
+from tests.serving.server.test_model_versions import load, write_version
 
 
 def make_config(*models: str):

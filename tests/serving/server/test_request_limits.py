@@ -62,7 +62,7 @@ def test_body_that_does_not_arrive_gets_deadline_exceeded(strict):
 def test_request_that_takes_too_long_gets_deadline_exceeded(
     strict, monkeypatch
 ):
-    from serving import rest_handlers
+    from serving.server import rest_handlers
 
     released = threading.Event()
     monkeypatch.setattr(
@@ -75,7 +75,7 @@ def test_request_that_takes_too_long_gets_deadline_exceeded(
 
 
 def test_too_many_bytes_under_way_get_unavailable(strict, monkeypatch):
-    from serving import rest_api
+    from serving.server import rest_api
 
     monkeypatch.setattr(rest_api, "MAX_PENDING_BYTES", 1_000)
     answer = requests.post(
@@ -121,7 +121,7 @@ def test_every_request_is_counted(saved_models, tmp_path):
 def test_expired_requests_in_the_queue_are_not_computed(
     saved_models, tmp_path, monkeypatch
 ):
-    from serving import grpc_service, inference
+    from serving.server import grpc_service, inference
 
     shutil.copytree(saved_models / "1", tmp_path / "1")
     monkeypatch.setattr(grpc_service, "NUM_THREADS", 1)

@@ -13,7 +13,8 @@ import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
-from serving import json_tensors, status_codes
+from serving import status_codes
+from serving.server import json_tensors
 
 _BYTES_SUFFIX = "_bytes"
 _VALUE_FIELDS = {

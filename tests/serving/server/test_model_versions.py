@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from serving import model_versions
+from serving.server import model_versions
 
 
 def write_version(base_path, version, content="good"):

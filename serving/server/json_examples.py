@@ -3,7 +3,8 @@
 from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
-from serving import json_text, status_codes
+from serving import status_codes
+from serving.server import json_text
 
 _KIND_NAMES = {
     "bytes_list": "bytes",

@@ -18,13 +18,13 @@ import uvicorn
 from absl import logging
 from starlette import applications, requests, responses, routing
 
-from serving import (
+from serving import status_codes
+from serving.server import (
     json_responses,
     metrics,
     page,
     rest_handlers,
     served_models,
-    status_codes,
 )
 
 METRICS_PATH = "/monitoring/prometheus/metrics"

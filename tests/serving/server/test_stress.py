@@ -1,6 +1,6 @@
 """A short run of what `tests.benchmarks.serving_stress` does for a minute."""
 
-from tests.serving import stress
+from tests.serving.server import stress
 
 
 def test_good_requests_survive_reload_bad_version_and_garbage(
