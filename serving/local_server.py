@@ -151,7 +151,7 @@ def start(
     from serving.server import grpc_service, metrics, rest_api
 
     models = _load_models(model_base_path, model_name, config_file)
-    counters = metrics.Metrics()
+    counters = metrics.Metrics(models)
     grpc_server, grpc_port = grpc_service.start(
         models, counters, host, port, max_request_bytes
     )

@@ -13,7 +13,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import status_codes
-from serving.server import example_inference, inference, metrics, served_models
+from serving.server import inference, metrics, served_models
 
 # TF Serving cuts messages here; longer ones do not fit into gRPC's trailers.
 MAX_MESSAGE_LENGTH = 1024
@@ -25,7 +25,7 @@ HEALTH_SERVICES = ("", "PredictionService", "ModelService")
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
+    """Predict and GetModelMetadata."""
 
     def __init__(
         self, models: served_models.ServedModels, counters: metrics.Metrics
@@ -34,41 +34,27 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._metrics = counters
 
     def Predict(self, request, context):
-        return self._count("Predict", inference.predict, request, context)
-
-    def Classify(self, request, context):
-        return self._count(
-            "Classify", example_inference.classify, request, context
-        )
-
-    def Regress(self, request, context):
-        return self._count(
-            "Regress", example_inference.regress, request, context
-        )
-
-    def MultiInference(self, request, context):
-        return _answer(
-            example_inference.multi_inference, self._models, request, context
-        )
+        started = time.perf_counter()
+        try:
+            return _answer(inference.predict, self._models, request, context)
+        finally:
+            code = (context.code() or grpc.StatusCode.OK).name
+            latency_s = time.perf_counter() - started
+            self._metrics.record(
+                request.model_spec.name, "Predict", "GRPC", code, latency_s
+            )
 
     def GetModelMetadata(self, request, context):
         return _answer(
             inference.get_model_metadata, self._models, request, context
         )
 
-    def _count(self, api: str, method: Callable, request, context):
-        started = time.perf_counter()
-        try:
-            return _answer(method, self._models, request, context)
-        finally:
-            name = request.model_spec.name
-            self._metrics.record(
-                model_name=name if name in self._models.names else "",
-                api=api,
-                entrypoint="GRPC",
-                code=(context.code() or grpc.StatusCode.OK).name,
-                latency_s=time.perf_counter() - started,
-            )
+    def Classify(self, unused_request, context):
+        context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, "This server answers Predict only"
+        )
+
+    Regress = MultiInference = Classify
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):

@@ -3,7 +3,6 @@
 The gRPC and the REST server are thin layers over these functions, so both
 protocols give the same answers. The order of checks and the wording follow
 TF Serving (`predict_util.cc`, `get_model_*_impl.cc`, `model_service_impl.cc`).
-What works on tf.Example is in `example_inference`.
 """
 
 from tensorflow_serving.apis import (
@@ -15,11 +14,12 @@ from tensorflow_serving.apis import (
     status_pb2,
 )
 
-from serving import metadata_json, status_codes
+from serving import status_codes
 from serving.server import saved_models, served_models
 from trainer.export import signature
 
 DEFAULT_SIGNATURE = signature.SERVING_DEFAULT
+SIGNATURE_DEF = "signature_def"  # the metadata that can be asked for
 
 
 def find_model(
@@ -70,7 +70,7 @@ def get_model_metadata(
             "GetModelMetadataRequest must specify at least one metadata_field"
         )
     for field in request.metadata_field:
-        if field != metadata_json.SIGNATURE_DEF:
+        if field != SIGNATURE_DEF:
             raise status_codes.invalid_argument(
                 f"Metadata field {field} is not supported"
             )
@@ -82,7 +82,7 @@ def get_model_metadata(
     fill_model_spec(
         response.model_spec, request.model_spec.name, model.version, ""
     )
-    response.metadata[metadata_json.SIGNATURE_DEF].Pack(signature_map)
+    response.metadata[SIGNATURE_DEF].Pack(signature_map)
     return response
 
 

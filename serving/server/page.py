@@ -9,6 +9,7 @@ import json
 import pathlib
 
 from serving import status_codes
+from serving.server import served_models
 from trainer.data.images import readers
 
 MODELS_PATH = "/page/models"
@@ -32,6 +33,17 @@ FILES = {
     "/page/page.css": ((_FOLDER / "page.css").read_bytes(), "text/css"),
     "/page/page.js": ((_FOLDER / "page.js").read_bytes(), "text/javascript"),
 }
+
+
+def list_models(models: served_models.ServedModels) -> dict:
+    """Returns the class names of each model's newest version, by its name."""
+    class_names = {}
+    for name in models.names:
+        try:
+            class_names[name] = models.get(name, None, None).class_names
+        except status_codes.StatusError:  # No version of it has loaded.
+            class_names[name] = []
+    return {"models": class_names}
 
 
 def read_images(data: bytes) -> bytes:

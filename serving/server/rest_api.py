@@ -5,7 +5,7 @@ and of the metrics, get a plain 404 page, as with TF Serving's HTTP library.
 """
 
 import asyncio
-import dataclasses
+import contextlib
 import functools
 import socket
 import threading
@@ -42,14 +42,6 @@ _NOT_FOUND_PAGE = (
 )
 
 
-@dataclasses.dataclass
-class _Body:
-    """What has been read of a request."""
-
-    num_bytes: int = 0
-    data: bytes = b""
-
-
 class RestApi:
     """The ASGI application and the threads that it works with."""
 
@@ -76,20 +68,14 @@ class RestApi:
         self._executor = futures.ThreadPoolExecutor(
             NUM_THREADS, thread_name_prefix="rest-request"
         )
+        route = routing.Route
         self.app = applications.Starlette(
             routes=[
-                routing.Route(
-                    METRICS_PATH, self._answer_metrics, methods=METHODS
-                ),
-                *(
-                    routing.Route(path, self._answer_file, methods=["GET"])
-                    for path in page.FILES
-                ),
-                routing.Route(page.MODELS_PATH, self._answer_models),
-                routing.Route(
-                    page.READ_PATH, self._answer_read, methods=["POST"]
-                ),
-                routing.Route("/{path:path}", self._answer, methods=METHODS),
+                route(METRICS_PATH, self._answer_metrics, methods=METHODS),
+                *(route(path, self._answer_file) for path in page.FILES),
+                route(page.MODELS_PATH, self._answer_models),
+                route(page.READ_PATH, self._answer_read, methods=["POST"]),
+                route("/{path:path}", self._answer, methods=METHODS),
             ]
         )
 
@@ -103,7 +89,7 @@ class RestApi:
         )
 
     async def _answer_models(self, unused_request) -> responses.Response:
-        return responses.JSONResponse({"models": self._models.names})
+        return responses.JSONResponse(page.list_models(self._models))
 
     async def _answer_read(self, request) -> responses.Response:
         return _to_response(*await self._run(request, page.read_images))
@@ -120,33 +106,18 @@ class RestApi:
                 rest_handlers.answer, self._models, request.method, path
             ),
         )
-        prediction = rest_handlers.parse_prediction(request.method, path)
-        if prediction is not None:
-            name, api = prediction
-            self._metrics.record(
-                model_name=name if name in self._models.names else "",
-                api=api,
-                entrypoint="REST",
-                code=code,
-                latency_s=time.perf_counter() - started,
-            )
+        name = rest_handlers.predicted_model(request.method, path)
+        if name is not None:
+            latency_s = time.perf_counter() - started
+            self._metrics.record(name, "predict", "REST", code, latency_s)
         return _to_response(content, code)
 
     async def _run(
         self, request: requests.Request, work: Callable[[bytes], bytes]
     ) -> tuple[bytes, str]:
         """Returns what `work` makes of the body, and the code of the result."""
-        body = _Body()
         try:
-            await asyncio.wait_for(
-                self._read_body(request, body), self._timeout_s
-            )
-            content = await asyncio.wait_for(
-                asyncio.get_running_loop().run_in_executor(
-                    self._executor, _work_on, work, request.headers, body.data
-                ),
-                self._timeout_s,
-            )
+            return await self._process(request, work), "OK"
         except status_codes.StatusError as error:
             return json_responses.error(error.message), error.code
         except asyncio.TimeoutError:
@@ -158,31 +129,42 @@ class RestApi:
             logging.exception("A request failed")
             message = f"{type(error).__name__}: {error}"
             return json_responses.error(message), "INTERNAL"
+
+    async def _process(
+        self, request: requests.Request, work: Callable[[bytes], bytes]
+    ) -> bytes:
+        chunks, num_bytes, refusal = [], 0, None
+
+        async def read() -> None:
+            # What is too much is read to its end and dropped: a client that is
+            # not read until it has sent everything sees a broken connection,
+            # and not the answer.
+            nonlocal num_bytes, refusal
+            async for chunk in request.stream():
+                if refusal is None:
+                    num_bytes += len(chunk)
+                    self._pending_bytes += len(chunk)
+                    chunks.append(chunk)
+                    refusal = self._find_refusal(num_bytes)
+                else:
+                    chunks.clear()
+
+        def call() -> bytes:
+            data = b"".join(chunks)
+            if request.headers.get("content-encoding", "").lower() == "gzip":
+                data = _gunzip(data)
+            return work(data)
+
+        try:
+            await asyncio.wait_for(read(), self._timeout_s)
+            if refusal is not None:
+                raise refusal
+            loop = asyncio.get_running_loop()
+            return await asyncio.wait_for(
+                loop.run_in_executor(self._executor, call), self._timeout_s
+            )
         finally:
-            self._pending_bytes -= body.num_bytes
-        return content, "OK"
-
-    async def _read_body(self, request: requests.Request, body: _Body) -> None:
-        """Fills `body`.
-
-        What is too much is read to its end and dropped: a client that is not
-        read until it has sent everything sees a broken connection, and not
-        the answer.
-        """
-        chunks = []
-        refusal = None
-        async for chunk in request.stream():
-            if refusal is not None:
-                continue
-            body.num_bytes += len(chunk)
-            self._pending_bytes += len(chunk)
-            chunks.append(chunk)
-            refusal = self._find_refusal(body.num_bytes)
-            if refusal is not None:
-                chunks.clear()
-        if refusal is not None:
-            raise refusal
-        body.data = b"".join(chunks)
+            self._pending_bytes -= num_bytes
 
     def _find_refusal(self, num_bytes: int) -> status_codes.StatusError | None:
         if num_bytes > self._max_request_bytes:
@@ -257,12 +239,6 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _work_on(work: Callable[[bytes], bytes], headers, data: bytes) -> bytes:
-    if headers.get("content-encoding", "").lower() == "gzip":
-        data = _gunzip(data)
-    return work(data)
-
-
 def _to_response(content: bytes, code: str) -> responses.Response:
     return responses.Response(
         content,
@@ -273,15 +249,11 @@ def _to_response(content: bytes, code: str) -> responses.Response:
 
 def _gunzip(body: bytes) -> bytes:
     decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    try:
+    with contextlib.suppress(zlib.error):
         content = decompressor.decompress(body, MAX_GUNZIPPED_BYTES)
-    except zlib.error as error:
-        raise status_codes.invalid_argument(
-            "Failed to uncompress the gzipped body"
-        ) from error
-    if decompressor.unconsumed_tail or not decompressor.eof:
-        raise status_codes.invalid_argument(
-            "Failed to uncompress the gzipped body: it must be whole and at "
-            f"most {MAX_GUNZIPPED_BYTES} bytes long"
-        )
-    return content
+        if decompressor.eof and not decompressor.unconsumed_tail:
+            return content
+    raise status_codes.invalid_argument(
+        "Failed to uncompress the gzipped body: it must be whole and at "
+        f"most {MAX_GUNZIPPED_BYTES} bytes long"
+    )

@@ -8,50 +8,37 @@ a version number of too many digits with an empty body, this says so.
 import json
 import re
 import urllib.parse
-from collections.abc import Callable
 
 from google.protobuf import json_format
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_pb2,
     predict_pb2,
-    regression_pb2,
 )
 
-from serving import metadata_json, status_codes
+from serving import status_codes
 from serving.server import (
-    example_inference,
     inference,
-    json_examples,
+    json_requests,
     json_responses,
-    json_tensors,
-    json_text,
     model_versions,
     served_models,
 )
 
 _NAME = r"/v1/models/(?P<name>[^/:]+)"
 _VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
-_PREDICTION = re.compile(
-    _NAME + _VERSION + ":(?P<method>classify|regress|predict)", re.IGNORECASE
-)
+_PREDICT = re.compile(f"{_NAME}{_VERSION}:predict", re.IGNORECASE)
 _STATUS = re.compile(
     f"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?",
     re.IGNORECASE,
 )
 
 
-def parse_prediction(method: str, path: str) -> tuple[str, str] | None:
-    """Returns the model's name and "predict", "classify" or "regress".
-
-    None if the request is of another kind.
-    """
-    match = _PREDICTION.fullmatch(path) if method == "POST" else None
-    if match is None:
-        return None
-    return urllib.parse.unquote(match["name"]), match["method"].lower()
+def predicted_model(method: str, path: str) -> str | None:
+    """Returns the model that a predict request names, None of another one."""
+    match = _PREDICT.fullmatch(path) if method == "POST" else None
+    return urllib.parse.unquote(match["name"]) if match else None
 
 
 def answer(
@@ -68,9 +55,8 @@ def answer(
     Raises:
         StatusError: the request cannot be answered.
     """
-    if method == "POST" and (match := _PREDICTION.fullmatch(path)):
-        handler = _PREDICTION_HANDLERS[match["method"].lower()]
-        return handler(models, _model_spec(match), body)
+    if method == "POST" and (match := _PREDICT.fullmatch(path)):
+        return _predict(models, _model_spec(match), body)
     if method == "GET" and (match := _STATUS.fullmatch(path)):
         spec = _model_spec(match)
         if not spec.name:
@@ -98,9 +84,9 @@ def _model_spec(match: re.Match) -> model_pb2.ModelSpec:
 
 
 def _predict(models, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    document = json_text.parse(body)
+    document = json_requests.parse(body)
     request = predict_pb2.PredictRequest(model_spec=spec)
-    name = json_text.signature_name(document)
+    name = json_requests.signature_name(document)
     request.model_spec.signature_name = name
     model = inference.find_model(models, spec)
     name = name or inference.DEFAULT_SIGNATURE
@@ -113,51 +99,35 @@ def _predict(models, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
         raise status_codes.invalid_argument(
             f"Failed to get input map for signature: {name}"
         )
-    request_format = json_tensors.fill_predict_request(
+    request_format = json_requests.fill_predict_request(
         document, declared, request
     )
     response = inference.predict(models, request)
     return json_responses.predictions(dict(response.outputs), request_format)
 
 
-def _classify(models, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    request = classification_pb2.ClassificationRequest(model_spec=spec)
-    json_examples.fill_request(json_text.parse(body), request)
-    response = example_inference.classify(models, request)
-    return json_responses.classifications(response.result)
-
-
-def _regress(models, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    request = regression_pb2.RegressionRequest(model_spec=spec)
-    json_examples.fill_request(json_text.parse(body), request)
-    response = example_inference.regress(models, request)
-    return json_responses.regressions(response.result)
-
-
-_PREDICTION_HANDLERS: dict[str, Callable] = {
-    "predict": _predict,
-    "classify": _classify,
-    "regress": _regress,
-}
-
-
 def _status(models, spec: model_pb2.ModelSpec) -> bytes:
     response = inference.get_model_status(
         models, get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
     )
-    return json_format.MessageToJson(
-        response,
-        always_print_fields_with_no_presence=True,
-        preserving_proto_field_name=True,
-    ).encode()
+    return json.dumps(_to_dict(response), indent=1).encode()
 
 
 def _metadata(models, spec: model_pb2.ModelSpec) -> bytes:
     response = inference.get_model_metadata(
         models,
         get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=spec, metadata_field=[metadata_json.SIGNATURE_DEF]
+            model_spec=spec, metadata_field=[inference.SIGNATURE_DEF]
         ),
     )
-    document = metadata_json.to_document(response)
+    document = _to_dict(response)
+    del document["metadata"][inference.SIGNATURE_DEF]["@type"]
     return json.dumps(document, indent=1).encode()
+
+
+def _to_dict(message) -> dict:
+    return json_format.MessageToDict(
+        message,
+        always_print_fields_with_no_presence=True,
+        preserving_proto_field_name=True,
+    )

@@ -4,6 +4,7 @@ Checks inputs and words errors as TF Serving does, so that a client cannot tell
 the difference; `model_versions` decides what is loaded and when.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -19,9 +20,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import status_codes
+from trainer.data import records
 from trainer.export import signature
 
-# Written by `trainer.export`: the sha256 of every file of a version.
 # What TF Serving accepts in a warm-up file.
 MAX_WARMUP_RECORDS = 1000
 # A few bytes can claim a shape of any size. Beyond this, a tensor must bring
@@ -46,12 +47,14 @@ class LoadedModel:
         version: its number.
         signature_defs: what the SavedModel declares, by signature name.
         functions: the callable signatures, by name.
+        class_names: in the order of the probabilities, empty if unknown.
         root: keeps alive what the functions use.
     """
 
     version: int
     signature_defs: Mapping
     functions: Mapping[str, Callable]
+    class_names: tuple[str, ...]
     root: object
 
     def run(
@@ -102,7 +105,8 @@ def load(directory: str, version: int) -> LoadedModel:
         g for g in saved_model.meta_graphs if "serve" in g.meta_info_def.tags
     ]
     signature_defs = {
-        name: _copy(declared)
+        # A copy does not keep the whole SavedModel in memory.
+        name: copy.deepcopy(declared)
         for name, declared in graphs[0].signature_def.items()
     }
     functions = dict(root.signatures)
@@ -111,7 +115,9 @@ def load(directory: str, version: int) -> LoadedModel:
             "A SavedModel must have at least one signature to be served. "
             f"Received: {directory}. Export it with `trainer.task`."
         )
-    model = LoadedModel(version, signature_defs, functions, root)
+    model = LoadedModel(
+        version, signature_defs, functions, _read_class_names(directory), root
+    )
     num_replayed = _warm_up(model, directory)
     logging.info("Replayed %d warm-up requests", num_replayed)
     return model
@@ -159,13 +165,6 @@ _VALUE_FIELDS = {
     tf.bool: "bool_val",
     tf.string: "string_val",
 }
-
-
-def _copy(message):
-    """Returns a copy that does not keep the whole SavedModel in memory."""
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy
 
 
 def _to_tensor(name: str, proto: tensor_pb2.TensorProto, declared) -> tf.Tensor:
@@ -246,6 +245,15 @@ def _verify_manifest(directory: str) -> None:
                 f"Every file must be as the export wrote it, but {name} "
                 f"differs from {signature.MANIFEST_FILE}."
             )
+
+
+def _read_class_names(directory: str) -> tuple[str, ...]:
+    path = os.path.join(directory, "assets", signature.DATASET_ASSET)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return records.DatasetInfo.from_json(file.read()).class_names
+    except (OSError, ValueError):  # It is from elsewhere.
+        return ()
 
 
 def _warm_up(model: LoadedModel, directory: str) -> int:

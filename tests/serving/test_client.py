@@ -3,6 +3,7 @@
 import dataclasses
 import http.server
 import json
+import pathlib
 import shutil
 import socket
 import ssl
@@ -12,23 +13,20 @@ import threading
 import time
 from concurrent import futures
 
+import grpc
 import numpy as np
 import pytest
 
 from serving import client
-from tests.serving import conftest
+from tests.serving import brightness
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_images_give_the_model_s_predictions(
-    protocol, grpc_target, rest_target, images
-):
-    target = {"grpc": grpc_target, "rest": rest_target}[protocol]
-    with client.Client(target, conftest.MODEL_NAME) as asked:
+def test_images_give_the_model_s_predictions(target, images, probabilities):
+    with client.Client(target, brightness.MODEL_NAME) as asked:
         predictions = asked.predict(images)
     np.testing.assert_allclose(
         [p.probabilities for p in predictions],
-        conftest.expected_probabilities(),
+        probabilities,
         atol=1e-6,
     )
     assert [p.label for p in predictions] == ["dark", "bright", "dark"]
@@ -37,14 +35,12 @@ def test_images_give_the_model_s_predictions(
     assert [p.valid for p in predictions] == [True, True, False]
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_explain_adds_overlays(protocol, grpc_target, rest_target, images):
-    target = {"grpc": grpc_target, "rest": rest_target}[protocol]
-    with client.Client(target, conftest.MODEL_NAME) as asked:
+def test_explain_adds_overlays(target, images):
+    with client.Client(target, brightness.MODEL_NAME) as asked:
         explained = asked.explain(images)
         predicted = asked.predict(images)
     overlays = [p.overlay for p in explained]
-    assert overlays == [conftest.OVERLAY, conftest.OVERLAY, None]
+    assert overlays == [brightness.OVERLAY, brightness.OVERLAY, None]
     assert [
         dataclasses.replace(p, overlay=None) for p in explained
     ] == predicted
@@ -72,24 +68,43 @@ def certificate(tmp_path_factory):
     return paths
 
 
-def test_grpc_over_tls_sends_the_token(certificate):
-    grpc = pytest.importorskip("grpc")
+@pytest.fixture
+def scripted_grpc():
+    """Returns a function that starts a server whose Predict is a function."""
+    servers = []
+
+    def start(answer, certificate=None):
+        handler = grpc.unary_unary_rpc_method_handler(answer)
+        service = grpc.method_handlers_generic_handler(
+            "tensorflow.serving.PredictionService", {"Predict": handler}
+        )
+        running = grpc.server(futures.ThreadPoolExecutor(1), [service])
+        servers.append(running)
+        if certificate is None:
+            port = running.add_insecure_port("127.0.0.1:0")
+        else:
+            cert, key = (
+                pathlib.Path(path).read_bytes() for path in certificate
+            )
+            port = running.add_secure_port(
+                "127.0.0.1:0", grpc.ssl_server_credentials([(key, cert)])
+            )
+        running.start()
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for running in servers:
+        running.stop(None).wait()
+
+
+def test_grpc_over_tls_sends_the_token(scripted_grpc, certificate):
     tokens = []
 
     def answer(request, context):
         tokens.append(dict(context.invocation_metadata())["authorization"])
         context.abort(grpc.StatusCode.INTERNAL, "reached")
 
-    service = grpc.method_handlers_generic_handler(
-        "tensorflow.serving.PredictionService",
-        {"Predict": grpc.unary_unary_rpc_method_handler(answer)},
-    )
-    with open(certificate[0], "rb") as cert, open(certificate[1], "rb") as key:
-        credentials = grpc.ssl_server_credentials([(key.read(), cert.read())])
-    running = grpc.server(futures.ThreadPoolExecutor(1), [service])
-    port = running.add_secure_port("127.0.0.1:0", credentials)
-    running.start()
-    target = f"grpcs://127.0.0.1:{port}"
+    target = f"grpcs://{scripted_grpc(answer, certificate)}"
     with (
         client.Client(
             target, "m", token="secret", ca_file=certificate[0]
@@ -103,7 +118,6 @@ def test_grpc_over_tls_sends_the_token(certificate):
         pytest.raises(client.ServerError),
     ):
         asked.predict([b"a"])
-    running.stop(None).wait()
     assert tokens == ["Bearer secret"]
 
 
@@ -128,7 +142,7 @@ def test_rest_over_tls_trusts_the_given_authority(scripted, certificate):
 def test_both_protocols_give_equal_results(grpc_target, rest_target, images):
     answers = []
     for target in (grpc_target, rest_target):
-        with client.Client(target, conftest.MODEL_NAME) as asked:
+        with client.Client(target, brightness.MODEL_NAME) as asked:
             answers.append(
                 (asked.predict(images), asked.status(), asked.metadata())
             )
@@ -143,7 +157,7 @@ def test_both_protocols_give_equal_results(grpc_target, rest_target, images):
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_batches_give_what_one_request_gives(rest_target, images, batch_size):
     with client.Client(
-        rest_target, conftest.MODEL_NAME, batch_size=batch_size
+        rest_target, brightness.MODEL_NAME, batch_size=batch_size
     ) as asked:
         labels = [p.label for p in asked.predict(images * 3)]
     assert labels == ["dark", "bright", "dark"] * 3
@@ -165,18 +179,14 @@ def test_no_images_need_no_server():
         assert asked.predict([]) == []
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
 @pytest.mark.parametrize(
     ("model_name", "version", "message"),
     [
         ("x", None, "does not serve model 'x'"),
-        (conftest.MODEL_NAME, 7, r"Specific\(brightness, 7\)"),
+        (brightness.MODEL_NAME, 7, r"Specific\(brightness, 7\)"),
     ],
 )
-def test_unknown_model_raises_one_line(
-    protocol, model_name, version, message, grpc_target, rest_target
-):
-    target = {"grpc": grpc_target, "rest": rest_target}[protocol]
+def test_unknown_model_raises_one_line(target, model_name, version, message):
     with (
         client.Client(target, model_name, version=version) as asked,
         pytest.raises(client.ServerError, match=message) as caught,
@@ -310,30 +320,18 @@ def test_retries_end_at_the_deadline(scripted, monkeypatch):
     assert time.monotonic() - started < 2
 
 
-def test_busy_grpc_server_is_asked_again(monkeypatch):
+def test_busy_grpc_server_is_asked_again(scripted_grpc, monkeypatch):
     monkeypatch.setattr(client, "FIRST_DELAY_S", 0.01)
-    grpc = pytest.importorskip("grpc")
-    num_calls = 0
+    codes = ["UNAVAILABLE", "UNAVAILABLE", "INTERNAL"]
 
     def answer(request, context):
-        nonlocal num_calls
-        num_calls += 1
-        code = "UNAVAILABLE" if num_calls < 3 else "INTERNAL"
-        context.abort(grpc.StatusCode[code], f"attempt {num_calls}")
+        context.abort(grpc.StatusCode[codes.pop(0)], f"{len(codes)} left")
 
-    service = grpc.method_handlers_generic_handler(
-        "tensorflow.serving.PredictionService",
-        {"Predict": grpc.unary_unary_rpc_method_handler(answer)},
-    )
-    running = grpc.server(futures.ThreadPoolExecutor(1), [service])
-    port = running.add_insecure_port("127.0.0.1:0")
-    running.start()
     with (
-        client.Client(f"grpc://127.0.0.1:{port}", "m") as asked,
-        pytest.raises(client.ServerError, match="INTERNAL: attempt 3"),
+        client.Client(f"grpc://{scripted_grpc(answer)}", "m") as asked,
+        pytest.raises(client.ServerError, match="INTERNAL: 0 left"),
     ):
         asked.predict([b"a"])
-    running.stop(None).wait()
 
 
 def test_model_without_lightbox_s_outputs_raises(scripted, monkeypatch):
@@ -349,15 +347,21 @@ def test_model_without_lightbox_s_outputs_raises(scripted, monkeypatch):
         asked.predict([b"a"])
 
 
-def test_rest_path_imports_no_tensorflow(rest_target):
-    script = (
-        "import sys; from serving import client, predict; "
-        f"asked = client.Client({rest_target!r}, {conftest.MODEL_NAME!r}); "
-        "print(len(asked.predict([b'a', b'b']))); asked.status(); "
-        "heavy = {'tensorflow', 'tensorflow_serving', 'grpc', 'keras'}; "
-        "print(sorted(heavy & set(sys.modules)))"
+def test_rest_path_imports_no_tensorflow(rest_target, tmp_path):
+    (tmp_path / "a.png").write_bytes(brightness.encode_image(51))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-X", "importtime", "-m", "serving.predict"),
+            f"--target={rest_target}",
+            f"--model_name={brightness.MODEL_NAME}",
+            str(tmp_path / "a.png"),
+        ],
+        capture_output=True,
+        text=True,
     )
-    output = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True
-    )
-    assert output.stdout.split("\n") == ["2", "[]", ""], output.stderr
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "serving.client" in imported
+    heavy = {"tensorflow", "tensorflow_serving", "grpc", "keras"}
+    assert not heavy & imported

@@ -4,7 +4,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const state = { file: "", images: [], count: 0, asked: 0, classes: {} };
+const state = { file: "", images: [], count: 0, asked: 0 };
 
 async function fetchJson(path, options) {
   let response;
@@ -31,18 +31,6 @@ function show(id, text) {
   $(id).hidden = !text;
 }
 
-async function classNames(signatures, image) {
-  const key = $("model").value;
-  if (!(key in state.classes) && signatures.classify) {
-    const answer = await post(`${modelPath()}:classify`, {
-      signature_name: "classify",
-      examples: [{ image_bytes: { b64: image.b64 } }],
-    });
-    state.classes[key] = answer.results[0].map((entry) => entry[0]);
-  }
-  return state.classes[key] || [];
-}
-
 async function ask() {
   const number = ++state.asked;
   const image = state.images[Number($("slice").value)];
@@ -55,7 +43,8 @@ async function ask() {
       signature_name: signatures.explain ? "explain" : "serving_default",
       instances: [{ image_bytes: { b64: image.b64 } }],
     });
-    const names = await classNames(signatures, image);
+    const { models } = await fetchJson("/page/models");
+    const names = models[$("model").value] || [];
     // A later image may have been dropped while this one was under way.
     if (number !== state.asked) return;
     render(image, answer.predictions[0], names, metadata.model_spec.version);
@@ -173,7 +162,8 @@ async function start() {
   $("model").addEventListener("change", () => state.images.length && ask());
   try {
     const { models } = await fetchJson("/page/models");
-    $("model").replaceChildren(...models.map((name) => new Option(name)));
+    $("model").replaceChildren(
+      ...Object.keys(models).map((name) => new Option(name)));
   } catch (error) {
     show("error", error.message);
   }

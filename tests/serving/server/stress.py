@@ -10,7 +10,8 @@ import time
 import requests
 
 from serving import client, local_server
-from tests.serving import conftest
+from tests.serving import brightness
+from tests.serving.waiting import wait_for
 
 # Of the requests; the others must all be answered.
 MALFORMED_SHARE = 0.05
@@ -25,7 +26,10 @@ class Outcome:
         num_malformed: others, each refused with a 4xx.
         failures: one line for each good request that failed, and for each
             malformed one that was not refused.
-        versions: states of the versions in the end.
+        decisions: on a bright image over gRPC and REST, of version 1 and in
+            the end; version 3 decides otherwise.
+        broken: states of the versions when 2, which is broken, had come.
+        versions: states in the end.
         memory_mb: of the process: when the first version had answered for a
             while, and in the end.
     """
@@ -33,6 +37,8 @@ class Outcome:
     num_good: int
     num_malformed: int
     failures: list[str]
+    decisions: list[list[bool]]
+    broken: dict[int, str]
     versions: dict[int, str]
     memory_mb: tuple[float, float]
 
@@ -45,7 +51,7 @@ def run(
     duration_s: float,
     seed: int = 0,
 ) -> Outcome:
-    """Serves version 1, breaks 2, publishes 3, meanwhile asking.
+    """Serves version 1, breaks 2, publishes 3 file by file, meanwhile asking.
 
     Args:
         saved_models: holds versions 1 and 2, to copy.
@@ -61,26 +67,50 @@ def run(
         _Worker(server, stop, seed + number, over_grpc=number % 2 == 0)
         for number in range(num_clients)
     ]
+    asked = [
+        client.Client(target, "m")
+        for target in (server.grpc_target, server.rest_target)
+    ]
+
+    def states():
+        return {status.version: status.state for status in asked[0].status()}
+
+    def decide():
+        bright = brightness.encode_image(204)
+        return [each.predict([bright])[0].decision for each in asked]
+
     for worker in workers:
         worker.start()
     time.sleep(duration_s / 4)
+    decisions = [decide()]
     memory_before = resident_mb()
     (base_path / "2").mkdir()
     (base_path / "2" / "saved_model.pb").write_bytes(b"not a model")
     time.sleep(duration_s / 4)
-    shutil.copytree(saved_models / "2", base_path / "3")
-    time.sleep(duration_s / 2)
-    with client.Client(server.rest_target, "m") as asked:
-        versions = {status.version: status.state for status in asked.status()}
+    wait_for(lambda: states().get(2) == "END")
+    broken = states()
+    (base_path / "3").mkdir()
+    # The graph first, the worst that can be done.
+    shutil.copy(saved_models / "2" / "saved_model.pb", base_path / "3")
+    time.sleep(duration_s / 8)
+    shutil.copytree(saved_models / "2", base_path / "3", dirs_exist_ok=True)
+    wait_for(lambda: states().get(1) == "END")
+    versions = states()
+    time.sleep(duration_s * 3 / 8)
+    decisions.append(decide())
     memory_after = resident_mb()
     stop.set()
     for worker in workers:
         worker.join()
+    for each in asked:
+        each.close()
     server.stop()
     return Outcome(
         num_good=sum(worker.num_good for worker in workers),
         num_malformed=sum(worker.num_malformed for worker in workers),
         failures=[line for worker in workers for line in worker.failures],
+        decisions=decisions,
+        broken=broken,
         versions=versions,
         memory_mb=(memory_before, memory_after),
     )
@@ -97,7 +127,7 @@ class _Worker(threading.Thread):
 
     def __init__(self, server, stop, seed, over_grpc):
         super().__init__()
-        self._told_to_stop = stop
+        self._stop_asking = stop
         self._rest = server.rest_target
         target = server.grpc_target if over_grpc else server.rest_target
         # A single attempt: a retry would hide a failed request.
@@ -109,7 +139,7 @@ class _Worker(threading.Thread):
         self.failures = []
 
     def run(self):
-        while not self._told_to_stop.is_set():
+        while not self._stop_asking.is_set():
             if self._random.random() < MALFORMED_SHARE:
                 self._ask_badly()
             else:
@@ -118,14 +148,14 @@ class _Worker(threading.Thread):
         self._session.close()
 
     def _ask_well(self):
-        brightness = self._random.choice([51, 204])
-        images = [conftest.encode_image(brightness), b"garbage"]
+        level = self._random.choice([51, 204])
+        images = [brightness.encode_image(level), b"garbage"]
         try:
             answers = self._client.predict(images)
         except client.ServerError as error:
             self.failures.append(str(error))
             return
-        expected = "bright" if brightness == 204 else "dark"
+        expected = "bright" if level == 204 else "dark"
         if [a.valid for a in answers] != [True, False]:
             self.failures.append(f"wrong validity: {answers}")
         elif answers[0].label != expected:

@@ -9,7 +9,7 @@ import pytest
 
 from deploy import export_files, publish
 from serving import client, local_server
-from tests.serving import conftest
+from tests.serving import brightness
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def test_publishing_and_rollback_reach_a_server_and_fail_no_request(
     assert publish.publish(str(tmp_path / "1"), base, force=True) == 1
     running = local_server.start(path, "m")
     asked = client.Client(running.grpc_target, "m")
-    image = conftest.encode_image(204)  # Version 2 decides otherwise.
+    image = brightness.encode_image(204)  # Version 2 decides otherwise.
     decisions, errors, done = [], [], threading.Event()
 
     def ask():

@@ -9,17 +9,16 @@ import pytest
 import requests
 
 from serving import client
-from tests.serving import conftest
+from tests.serving import brightness
 
 # Of each kind: JSON, protobuf, images and deadlines, 2,000 in all.
 NUM_REQUESTS = 500
-IMAGE = conftest.encode_image(204)
+IMAGE = brightness.encode_image(204)
 B64 = {"b64": base64.b64encode(IMAGE).decode()}
 BODIES = (
     {"instances": [{"image_bytes": B64}, {"image_bytes": B64}]},
     {"inputs": [B64]},
     {"signature_name": "inverse", "instances": [[1, 2.5], [1e5, -3]]},
-    {"signature_name": "classify", "examples": [{"image_bytes": B64}]},
 )
 PIECES = (
     *(b"[", b"{", b'"', b"]", b"}", b",", b"null", b"NaN", b"-", b"1e999"),
@@ -40,20 +39,19 @@ def mutate(data: bytes, generator: random.Random) -> bytes:
 
 
 def assert_still_answers(rest_target):
-    with client.Client(rest_target, conftest.MODEL_NAME) as asked:
+    with client.Client(rest_target, brightness.MODEL_NAME) as asked:
         assert asked.predict([IMAGE])[0].label == "bright"
 
 
 def test_mutated_json_gets_an_answer_or_a_client_error(rest_target):
     generator = random.Random(1)
-    url = f"{rest_target}/v1/models/{conftest.MODEL_NAME}"
+    url = f"{rest_target}/v1/models/{brightness.MODEL_NAME}"
     with requests.Session() as session:
         for _ in range(NUM_REQUESTS):
             body = mutate(
                 json.dumps(generator.choice(BODIES)).encode(), generator
             )
-            method = generator.choice(["predict", "classify"])
-            answer = session.post(f"{url}:{method}", data=body, timeout=10)
+            answer = session.post(f"{url}:predict", data=body, timeout=10)
             assert answer.status_code in (200, 400), body
             if answer.status_code == 400:
                 assert list(json.loads(answer.content)) == ["error"]
@@ -65,7 +63,7 @@ def test_mutated_protos_get_an_answer_or_an_error(server, rest_target):
     from tensorflow_serving.apis import predict_pb2
 
     request = predict_pb2.PredictRequest()
-    request.model_spec.name = conftest.MODEL_NAME
+    request.model_spec.name = brightness.MODEL_NAME
     request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([IMAGE]))
     good = request.SerializeToString()
     generator = random.Random(2)
@@ -89,10 +87,10 @@ def test_mutated_protos_get_an_answer_or_an_error(server, rest_target):
 def test_mutated_images_are_valid_or_not(server, rest_target):
     generator = random.Random(3)
     images = [
-        conftest.encode_image(204, image_format)
+        brightness.encode_image(204, image_format)
         for image_format in ("PNG", "JPEG", "BMP", "GIF")
     ]
-    with client.Client(server.grpc_target, conftest.MODEL_NAME) as asked:
+    with client.Client(server.grpc_target, brightness.MODEL_NAME) as asked:
         for _ in range(NUM_REQUESTS // 10):
             batch = [
                 mutate(generator.choice(images), generator) for _ in range(10)
@@ -111,7 +109,7 @@ def test_mutated_deadlines_are_kept(server, rest_target):
     from tensorflow_serving.apis import predict_pb2
 
     request = predict_pb2.PredictRequest()
-    request.model_spec.name = conftest.MODEL_NAME
+    request.model_spec.name = brightness.MODEL_NAME
     request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([IMAGE] * 8))
     body = request.SerializeToString()
     generator = random.Random(4)

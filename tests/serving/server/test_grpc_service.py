@@ -4,21 +4,18 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.serving import conftest
+from tests.serving import brightness
 
 tf = pytest.importorskip("tensorflow")
 apis = pytest.importorskip("tensorflow_serving.apis")
 
 from tensorflow_serving.apis import (  # noqa: E402
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    inference_pb2,
     model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
-    regression_pb2,
 )
 
 
@@ -36,7 +33,7 @@ def stub(channel):
     return prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
-def predict_request(signature_name="", name=conftest.MODEL_NAME, **inputs):
+def predict_request(signature_name="", name=brightness.MODEL_NAME, **inputs):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = name
     request.model_spec.signature_name = signature_name
@@ -46,9 +43,9 @@ def predict_request(signature_name="", name=conftest.MODEL_NAME, **inputs):
 
 
 def test_values_are_in_the_field_of_their_type(stub):
-    request = predict_request(image_bytes=[conftest.encode_image(204)])
+    request = predict_request(image_bytes=[brightness.encode_image(204)])
     response = stub.Predict(request, timeout=10)
-    assert response.model_spec.name == conftest.MODEL_NAME
+    assert response.model_spec.name == brightness.MODEL_NAME
     assert response.model_spec.version.value == 1
     assert response.model_spec.signature_name == "serving_default"
     outputs = response.outputs
@@ -61,7 +58,7 @@ def test_values_are_in_the_field_of_their_type(stub):
 
 
 def test_output_filter_selects_outputs(stub):
-    request = predict_request(image_bytes=[conftest.encode_image(204)])
+    request = predict_request(image_bytes=[brightness.encode_image(204)])
     request.output_filter.append("score")
     assert set(stub.Predict(request, timeout=10).outputs) == {"score"}
 
@@ -71,46 +68,6 @@ def test_eight_megabytes_of_pixels_are_accepted(stub):
     request = predict_request("pixels", pixels=pixels)
     response = stub.Predict(request, timeout=30)
     np.testing.assert_allclose(response.outputs["score"].float_val, 0.2, 1e-5)
-
-
-def fill_examples(request, signature_name):
-    if signature_name:
-        request.model_spec.name = conftest.MODEL_NAME
-        request.model_spec.signature_name = signature_name
-    example = request.input.example_list.examples.add()
-    example.features.feature["image_bytes"].bytes_list.value.append(
-        conftest.encode_image(204)
-    )
-    return request
-
-
-def test_classify_gives_labels_and_scores(stub):
-    request = fill_examples(
-        classification_pb2.ClassificationRequest(), "classify"
-    )
-    (answer,) = stub.Classify(request, timeout=10).result.classifications
-    assert [c.label for c in answer.classes] == ["dark", "bright"]
-    assert answer.classes[1].score == np.float32(0.8)
-
-
-def test_regress_gives_a_number(stub):
-    request = fill_examples(regression_pb2.RegressionRequest(), "regress")
-    response = stub.Regress(request, timeout=10)
-    (answer,) = response.result.regressions
-    assert answer.value == np.float32(0.8)
-    assert response.model_spec.signature_name == "regress"
-    request.model_spec.signature_name = "serving_default"
-    with pytest.raises(grpc.RpcError, match="Expected one output Tensor"):
-        stub.Regress(request, timeout=10)
-
-
-def multi_inference_request(*tasks):
-    request = fill_examples(inference_pb2.MultiInferenceRequest(), "")
-    for signature_name, method in tasks:
-        task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
-        task.model_spec.name = conftest.MODEL_NAME
-        task.model_spec.signature_name = signature_name
-    return request
 
 
 def test_unknown_label_gets_invalid_argument(stub):
@@ -128,57 +85,13 @@ def test_empty_batch_has_empty_outputs(stub):
     assert tf.make_ndarray(outputs["y"]).shape == (0, 2)
 
 
-@pytest.mark.parametrize("method", ["classify", "regress"])
-def test_multi_inference_answers_a_task(stub, method):
-    request = multi_inference_request((method, method))
-    (result,) = stub.MultiInference(request, timeout=10).results
-    assert result.model_spec.version.value == 1
-    if method == "classify":
-        (answer,) = result.classification_result.classifications
-        assert answer.classes[1].score == np.float32(0.8)
-    else:
-        (answer,) = result.regression_result.regressions
-        assert answer.value == np.float32(0.8)
-
-
-@pytest.mark.parametrize(
-    ("tasks", "code", "message"),
-    [
-        ([], "INVALID_ARGUMENT", "ModelSpec has no name specified."),
-        (
-            [("classify", "classify"), ("regress", "regress")],
-            "INVALID_ARGUMENT",
-            "Input tensor must be the same for all Signatures.",
-        ),
-        (
-            [("classify", "classify")] * 2,
-            "INVALID_ARGUMENT",
-            "Duplicate evaluation of signature: classify",
-        ),
-        (
-            [("x", "classify")],
-            "INVALID_ARGUMENT",
-            "Requested signature not found in model graph: x",
-        ),
-        (
-            [("classify", "x")],
-            "UNIMPLEMENTED",
-            "Unsupported signature method_name: tensorflow/serving/x",
-        ),
-    ],
-)
-def test_bad_tasks_get_tf_serving_s_code(stub, tasks, code, message):
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.MultiInference(multi_inference_request(*tasks), timeout=10)
-    assert (caught.value.code().name, caught.value.details()) == (code, message)
-
-
-def test_empty_input_gets_invalid_argument(stub):
-    request = classification_pb2.ClassificationRequest()
-    request.model_spec.name = conftest.MODEL_NAME
-    request.model_spec.signature_name = "classify"
-    with pytest.raises(grpc.RpcError, match=r"Input is empty\."):
-        stub.Classify(request, timeout=10)
+@pytest.mark.parametrize("method", ["Classify", "Regress", "MultiInference"])
+def test_other_predictions_are_unimplemented(channel, method):
+    service = "/tensorflow.serving.PredictionService"
+    call = channel.unary_unary(f"{service}/{method}")
+    with pytest.raises(grpc.RpcError, match="Predict only") as caught:
+        call(b"", timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize("service", ["", "PredictionService", "ModelService"])
@@ -200,7 +113,7 @@ def test_reload_with_a_relative_path_is_refused(channel):
 
 def test_metadata_is_a_signature_map(stub):
     request = get_model_metadata_pb2.GetModelMetadataRequest()
-    request.model_spec.name = conftest.MODEL_NAME
+    request.model_spec.name = brightness.MODEL_NAME
     request.metadata_field.append("signature_def")
     response = stub.GetModelMetadata(request, timeout=10)
     signature_map = get_model_metadata_pb2.SignatureDefMap()
@@ -210,7 +123,7 @@ def test_metadata_is_a_signature_map(stub):
 
 def test_status_lists_the_version(channel):
     request = get_model_status_pb2.GetModelStatusRequest()
-    request.model_spec.name = conftest.MODEL_NAME
+    request.model_spec.name = brightness.MODEL_NAME
     stub = model_service_pb2_grpc.ModelServiceStub(channel)
     (status,) = stub.GetModelStatus(request, timeout=10).model_version_status
     assert status.version == 1
@@ -321,7 +234,7 @@ def test_bad_output_filter_gets_invalid_argument(stub, names, message):
 @pytest.mark.parametrize("field", [None, "x"])
 def test_bad_metadata_field_gets_invalid_argument(stub, field):
     request = get_model_metadata_pb2.GetModelMetadataRequest()
-    request.model_spec.name = conftest.MODEL_NAME
+    request.model_spec.name = brightness.MODEL_NAME
     if field:
         request.metadata_field.append(field)
     with pytest.raises(grpc.RpcError) as caught:

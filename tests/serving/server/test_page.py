@@ -15,7 +15,7 @@ import requests
 from PIL import Image
 
 from tests.conftest import SHARED
-from tests.serving import conftest
+from tests.serving import brightness
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -128,7 +128,7 @@ FAILED = "!document.getElementById('error').hidden"
 
 
 def test_chosen_image_is_answered(page, tmp_path):
-    (tmp_path / "bright.png").write_bytes(conftest.encode_image(204))
+    (tmp_path / "bright.png").write_bytes(brightness.encode_image(204))
     page.choose(tmp_path / "bright.png")
     page.wait_for(SHOWN)
     assert page.text("decision") == "Positive (score 0.800)"
@@ -139,7 +139,7 @@ def test_chosen_image_is_answered(page, tmp_path):
     assert "unlike those" in page.text("warning")
     assert "1.60" in page.text("warning")
     assert page.text("version") == "brightness, version 1"
-    overlay = base64.b64encode(conftest.OVERLAY).decode()
+    overlay = base64.b64encode(brightness.OVERLAY).decode()
     source = "document.getElementById('image').src"
     assert page.run(source) == f"data:image/png;base64,{overlay}"
     page.run("document.getElementById('overlay').click()")
@@ -147,7 +147,7 @@ def test_chosen_image_is_answered(page, tmp_path):
 
 
 def test_dropped_image_is_answered(page):
-    content = base64.b64encode(conftest.encode_image(51)).decode()
+    content = base64.b64encode(brightness.encode_image(51)).decode()
     page.run(
         f"""(() => {{
           const bytes = Uint8Array.from(atob("{content}"),

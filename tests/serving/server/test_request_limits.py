@@ -1,27 +1,28 @@
 """Requests that are too large or too slow, and what is counted of them."""
 
-import shutil
+import collections
+import contextlib
 import socket
 import threading
 import time
+from concurrent import futures
 
 import grpc
 import pytest
 import requests
+from prometheus_client import parser
 
 from serving import client, local_server
-from tests.serving import conftest
+from tests.serving import brightness
 
 PREDICT = "/v1/models/m:predict"
 
 
 @pytest.fixture(scope="module")
-def strict(saved_models, tmp_path_factory):
+def strict(saved_models):
     """A server that takes 10,000 bytes and waits half a second."""
-    base_path = tmp_path_factory.mktemp("strict")
-    shutil.copytree(saved_models / "1", base_path / "1")
     running = local_server.start(
-        str(base_path), "m", timeout_s=0.5, max_request_bytes=10_000
+        str(saved_models), "m", timeout_s=0.5, max_request_bytes=10_000
     )
     yield running
     running.stop()
@@ -89,41 +90,44 @@ def test_too_many_bytes_under_way_get_unavailable(strict, monkeypatch):
     assert answer.status_code == 400
 
 
-def test_every_request_is_counted(saved_models, tmp_path):
-    shutil.copytree(saved_models / "1", tmp_path / "1")
-    running = local_server.start(str(tmp_path), "m")
-    image = conftest.encode_image(204)
-    try:
-        for target in (running.grpc_target, running.rest_target):
-            with client.Client(target, "m") as asked:
-                asked.predict([image])
-            with (
-                client.Client(target, "made up") as asked,
-                pytest.raises(client.ServerError),
-            ):
-                asked.predict([image])
+def test_every_request_is_counted(server):
+    def read_page():
         page = requests.get(
-            f"{running.rest_target}/monitoring/prometheus/metrics", timeout=10
+            f"{server.rest_target}/monitoring/prometheus/metrics", timeout=10
         )
-    finally:
-        running.stop()
-    assert page.headers["content-type"].startswith("text/plain")
-    count = ":tensorflow:serving:request_count"
-    assert f'{count}{{model_name="m",status="OK"}} 2\n' in page.text
-    assert f'{count}{{model_name="",status="NOT_FOUND"}} 2\n' in page.text
-    for api, entrypoint in (("Predict", "GRPC"), ("predict", "REST")):
-        assert (
-            ":tensorflow:serving:request_latency_count{"
-            f'model_name="m",API="{api}",entrypoint="{entrypoint}"}} 1\n'
-        ) in page.text
+        assert page.headers["content-type"].startswith("text/plain")
+        return collections.Counter(
+            {
+                (sample.name, *sorted(sample.labels.values())): sample.value
+                for family in parser.text_string_to_metric_families(page.text)
+                for sample in family.samples
+                if not sample.name.endswith(("_bucket", "_sum"))
+            }
+        )
+
+    before = read_page()
+    for target in (server.grpc_target, server.rest_target):
+        for name in (brightness.MODEL_NAME, "made up"):
+            with (
+                client.Client(target, name) as asked,
+                contextlib.suppress(client.ServerError),
+            ):
+                asked.predict([brightness.encode_image(204)])
+    latency = ":tensorflow:serving:request_latency_count"
+    assert {key[1:]: n for key, n in (read_page() - before).items()} == {
+        ("OK", brightness.MODEL_NAME): 2,
+        ("", "NOT_FOUND"): 2,
+        ("GRPC", "Predict", brightness.MODEL_NAME): 1,
+        ("REST", brightness.MODEL_NAME, "predict"): 1,
+    }
+    assert (latency, "GRPC", "Predict", brightness.MODEL_NAME) in read_page()
 
 
 def test_expired_requests_in_the_queue_are_not_computed(
-    saved_models, tmp_path, monkeypatch
+    saved_models, monkeypatch
 ):
     from serving.server import grpc_service, inference
 
-    shutil.copytree(saved_models / "1", tmp_path / "1")
     monkeypatch.setattr(grpc_service, "NUM_THREADS", 1)
     num_computed = 0
 
@@ -135,21 +139,17 @@ def test_expired_requests_in_the_queue_are_not_computed(
 
     original = inference.predict
     monkeypatch.setattr(inference, "predict", slow)
-    running = local_server.start(str(tmp_path), "m")
-    codes = []
+    running = local_server.start(str(saved_models), "m")
 
-    def ask():
+    def ask(unused_number):
         with client.Client(running.grpc_target, "m", timeout_s=0.3) as asked:
             try:
-                asked.predict([conftest.encode_image(204)])
+                asked.predict([brightness.encode_image(204)])
             except client.ServerError as error:
-                codes.append(error.code)
+                return error.code
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with futures.ThreadPoolExecutor(4) as executor:
+        codes = list(executor.map(ask, range(4)))
     running.stop()
     assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED.name] * 4
     assert num_computed < 4

@@ -1,33 +1,36 @@
-"""TF Serving's REST routes, formats, codes and messages."""
+"""TF Serving's REST routes, formats and codes."""
 
 import base64
 import gzip
 import json
 
+import numpy as np
 import pytest
 import requests
 
-from tests.serving import conftest
+from serving.server import rest_api
+from tests.serving import brightness
 
-MODEL = f"/v1/models/{conftest.MODEL_NAME}"
+MODEL = f"/v1/models/{brightness.MODEL_NAME}"
 PREDICT = f"{MODEL}:predict"
-BRIGHT = {"b64": base64.b64encode(conftest.encode_image(204)).decode()}
+BRIGHT = {"b64": base64.b64encode(brightness.encode_image(204)).decode()}
 
 
-def post(target, path, body):
+def post(target, path, body, **options):
     if not isinstance(body, (str, bytes)):
         body = json.dumps(body)
-    return requests.post(target + path, data=body, timeout=10)
+    return requests.post(target + path, data=body, timeout=10, **options)
 
 
 def test_row_format_gives_an_object_for_each_instance(rest_target):
     body = {"instances": [{"image_bytes": BRIGHT}, {"image_bytes": BRIGHT}]}
     answer = post(rest_target, PREDICT, body)
     assert answer.headers["content-type"] == "application/json"
+    # Numbers have the digits that a float32 needs.
     assert answer.json() == {
         "predictions": [
             {
-                "probabilities": [0.199999988, 0.8],
+                "probabilities": [0.19999999, 0.8],
                 "label": "bright",
                 "label_index": 1,
                 "score": 0.8,
@@ -47,7 +50,10 @@ def test_row_format_gives_an_object_for_each_instance(rest_target):
 def test_columnar_format_gives_a_list_for_each_output(rest_target, inputs):
     answer = post(rest_target, PREDICT, {"inputs": inputs}).json()
     assert answer["outputs"]["score"] == [0.8]
-    assert answer["outputs"]["probabilities"] == [[0.199999988, 0.8]]
+    probabilities = np.float32(answer["outputs"]["probabilities"])
+    np.testing.assert_array_equal(
+        probabilities, [[1 - np.float32(0.8), np.float32(0.8)]]
+    )
 
 
 def test_bare_instances_and_versioned_url_are_understood(rest_target):
@@ -63,31 +69,39 @@ def test_text_after_the_first_object_is_ignored(rest_target):
     assert post(rest_target, PREDICT, body).status_code == 200
 
 
-def test_gzipped_body_is_understood(rest_target):
+def test_gzipped_body_is_understood(rest_target, monkeypatch):
+    monkeypatch.setattr(rest_api, "MAX_GUNZIPPED_BYTES", 1000)
+    headers = {"Content-Encoding": "gzip"}
     body = gzip.compress(json.dumps({"instances": [BRIGHT]}).encode())
-    answer = requests.post(
-        rest_target + PREDICT,
-        data=body,
-        headers={"Content-Encoding": "gzip"},
-        timeout=10,
-    )
-    assert answer.status_code == 200
+    assert post(rest_target, PREDICT, body, headers=headers).ok
+    # Cut off, damaged, and too long.
+    for bad in (body[:-9], b"x" + body, gzip.compress(b" " * 1001)):
+        answer = post(rest_target, PREDICT, bad, headers=headers)
+        assert answer.status_code == 400
+        assert "Failed to uncompress the gzipped body" in answer.json()["error"]
 
 
 def test_one_output_is_not_named_and_infinity_is_a_bare_token(rest_target):
     body = {"signature_name": "inverse", "instances": [[1, 0], [-0.0, 3]]}
     answer = post(rest_target, PREDICT, body)
-    # As RapidJSON's pretty writer lays it out.
     assert answer.text == (
-        '{\n    "predictions": [[1.0, Infinity], '
-        "[-Infinity, 0.33333333333333331]\n    ]\n}"
+        '{"predictions": [[1.0, Infinity], [-Infinity, 0.3333333333333333]]}'
     )
 
 
 def test_nan_is_understood_and_answered(rest_target):
     body = '{"signature_name": "inverse", "inputs": [[NaN, Infinity]]}'
     answer = post(rest_target, PREDICT, body)
-    assert answer.text == '{\n    "outputs": [[NaN, 0.0]]\n}'
+    assert answer.text == '{"outputs": [[NaN, 0.0]]}'
+
+
+def test_no_rows_in_columnar_format_give_none(rest_target):
+    for body, expected in (
+        ({"signature_name": "explain", "inputs": []}, []),
+        ({"signature_name": "explain", "inputs": {"image_bytes": []}}, []),
+    ):
+        answer = post(rest_target, PREDICT, body).json()["outputs"]
+        assert answer["label"] == answer["overlay_bytes"] == expected
 
 
 def test_pixels_signature_takes_nested_lists(rest_target):
@@ -95,39 +109,6 @@ def test_pixels_signature_takes_nested_lists(rest_target):
     body = {"signature_name": "pixels", "instances": [{"pixels": pixels}]}
     answer = post(rest_target, PREDICT, body).json()
     assert answer["predictions"][0]["score"] == pytest.approx(0.2)
-
-
-def test_classify_gives_labels_and_scores(rest_target):
-    body = {
-        "signature_name": "classify",
-        "examples": [{"image_bytes": BRIGHT}, {"image_bytes": [BRIGHT]}],
-    }
-    answer = post(rest_target, f"{MODEL}:classify", body).json()
-    expected = [["dark", 0.199999988], ["bright", 0.8]]
-    assert answer == {"results": [expected] * 2}
-
-
-def test_context_feature_is_added_to_each_example(rest_target):
-    body = {
-        "signature_name": "classify",
-        "context": {"image_bytes": BRIGHT},
-        "examples": [{}, {"unused": [1, 2]}],
-    }
-    answer = post(rest_target, f"{MODEL}:classify", body).json()
-    assert [row[1][1] for row in answer["results"]] == [0.8, 0.8]
-
-
-def test_regress_gives_numbers(rest_target):
-    body = {"signature_name": "regress", "examples": [{"image_bytes": BRIGHT}]}
-    answer = post(rest_target, f"{MODEL}:regress", body)
-    assert answer.text == '{\n    "results": [0.8]\n}'
-
-
-def test_regress_asks_for_its_signature(rest_target):
-    body = {"signature_name": "classify", "examples": [{"image_bytes": BRIGHT}]}
-    answer = post(rest_target, f"{MODEL}:regress", body)
-    assert answer.status_code == 400
-    assert answer.json()["error"] == "Expected one output Tensor."
 
 
 def test_status_is_tf_serving_s_document(rest_target):
@@ -145,11 +126,13 @@ def test_status_is_tf_serving_s_document(rest_target):
 
 def test_metadata_is_tf_serving_s_document(rest_target):
     answer = requests.get(f"{rest_target}{MODEL}/metadata", timeout=10).json()
+    assert set(answer) == {"model_spec", "metadata"}
     assert answer["model_spec"] == {
-        "name": conftest.MODEL_NAME,
+        "name": brightness.MODEL_NAME,
         "signature_name": "",
         "version": "1",
     }
+    assert set(answer["metadata"]["signature_def"]) == {"signature_def"}
     signatures = answer["metadata"]["signature_def"]["signature_def"]
     declared = signatures["serving_default"]["inputs"]["image_bytes"]
     assert declared["dtype"] == "DT_STRING"
@@ -159,13 +142,22 @@ def test_metadata_is_tf_serving_s_document(rest_target):
     }
 
 
+MALFORMED = [
+    ("GET", "/v1/foo"),
+    ("GET", PREDICT),
+    ("POST", MODEL),
+    ("DELETE", MODEL),
+    ("GET", f"{MODEL}/versions/x"),
+    ("GET", f"{MODEL}:regress"),
+    ("POST", f"{MODEL}:classify"),
+    ("POST", f"{MODEL}:regress"),
+]
 BAD_PATHS = [
+    *(
+        (method, path, 400, f"Malformed request: {method} {path}")
+        for method, path in MALFORMED
+    ),
     ("GET", "/v1/models", 400, "Missing model name in request."),
-    ("GET", "/v1/foo", 400, "Malformed request: GET /v1/foo"),
-    ("GET", PREDICT, 400, f"Malformed request: GET {PREDICT}"),
-    ("POST", MODEL, 400, f"Malformed request: POST {MODEL}"),
-    ("DELETE", MODEL, 400, f"Malformed request: DELETE {MODEL}"),
-    ("GET", f"{MODEL}/versions/x", 400, "Malformed request: GET "),
     ("GET", "/v1/models/x", 404, "Could not find any versions of model x"),
     (
         "GET",
@@ -185,12 +177,6 @@ BAD_PATHS = [
         400,
         "Failed to convert version: 99999999999999999999 to numeric.",
     ),
-    (
-        "GET",
-        f"{MODEL}:regress",
-        400,
-        f"Malformed request: GET {MODEL}:regress",
-    ),
 ]
 
 
@@ -201,7 +187,7 @@ def test_bad_path_gets_tf_serving_s_answer(
     answer = requests.request(method, rest_target + path, timeout=10)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/json"
-    assert message in answer.json()["error"]
+    assert answer.json() == {"error": message}
 
 
 def test_path_outside_the_api_gets_a_page(rest_target):
@@ -210,99 +196,73 @@ def test_path_outside_the_api_gets_a_page(rest_target):
     assert answer.headers["content-type"].startswith("text/html")
 
 
-ELEMENT = "Failed to process element: 0"
+NO_JSON = "The body must be a JSON object. JSON parse error: "
+KEYS = "must be an object with these keys: image_bytes."
+BASE64 = "with a base64 string as the only key, 'b64'."
+RAGGED = "all lists of one depth must have one length."
+LOSSY = "has a number that float32 cannot hold without loss."
+
+
+def inverse(**fields):
+    return {"signature_name": "inverse", **fields}
+
+
+def pixels(value):
+    return {"signature_name": "pixels", "instances": [[[[value]]]]}
+
+
 BAD_BODIES = {
-    "empty": ("", "JSON Parse error: The document is empty"),
-    "blank": (" \n", "JSON Parse error: The document is empty. at offset: 2"),
-    "text": ("abc", "JSON Parse error: Invalid value. at offset: 0"),
-    "bytes": (b"\xff\xfe", "JSON Parse error: Invalid value. at offset: 0"),
-    "trailing comma": (
-        '{"a": 1,}',
-        "JSON Parse error: Missing a name for object member. at offset: 8",
-    ),
-    "no colon": ('{"a" 1}', "Missing a colon after a name of object member."),
-    "no comma in list": (
-        '{"a": [1 2]}',
-        "Missing a comma or ] after an array element.",
-    ),
-    "no comma in object": (
-        '{"a": [1], "b": "[" "c": 2}',
-        "Missing a comma or } after an object member.",
-    ),
-    "open string": ('{"a', "Missing a closing quotation mark in string."),
-    "deep": ("[" * 100_000, "JSON Parse error: "),
-    "huge integer": ('{"a": 1' + "0" * 5000 + "}", "Number too big"),
-    "no object": ("[1]", "JSON Value: [\n    1\n] Is not object"),
-    "no inputs": ("{}", "Missing 'inputs' or 'instances' key"),
-    "both": (
-        {"inputs": [], "instances": []},
-        "Not formatted correctly expecting only one of 'inputs' or "
-        "'instances' keys to exist ",
-    ),
-    "instances no list": (
-        {"instances": "a"},
-        "Excepting 'instances' to be an list/array",
-    ),
-    "no instances": ({"instances": []}, "No values in 'instances' array"),
+    "empty": ("", NO_JSON + "Expecting value: line 1 column 1 (char 0)"),
+    "blank": (" \n", NO_JSON),
+    "text": ("abc", NO_JSON),
+    "bytes": (b"\xff\xfe", NO_JSON),
+    "trailing comma": ('{"a": 1,}', NO_JSON),
+    "no colon": ('{"a" 1}', "Expecting ':' delimiter: line 1 column 6"),
+    "no comma": ('{"a": [1 2]}', "Expecting ',' delimiter"),
+    "open string": ('{"a', "Unterminated string"),
+    "deep": ("[" * 100_000, NO_JSON),
+    "huge integer": ('{"a": 1' + "0" * 5000 + "}", NO_JSON),
+    "no object": ("[1]", "The body must be a JSON object."),
+    "no inputs": ("{}", "either 'instances' or 'inputs'."),
+    "both": ({"inputs": [], "instances": []}, "either 'instances' or 'inputs'"),
+    "instances no list": ({"instances": "a"}, "'instances' must be a list"),
+    "no instances": ({"instances": []}, "list of at least one instance."),
     "signature no text": (
         {"signature_name": 1, "instances": ["a"]},
-        "'signature_name' key must be a string value.",
+        "'signature_name' must be a string.",
     ),
     "unknown signature": (
         {"signature_name": "x", "instances": ["a"]},
         'Serving signature name: "x" not found in signature def',
     ),
-    "wrong type": (
-        {"instances": [1]},
-        f"{ELEMENT} of 'instances' list. Error: INVALID_ARGUMENT: JSON Value: "
-        "1 Type: Number is not of expected type: string",
+    "wrong type": ({"instances": [1]}, "values of type string."),
+    "mixed types": ({"instances": ["a", 1]}, "values of type string."),
+    "number for text": (inverse(inputs=[["1", "2"]]), "of type float64."),
+    "truth for a number": (inverse(inputs=[[True, 1]]), "of type float64."),
+    "null": ({"instances": [None]}, "values of type string."),
+    "wrong name": ({"instances": [{"x": "a"}]}, KEYS + " Number 0 is not."),
+    "extra name": (
+        {"instances": [{"image_bytes": "a"}, {"image_bytes": "a", "x": "a"}]},
+        KEYS + " Number 1 is not.",
     ),
-    "wrong name": (
-        {"instances": [{"x": "a"}]},
-        f"{ELEMENT} key: x of 'instances' list. Error: INVALID_ARGUMENT: JSON "
-        "object: does not have named input: x",
-    ),
-    "missing name": ({"instances": [{}]}, "keys must be equal to: image_bytes"),
-    "mixed": (
-        {"instances": ["a", {"image_bytes": "a"}]},
-        "Expecting value/list but got object at item 1 of input list",
-    ),
-    "mixed the other way": (
+    "object, then value": (
         {"instances": [{"image_bytes": "a"}, "a"]},
-        "Expecting object but got list at item 1 of input list",
+        KEYS + " Number 1 is not.",
     ),
-    "no base64": (
-        {"instances": [{"b64": "?"}]},
-        f"{ELEMENT} of 'instances' list. Error: INVALID_ARGUMENT: Unable to "
-        "base64 decode",
-    ),
+    "no column": ({"inputs": {"x": []}}, f"'inputs' {KEYS}"),
+    "no base64": ({"instances": [{"b64": "?"}]}, BASE64),
+    "base64 of no text": ({"instances": [{"b64": 1}]}, BASE64),
     "base64 with company": (
         {"instances": [{"image_bytes": {"b64": "AA==", "x": 1}}]},
-        "not formatted correctly for base64 data",
+        BASE64,
     ),
-    "ragged": (
-        {"signature_name": "inverse", "instances": [[1, 2], [1]]},
-        "Failed to process element: 1 of 'instances' list. Error: "
-        "INVALID_ARGUMENT: Expecting tensor size: 2 but got: 1",
-    ),
-    "ragged inside": (
-        {"signature_name": "inverse", "inputs": [[1, 2], [1]]},
-        "Encountered list at unexpected size: 1 at level: 1 expected size: 2",
-    ),
-    "value among lists": (
-        {"signature_name": "inverse", "inputs": [[1, 2], 1]},
-        "JSON Value: 1 found at incorrect level: 2 in the JSON DOM. Expected "
-        "at level: 2",
-    ),
-    "list among values": (
-        {"signature_name": "inverse", "inputs": [1, [1]]},
-        "Encountered list at unexpected level: 1 expected < 1",
-    ),
-    "lossy number": (
-        {"signature_name": "pixels", "instances": [[[[2**24]]]]},
-        "Cannot convert JSON value: 16777216 to float without loss of "
-        "precision.",
-    ),
+    "lone surrogate": ('{"instances": ["\\ud800"]}', BASE64),
+    "ragged": (inverse(instances=[[1, 2], [1]]), RAGGED),
+    "ragged inside": (inverse(inputs=[[1, 2], [1]]), RAGGED),
+    "value among lists": (inverse(inputs=[[1, 2], 1]), RAGGED),
+    "list among values": (inverse(inputs=[1, [1]]), RAGGED),
+    "large integer": (pixels(2**24), LOSSY),
+    "large number": (pixels(1e39), LOSSY),
     "wrong shape": (
         {"signature_name": "pixels", "instances": [[1.0, 2.0]]},
         "Input pixels must have shape [?,8,8,1], but [1,2] is provided",
@@ -311,50 +271,16 @@ BAD_BODIES = {
         b'{"signature_name": "\xff", "instances": ["a"]}',
         'Serving signature name: "?" not found in signature def',
     ),
-    "lone surrogate": ('{"instances": ["\\ud800"]}', "surrogate pair"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_BODIES)
-def test_bad_body_gets_tf_serving_s_message(rest_target, case):
+def test_bad_body_is_told_in_one_sentence(rest_target, case):
     body, message = BAD_BODIES[case]
     answer = post(rest_target, PREDICT, body)
-    assert message in answer.json()["error"]
     assert answer.status_code == 400
-
-
-BAD_EXAMPLES = {
-    "no examples": ({}, "key 'examples' is expected and was not found"),
-    "no list": ({"examples": 1}, "value to be an list/array"),
-    "empty": ({"examples": []}, "'examples' value is an empty array"),
-    "no object": ({"examples": [1]}, "must be JSON object but got JSON Number"),
-    "two types": (
-        {"examples": [{"a": [1, 1.5]}]},
-        "Unexpected element type in feature: a expecting type: int64",
-    ),
-    "null": ({"examples": [{"a": None}]}, "unexpected JSON type: Null"),
-    "no classify signature": (
-        {"signature_name": "serving_default", "examples": [{}]},
-        "Expected one or two output Tensors, found 8",
-    ),
-    "unknown signature": (
-        {"signature_name": "x", "examples": [{}]},
-        "No signature was found with the name: x",
-    ),
-    "missing feature": (
-        {"examples": [{"x": 1}]},
-        "Feature: image_bytes (data type: string) is required",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_EXAMPLES)
-def test_bad_example_gets_tf_serving_s_message(rest_target, case):
-    body, message = BAD_EXAMPLES[case]
-    body = {"signature_name": "classify", **body}
-    answer = post(rest_target, f"{MODEL}:classify", body)
+    assert list(answer.json()) == ["error"]
     assert message in answer.json()["error"]
-    assert answer.status_code == 400
 
 
 @pytest.mark.parametrize("path", ["/v1/models/x", "/v1/models/%78"])
@@ -382,13 +308,12 @@ def test_body_of_fifty_megabytes_is_answered(rest_target):
 def test_body_of_fifty_megabytes_of_garbage_is_refused(rest_target):
     answer = post(rest_target, PREDICT, b"x" * 50_000_000)
     assert answer.status_code == 400
-    assert answer.json()["error"] == (
-        "JSON Parse error: Invalid value. at offset: 0"
-    )
+    assert answer.json()["error"].startswith(NO_JSON)
 
 
 def test_truncated_image_is_not_valid_and_its_neighbour_is(rest_target):
-    half = base64.b64encode(conftest.encode_image(204)[:40]).decode()
-    body = {"instances": [{"b64": half}, BRIGHT]}
+    half = base64.b64encode(brightness.encode_image(204)[:40]).decode()
+    # TF Serving takes base64 without its padding, too.
+    body = {"instances": [{"b64": half.rstrip("=")}, BRIGHT]}
     answer = post(rest_target, PREDICT, body).json()["predictions"]
     assert [row["valid"] for row in answer] == [False, True]

@@ -9,6 +9,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from serving import status_codes
 from serving.server import served_models
 from tests.serving.server.test_model_versions import load, write_version
+from tests.serving.waiting import wait_for
 
 
 def make_config(*models: str):
@@ -176,14 +177,6 @@ def test_file_that_is_no_configuration_is_named(tmp_path):
     path.write_text("model_list {}")
     with pytest.raises(ValueError, match=r"models.config must be a Model"):
         served_models.read_config(str(path))
-
-
-def wait_for(condition):
-    for _ in range(500):
-        if condition():
-            return
-        threading.Event().wait(0.02)
-    pytest.fail("waited too long")
 
 
 def test_polling_follows_disk_and_file(models, base_path, tmp_path):

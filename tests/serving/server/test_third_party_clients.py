@@ -9,18 +9,18 @@ import subprocess
 import pytest
 
 from serving import local_server
-from tests.serving import conftest
+from tests.serving import brightness, clients
 
 
 def test_curl_gets_an_answer(rest_target):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    b64 = base64.b64encode(conftest.encode_image(204)).decode()
+    b64 = base64.b64encode(brightness.encode_image(204)).decode()
     done = subprocess.run(
         [
             *("curl", "--silent", "--show-error"),
             *("--write-out", "%{http_code}", "--data", "@-"),
-            f"{rest_target}/v1/models/{conftest.MODEL_NAME}:predict",
+            f"{rest_target}/v1/models/{brightness.MODEL_NAME}:predict",
         ],
         input=json.dumps({"instances": [{"b64": b64}]}),
         capture_output=True,
@@ -36,7 +36,7 @@ def numbers_server(tmp_path_factory):
     """A server of a model whose default signature takes numbers."""
     import tensorflow as tf
 
-    module, signatures = conftest.build_module(0.5)
+    module, signatures = brightness.build_module(0.5)
     base_path = tmp_path_factory.mktemp("numbers")
     tf.saved_model.save(
         module,
@@ -50,28 +50,13 @@ def numbers_server(tmp_path_factory):
 
 def test_min_tfs_client_gets_answers_and_errors(numbers_server):
     """A package from PyPI, of 2020, with protos of its own."""
-    if not pathlib.Path(conftest.CLIENTS_PYTHON).exists():
+    if not pathlib.Path(clients.CLIENTS_PYTHON).exists():
         pytest.skip("run `make clients` first")
-    script = f"""
-import grpc, numpy
-from min_tfs_client.requests import TensorServingClient
-from min_tfs_client.tensors import tensor_proto_to_ndarray
-client = TensorServingClient("127.0.0.1", {numbers_server.grpc_port})
-inputs = {{"x": numpy.array([[1.0, 4.0], [-2.0, 0.5]])}}
-answer = client.predict_request("inverse", inputs, model_version=1)
-print(tensor_proto_to_ndarray(answer.outputs["y"]).tolist())
-for name, inputs in [
-    ("x", inputs),
-    ("inverse", {{"z": inputs["x"]}}),
-    ("inverse", {{"x": numpy.array([[1, 2]], numpy.int32)}}),
-]:
-    try:
-        client.predict_request(name, inputs)
-    except grpc.RpcError as error:
-        print(error.code().name, error.details())
-"""
+    program = pathlib.Path(__file__).with_name("min_tfs_client_calls.py")
     done = subprocess.run(
-        [conftest.CLIENTS_PYTHON, "-c", script], capture_output=True, text=True
+        [clients.CLIENTS_PYTHON, str(program), str(numbers_server.grpc_port)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
