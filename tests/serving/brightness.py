@@ -110,3 +110,16 @@ def save_versions(directory) -> None:
         path = directory / str(version)
         tf.saved_model.save(module, str(path), signatures=signatures)
         (path / "assets" / "dataset.json").write_text(info.to_json())
+
+
+def predict_request(signature_name="", name=MODEL_NAME, **inputs):
+    """Returns the proto that asks a signature."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature_name
+    for key, value in inputs.items():
+        request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    return request

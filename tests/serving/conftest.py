@@ -2,6 +2,7 @@
 
 import shutil
 
+import grpc
 import numpy as np
 import pytest
 
@@ -36,6 +37,15 @@ def grpc_target(server):
 @pytest.fixture(scope="session")
 def rest_target(server):
     return server.rest_target
+
+
+@pytest.fixture(scope="session")
+def channel(server):
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(
+        f"127.0.0.1:{server.grpc_port}", options
+    ) as opened:
+        yield opened
 
 
 @pytest.fixture(params=["grpc", "rest"])

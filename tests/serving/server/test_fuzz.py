@@ -58,29 +58,24 @@ def test_mutated_json_gets_an_answer_or_a_client_error(rest_target):
     assert_still_answers(rest_target)
 
 
-def test_mutated_protos_get_an_answer_or_an_error(server, rest_target):
-    tf = pytest.importorskip("tensorflow")
-    from tensorflow_serving.apis import predict_pb2
+@pytest.fixture
+def predict(channel):
+    return channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
 
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = brightness.MODEL_NAME
-    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([IMAGE]))
-    good = request.SerializeToString()
+
+def test_mutated_protos_get_an_answer_or_an_error(predict, rest_target):
+    good = brightness.predict_request(image_bytes=[IMAGE]).SerializeToString()
     generator = random.Random(2)
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-        predict = channel.unary_unary(
-            "/tensorflow.serving.PredictionService/Predict"
-        )
-        for _ in range(NUM_REQUESTS):
-            try:
-                predict(mutate(good, generator), timeout=10)
-            except grpc.RpcError as error:
-                # INTERNAL: gRPC itself could not parse the message.
-                assert error.code().name in (
-                    *("INTERNAL", "INVALID_ARGUMENT"),
-                    *("FAILED_PRECONDITION", "NOT_FOUND"),
-                )
-                assert "Traceback" not in error.details()
+    for _ in range(NUM_REQUESTS):
+        try:
+            predict(mutate(good, generator), timeout=10)
+        except grpc.RpcError as error:
+            # INTERNAL: gRPC itself could not parse the message.
+            assert error.code().name in (
+                *("INTERNAL", "INVALID_ARGUMENT"),
+                *("FAILED_PRECONDITION", "NOT_FOUND"),
+            )
+            assert "Traceback" not in error.details()
     assert_still_answers(rest_target)
 
 
@@ -104,26 +99,16 @@ def test_mutated_images_are_valid_or_not(server, rest_target):
     assert_still_answers(rest_target)
 
 
-def test_mutated_deadlines_are_kept(server, rest_target):
-    tf = pytest.importorskip("tensorflow")
-    from tensorflow_serving.apis import predict_pb2
-
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = brightness.MODEL_NAME
-    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([IMAGE] * 8))
+def test_mutated_deadlines_are_kept(predict, rest_target):
+    request = brightness.predict_request(image_bytes=[IMAGE] * 8)
     body = request.SerializeToString()
     generator = random.Random(4)
     codes = set()
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-        predict = channel.unary_unary(
-            "/tensorflow.serving.PredictionService/Predict"
-        )
-        for _ in range(NUM_REQUESTS):
-            timeout = 10 ** generator.uniform(-6, 1)
-            try:
-                predict(body, timeout=timeout)
-                codes.add("OK")
-            except grpc.RpcError as error:
-                codes.add(error.code().name)
+    for _ in range(NUM_REQUESTS):
+        try:
+            predict(body, timeout=10 ** generator.uniform(-6, 1))
+            codes.add("OK")
+        except grpc.RpcError as error:
+            codes.add(error.code().name)
     assert codes == {"OK", "DEADLINE_EXCEEDED"}
     assert_still_answers(rest_target)

@@ -3,43 +3,23 @@
 import grpc
 import numpy as np
 import pytest
-
-from tests.serving import brightness
-
-tf = pytest.importorskip("tensorflow")
-apis = pytest.importorskip("tensorflow_serving.apis")
-
-from tensorflow_serving.apis import (  # noqa: E402
+import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_management_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
     prediction_service_pb2_grpc,
 )
 
-
-@pytest.fixture(scope="module")
-def channel(server):
-    options = [("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(
-        f"127.0.0.1:{server.grpc_port}", options
-    ) as opened:
-        yield opened
+from tests.serving import brightness
+from tests.serving.brightness import predict_request
 
 
 @pytest.fixture(scope="module")
 def stub(channel):
     return prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-
-def predict_request(signature_name="", name=brightness.MODEL_NAME, **inputs):
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = name
-    request.model_spec.signature_name = signature_name
-    for key, value in inputs.items():
-        request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
-    return request
 
 
 def test_values_are_in_the_field_of_their_type(stub):
@@ -96,11 +76,9 @@ def test_other_predictions_are_unimplemented(channel, method):
 
 @pytest.mark.parametrize("service", ["", "PredictionService", "ModelService"])
 def test_health_is_serving(channel, service):
-    health = pytest.importorskip("grpc_health.v1.health_pb2")
-    stubs = pytest.importorskip("grpc_health.v1.health_pb2_grpc")
-    request = health.HealthCheckRequest(service=service)
-    answer = stubs.HealthStub(channel).Check(request, timeout=10)
-    assert answer.status == health.HealthCheckResponse.SERVING
+    request = health_pb2.HealthCheckRequest(service=service)
+    answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_reload_with_a_relative_path_is_refused(channel):
