@@ -5,6 +5,7 @@ protocols give the same answers. The order of checks and the wording follow
 TF Serving (`predict_util.cc`, `get_model_*_impl.cc`, `model_service_impl.cc`).
 """
 
+from google.protobuf import wrappers_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -48,14 +49,10 @@ def predict(
     output_names = _select_outputs(
         list(request.output_filter), list(declared.outputs)
     )
-    outputs = model.run(name, request.inputs, output_names)
-    response = predict_pb2.PredictResponse()
-    fill_model_spec(
-        response.model_spec, request.model_spec.name, model.version, name
+    return predict_pb2.PredictResponse(
+        model_spec=_answering_spec(request.model_spec.name, model, name),
+        outputs=model.run(name, request.inputs, output_names),
     )
-    for output_name, tensor in outputs.items():
-        response.outputs[output_name].CopyFrom(tensor)
-    return response
 
 
 def get_model_metadata(
@@ -75,14 +72,14 @@ def get_model_metadata(
                 f"Metadata field {field} is not supported"
             )
     model = find_model(models, request.model_spec)
-    signature_map = get_model_metadata_pb2.SignatureDefMap()
-    for name, declared in model.signature_defs.items():
-        signature_map.signature_def[name].CopyFrom(declared)
-    response = get_model_metadata_pb2.GetModelMetadataResponse()
-    fill_model_spec(
-        response.model_spec, request.model_spec.name, model.version, ""
+    response = get_model_metadata_pb2.GetModelMetadataResponse(
+        model_spec=_answering_spec(request.model_spec.name, model, "")
     )
-    response.metadata[SIGNATURE_DEF].Pack(signature_map)
+    response.metadata[SIGNATURE_DEF].Pack(
+        get_model_metadata_pb2.SignatureDefMap(
+            signature_def=model.signature_defs
+        )
+    )
     return response
 
 
@@ -119,13 +116,14 @@ def reload_config(
     )
 
 
-def fill_model_spec(
-    spec: model_pb2.ModelSpec, name: str, version: int, signature_name: str
-) -> None:
-    """Fills the ModelSpec of an answer."""
-    spec.name = name
-    spec.version.value = version
-    spec.signature_name = signature_name
+def _answering_spec(
+    name: str, model: saved_models.LoadedModel, signature_name: str
+) -> model_pb2.ModelSpec:
+    return model_pb2.ModelSpec(
+        name=name,
+        version=wrappers_pb2.Int64Value(value=model.version),
+        signature_name=signature_name,
+    )
 
 
 def _check_inputs(sent: set[str], declared: set[str]) -> None:
@@ -134,34 +132,32 @@ def _check_inputs(sent: set[str], declared: set[str]) -> None:
     if len(sent) != len(declared):
         raise status_codes.invalid_argument(
             f"input size does not match signature: {len(sent)}!="
-            f"{len(declared)} len({braces(sent)}) != "
-            f"len({braces(declared)}). Sent extra: "
-            f"{braces(sent - declared)}. Missing but required: "
-            f"{braces(declared - sent)}."
+            f"{len(declared)} len({_braces(sent)}) != "
+            f"len({_braces(declared)}). Sent extra: "
+            f"{_braces(sent - declared)}. Missing but required: "
+            f"{_braces(declared - sent)}."
         )
     raise status_codes.invalid_argument(
         f"Signature input alias: {min(declared - sent)} not found in request "
         "and no default value provided. Inputs expected to be in the request "
-        f"{braces(sent)}"
+        f"{_braces(sent)}"
     )
 
 
 def _select_outputs(wanted: list[str], declared: list[str]) -> list[str]:
-    seen = set()
-    for name in wanted:
+    for index, name in enumerate(wanted):
         if name not in declared:
             raise status_codes.invalid_argument(
                 f"output tensor alias not found in signature: {name} Outputs "
-                f"expected to be in the set {braces(declared)}."
+                f"expected to be in the set {_braces(declared)}."
             )
-        if name in seen:
+        if name in wanted[:index]:
             raise status_codes.invalid_argument(
                 f"duplicate output tensor alias: {name}"
             )
-        seen.add(name)
     return wanted or declared
 
 
-def braces(names) -> str:
+def _braces(names) -> str:
     """Returns names as TF Serving lists them, `{a,b}`."""
     return "{" + ",".join(sorted(names)) + "}"
