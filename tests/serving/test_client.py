@@ -3,8 +3,6 @@
 import dataclasses
 import http.server
 import json
-import pathlib
-import shutil
 import socket
 import ssl
 import subprocess
@@ -16,6 +14,7 @@ from concurrent import futures
 import grpc
 import numpy as np
 import pytest
+import trustme
 
 from serving import client
 from tests.serving import brightness
@@ -49,23 +48,17 @@ def test_explain_adds_overlays(target, images):
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """Paths of a self-signed certificate for 127.0.0.1 and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    paths = str(folder / "cert.pem"), str(folder / "key.pem")
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
-            *("-out", paths[0], "-keyout", paths[1], "-days", "2"),
-            *("-subj", "/CN=127.0.0.1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return paths
+def certificate():
+    """Returns a certificate for 127.0.0.1 and the authority behind it."""
+    authority = trustme.CA()
+    return authority.issue_cert("127.0.0.1"), authority
+
+
+@pytest.fixture(scope="module")
+def ca_file(certificate, tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("authority") / "ca.pem")
+    certificate[1].cert_pem.write_to_path(path)
+    return path
 
 
 @pytest.fixture
@@ -73,22 +66,17 @@ def scripted_grpc():
     """Returns a function that starts a server whose Predict is a function."""
     servers = []
 
-    def start(answer, certificate=None):
+    def start(answer, credentials=None):
         handler = grpc.unary_unary_rpc_method_handler(answer)
         service = grpc.method_handlers_generic_handler(
             "tensorflow.serving.PredictionService", {"Predict": handler}
         )
         running = grpc.server(futures.ThreadPoolExecutor(1), [service])
         servers.append(running)
-        if certificate is None:
+        if credentials is None:
             port = running.add_insecure_port("127.0.0.1:0")
         else:
-            cert, key = (
-                pathlib.Path(path).read_bytes() for path in certificate
-            )
-            port = running.add_secure_port(
-                "127.0.0.1:0", grpc.ssl_server_credentials([(key, cert)])
-            )
+            port = running.add_secure_port("127.0.0.1:0", credentials)
         running.start()
         return f"127.0.0.1:{port}"
 
@@ -97,18 +85,20 @@ def scripted_grpc():
         running.stop(None).wait()
 
 
-def test_grpc_over_tls_sends_the_token(scripted_grpc, certificate):
+def test_grpc_over_tls_sends_the_token(scripted_grpc, certificate, ca_file):
     tokens = []
 
     def answer(request, context):
         tokens.append(dict(context.invocation_metadata())["authorization"])
         context.abort(grpc.StatusCode.INTERNAL, "reached")
 
-    target = f"grpcs://{scripted_grpc(answer, certificate)}"
+    chain = certificate[0].cert_chain_pems[0].bytes()
+    credentials = grpc.ssl_server_credentials(
+        [(certificate[0].private_key_pem.bytes(), chain)]
+    )
+    target = f"grpcs://{scripted_grpc(answer, credentials)}"
     with (
-        client.Client(
-            target, "m", token="secret", ca_file=certificate[0]
-        ) as asked,
+        client.Client(target, "m", token="secret", ca_file=ca_file) as asked,
         pytest.raises(client.ServerError, match="INTERNAL: reached"),
     ):
         asked.predict([b"a"])
@@ -121,15 +111,15 @@ def test_grpc_over_tls_sends_the_token(scripted_grpc, certificate):
     assert tokens == ["Bearer secret"]
 
 
-def test_rest_over_tls_trusts_the_given_authority(scripted, certificate):
+def test_rest_over_tls_trusts_the_given_authority(
+    scripted, certificate, ca_file
+):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
+    certificate[0].configure_cert(context)
     scripted.socket = context.wrap_socket(scripted.socket, server_side=True)
     target = scripted.target.replace("http://", "https://")
     scripted.statuses = [200]
-    with client.Client(
-        target, "m", token="secret", ca_file=certificate[0]
-    ) as asked:
+    with client.Client(target, "m", token="secret", ca_file=ca_file) as asked:
         assert asked.predict([b"a"])[0].label == "b"
     with (
         client.Client(target, "m", token="secret") as asked,
