@@ -81,7 +81,7 @@ def run(cfg: config.TrainConfig) -> str:
     )
     judged = evaluation.metrics["splits"]["validation"]["metrics"]
     vertex.report_metrics(
-        {name: found.get("value") for name, found in judged.items()},
+        {name: metric.get("value") for name, metric in judged.items()},
         step=len(trained.rows),
     )
     version_dir = _export(trained.run, model, detector, evaluation)
@@ -128,13 +128,13 @@ def _evaluate(
     )
     for name, content in evaluation.files.items():
         paths.write_atomically(paths.join(directory, name), content)
-    for split, found in evaluation.metrics["splits"].items():
+    for split, result in evaluation.metrics["splits"].items():
         logging.info(
             "evaluate  %s: %d images, accuracy %s, ROC AUC %s",
             split,
-            found["num_images"],
-            report.format_metric(found["metrics"]["accuracy"]),
-            report.format_metric(found["metrics"]["roc_auc"]),
+            result["num_images"],
+            report.format_metric(result["metrics"]["accuracy"]),
+            report.format_metric(result["metrics"]["roc_auc"]),
         )
     logging.info("evaluate  %s", paths.join(directory, "report.html"))
     return evaluation
