@@ -19,7 +19,7 @@ import threading
 
 from absl import app, flags, logging
 
-from serving import bucket_versions
+from serving.server import bucket_versions
 from trainer import startup
 
 MAX_REQUEST_BYTES = 256 * 2**20
@@ -148,10 +148,10 @@ def start(
         check_base_path(model_base_path)
     # TensorFlow takes seconds to import: only once the flags are known good.
     startup.import_tensorflow()
-    from serving import grpc_service, metrics, rest_api
+    from serving.server import grpc_service, metrics, rest_api
 
     models = _load_models(model_base_path, model_name, config_file)
-    counters = metrics.Metrics()
+    counters = metrics.Metrics(models)
     grpc_server, grpc_port = grpc_service.start(
         models, counters, host, port, max_request_bytes
     )
@@ -169,7 +169,8 @@ def _load_models(
     model_base_path: str | None, model_name: str | None, config_file: str | None
 ):
     """Returns the ServedModels, each with a version that is available."""
-    from serving import saved_models, served_models, status_codes
+    from serving import status_codes
+    from serving.server import saved_models, served_models
 
     if config_file is None:
         config = served_models.make_config(
@@ -201,7 +202,7 @@ def _absolute(model_base_path: str) -> str:
 
 def check_base_path(model_base_path: str) -> None:
     """Raises FileNotFoundError unless the directory holds a version."""
-    from serving import model_versions
+    from serving.server import model_versions
 
     if bucket_versions.is_bucket(model_base_path):
         return  # Listing it takes TensorFlow.
