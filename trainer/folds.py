@@ -10,7 +10,8 @@ from absl import logging
 from trainer import config, train
 from trainer.data import fold_records, input_pipeline, records
 from trainer.evaluation import cross_validation
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation.predictions import Predictions
+from trainer.run import claim_job_dir
 from trainer.storage import paths
 from trainer.training import distribution
 
@@ -21,7 +22,7 @@ def train_folds(
     cfg: config.TrainConfig,
     info: records.DatasetInfo,
     strategy: tf.distribute.Strategy,
-) -> list[dict[str, predictions_lib.Predictions]]:
+) -> list[dict[str, Predictions]]:
     """Trains and predicts each of `cfg.num_folds` folds.
 
     The same as a run does on the whole data set, with the same flags. The test
@@ -37,7 +38,7 @@ def train_folds(
     if not cfg.num_folds:
         return []
     is_chief = distribution.is_chief(strategy)
-    train.claim_job_dir(cfg, info, is_chief)
+    claim_job_dir(cfg, info, is_chief)
     index = input_pipeline.read_index(cfg.data_dir, info)
     shared_out = [
         fold_records.assign(index, info, cfg.num_folds, fold, cfg.seed)
