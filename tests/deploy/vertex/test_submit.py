@@ -166,7 +166,7 @@ def test_wrong_flag_is_answered_by_a_sentence(run, options, trainer, sentence):
 
 
 @pytest.fixture
-def jobs(signed_in, monkeypatch):
+def jobs(signed_in, monkeypatch, caplog):
     """Jobs as the service keeps them: each look at one takes it further."""
     from google.cloud.aiplatform import jobs as library
 
@@ -191,6 +191,13 @@ def jobs(signed_in, monkeypatch):
 
     jobs.clock = types.SimpleNamespace(time=lambda: jobs.seconds, sleep=sleep)
     monkeypatch.setattr(library, "time", jobs.clock)
+    logger = logging.getLogger(library.__name__)
+    for name, value in (
+        ("handlers", [caplog.handler]),
+        ("filters", []),
+        ("propagate", False),
+    ):
+        monkeypatch.setattr(logger, name, value)
     for kind in ("custom_job", "hyperparameter_tuning_job"):
         monkeypatch.setattr(client, f"create_{kind}", create)
         monkeypatch.setattr(client, f"get_{kind}", get)
@@ -208,7 +215,6 @@ def test_job_is_sent_linked_and_awaited(
     run, jobs, caplog, action, kind, collection
 ):
     jobs.states = ["QUEUED", *["PENDING"] * 3, *["RUNNING"] * 3, "SUCCEEDED"]
-    caplog.set_level(logging.INFO)
     text = run(submit, IMAGE, f"--action={action}", "--", *TRAINER)
     assert jobs.sent == [("projects/project/locations/us-central1", kind)]
     assert "/us-central1/training/55?project=9\n" in text
