@@ -232,15 +232,14 @@ def _submit(message) -> None:
     client = cloud.create_client(aiplatform.utils.JobClientWithOverride)
     parent = cloud.common_location_path()
     if FLAGS.action == "train":
-        name = client.create_custom_job(parent=parent, custom_job=message).name
-        job = aiplatform.CustomJob.get(name)
-        collection = "custom-jobs"
+        kind, collection = aiplatform.CustomJob, "custom-jobs"
+        sent = client.create_custom_job(parent=parent, custom_job=message)
     else:
-        name = client.create_hyperparameter_tuning_job(
+        kind, collection = aiplatform.HyperparameterTuningJob, "hp-tuning-jobs"
+        sent = client.create_hyperparameter_tuning_job(
             parent=parent, hyperparameter_tuning_job=message
-        ).name
-        job = aiplatform.HyperparameterTuningJob.get(name)
-        collection = "hp-tuning-jobs"
+        )
+    name = sent.name
     _, project, _, region, _, number = name.split("/")
     print(f"Sent {name}")
     print(
@@ -253,7 +252,7 @@ def _submit(message) -> None:
         return
     logging.getLogger("google.cloud.aiplatform.jobs").addFilter(_OnlyNews())
     try:
-        job.wait_for_completion()
+        kind.get(name).wait_for_completion()
     except KeyboardInterrupt:
         print("The job goes on; cancel it with the command above.")
 
