@@ -7,7 +7,7 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 
 MEDICAL = ["pydicom>=3.0", "pylibjpeg[all]>=2.0", "nibabel>=5.2"]
-CLOUD = ["google-cloud-aiplatform>=1.110", "pyyaml>=6.0"]
+CLOUD = ["google-cloud-aiplatform>=1.110"]
 SERVER = [
     "grpcio-health-checking>=1.60",
     "prometheus_client>=0.20",
