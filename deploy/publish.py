@@ -82,7 +82,7 @@ def _define_flags() -> None:
 
 def open_base(path: str):
     """A base path on a disk or in a bucket."""
-    if path.startswith("gs://"):
+    if paths.is_bucket(path):
         return bucket_base.BucketBase(path)
     if paths.is_remote(path):
         raise ValueError(

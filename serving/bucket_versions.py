@@ -15,10 +15,6 @@ from serving import model_versions
 _GRAPH_FILE = "saved_model.pb"
 
 
-def is_bucket(base_path: str) -> bool:
-    return base_path.startswith("gs://")
-
-
 def find_versions(base_path: str) -> dict[int, str]:
     """Returns a local directory of each complete version under `base_path`.
 

@@ -19,8 +19,8 @@ import threading
 
 from absl import app, flags, logging
 
-from serving import bucket_versions
 from trainer import startup
+from trainer.storage import paths
 
 MAX_REQUEST_BYTES = 256 * 2**20
 TIMEOUT_S = 30.0
@@ -194,7 +194,7 @@ def _load_models(
 
 
 def _absolute(model_base_path: str) -> str:
-    if bucket_versions.is_bucket(model_base_path):
+    if paths.is_bucket(model_base_path):
         return model_base_path
     return os.path.abspath(model_base_path)
 
@@ -203,7 +203,7 @@ def check_base_path(model_base_path: str) -> None:
     """Raises FileNotFoundError unless the directory holds a version."""
     from serving import model_versions
 
-    if bucket_versions.is_bucket(model_base_path):
+    if paths.is_bucket(model_base_path):
         return  # Listing it takes TensorFlow.
     if not os.path.isdir(model_base_path):
         raise FileNotFoundError(

@@ -18,6 +18,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import bucket_versions, model_versions, status_codes
+from trainer.storage import paths
 
 PLATFORM = "tensorflow"
 
@@ -124,7 +125,7 @@ class ServedModels:
             models = {}
             for each in configs:
                 if not (
-                    bucket_versions.is_bucket(each.base_path)
+                    paths.is_bucket(each.base_path)
                     or os.path.isdir(each.base_path)
                 ):
                     raise status_codes.StatusError(
@@ -206,7 +207,7 @@ class ServedModels:
         existing = self._models.get(config.name)
         if existing is not None and existing.base_path == config.base_path:
             return existing
-        if bucket_versions.is_bucket(config.base_path):
+        if paths.is_bucket(config.base_path):
             return model_versions.ModelVersions(
                 config.base_path,
                 self._load,
@@ -275,8 +276,7 @@ def _check_configs(configs) -> None:
             )
         names.add(config.name)
         if not (
-            bucket_versions.is_bucket(config.base_path)
-            or os.path.isabs(config.base_path)
+            paths.is_bucket(config.base_path) or os.path.isabs(config.base_path)
         ):
             raise status_codes.invalid_argument(
                 f"Expected model {config.name} to have an absolute path or "

@@ -20,7 +20,6 @@ from google.auth import exceptions as auth_exceptions
 from google.cloud import storage
 from google.cloud.storage import exceptions as storage_exceptions
 
-SCHEME = "gs://"
 # What a bucket may answer, after the library's own retries.
 ERRORS = (
     exceptions.GoogleAPIError,

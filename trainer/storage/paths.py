@@ -15,7 +15,13 @@ _copies: dict[str, str] = {}
 
 
 def is_remote(path: str) -> bool:
+    """Whether a path is a URL: of Cloud Storage, or another that Beam reads."""
     return "://" in path
+
+
+def is_bucket(path: str) -> bool:
+    """Whether a path is one of Cloud Storage."""
+    return path.startswith("gs://")
 
 
 def join(directory: str, *names: str) -> str:

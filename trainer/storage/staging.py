@@ -55,7 +55,7 @@ class Workspace:
             FileNotFoundError: if there is nothing to copy.
             OSError: if it cannot be read, or this disk is too small.
         """
-        if not path.startswith("gs://"):
+        if not paths.is_bucket(path):
             return path
         from trainer.storage import buckets
 
@@ -106,7 +106,7 @@ class Workspace:
             FileNotFoundError: if there is none.
             OSError: if it cannot be read.
         """
-        if not path.startswith("gs://"):
+        if not paths.is_bucket(path):
             return path
         if not paths.exists(path):
             raise FileNotFoundError(f"--{flag}={path} does not exist.")
@@ -123,7 +123,7 @@ class Workspace:
             FileNotFoundError: if there is none.
             OSError: if it cannot be read.
         """
-        if not path.startswith("gs://"):
+        if not paths.is_bucket(path):
             return path
         from trainer.storage import buckets
 
@@ -166,7 +166,7 @@ class Workspace:
         return self._mirror(path, is_writer, bool, paths.SUCCESS_FILE, True)
 
     def _mirror(self, path, is_writer, wanted, last, in_order) -> str:
-        if not path.startswith("gs://"):
+        if not paths.is_bucket(path):
             return path
         for url, (_, local) in self._mirrors.items():
             if f"{path.rstrip('/')}/".startswith(f"{url.rstrip('/')}/"):
