@@ -17,7 +17,7 @@ from absl import logging
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving import bucket_versions, model_versions, status_codes
+from serving import model_versions, status_codes
 from trainer.storage import paths
 
 PLATFORM = "tensorflow"
@@ -207,12 +207,6 @@ class ServedModels:
         existing = self._models.get(config.name)
         if existing is not None and existing.base_path == config.base_path:
             return existing
-        if paths.is_bucket(config.base_path):
-            return model_versions.ModelVersions(
-                config.base_path,
-                self._load,
-                list_versions=bucket_versions.find_versions,
-            )
         return model_versions.ModelVersions(config.base_path, self._load)
 
     def _new_labels(self, configs) -> dict[tuple[str, str], int]:

@@ -15,9 +15,10 @@ import pytest
 import requests
 from google.auth.transport import requests as auth_requests
 
-from deploy import publish
+from deploy import model_base, publish
 from tests.conftest import ROOT
 from tests.deploy.conftest import read_bucket, read_disk, write_export
+from trainer.storage import buckets, paths
 
 
 class Killed(BaseException):
@@ -51,7 +52,7 @@ def files_of(found, number):
 
 
 def publish_one(path, version_dir, **options):
-    return publish.publish(version_dir, publish.open_base(path), **options)
+    return publish.publish(version_dir, model_base.open_base(path), **options)
 
 
 def test_version_has_the_files_of_the_export(place, exports):
@@ -60,10 +61,7 @@ def test_version_has_the_files_of_the_export(place, exports):
     found = read()
     for number, version_dir in enumerate(exports, 1):
         assert files_of(found, number) == read_disk(pathlib.Path(version_dir))
-    others = {n for n in found if not n.split("/")[0].isdigit()}
-    assert others == (
-        {f"claims/{i}.json" for i in (1, 2, 3)} if "gs:" in path else set()
-    )
+    assert {n.split("/")[0] for n in found} == {"1", "2", "3"}
 
 
 def test_same_export_is_published_once(place, exports, capsys):
@@ -77,25 +75,19 @@ def test_same_export_is_published_once(place, exports, capsys):
     assert "/1 holds " in capsys.readouterr().out
 
 
-def test_newest_version_of_an_export_directory_is_taken(place, exports):
-    path, read = place
-    publish_one(path, os.path.dirname(exports[0]))
-    assert files_of(read(), 1)["saved_model.pb"].startswith(b"model 3")
-
-
 def test_rollback_takes_the_newest_version_and_gives_its_number_to_none(
     place, exports, capsys
 ):
     path, read = place
     for version_dir in exports[:2]:
         publish_one(path, version_dir)
-    publish.roll_back(publish.open_base(path))
+    publish.roll_back(model_base.open_base(path))
     assert "/2 is withdrawn, servers go back to 1" in capsys.readouterr().out
     found = read()
     assert not files_of(found, 2)
     assert files_of(found, "withdrawn.2") == read_disk(pathlib.Path(exports[1]))
     with pytest.raises(ValueError, match="none to go back to"):
-        publish.roll_back(publish.open_base(path))
+        publish.roll_back(model_base.open_base(path))
     assert publish_one(path, exports[1]) == 3
     assert files_of(read(), 3) == read_disk(pathlib.Path(exports[1]))
 
@@ -104,8 +96,8 @@ def test_newest_and_named_versions_are_kept(place, exports):
     path, read = place
     for version_dir in exports:
         publish_one(path, version_dir)
-    publish.keep_newest(publish.open_base(path), 1, {1})
-    assert {n.split("/")[0] for n in read()} - {"claims"} == {"1", "3"}
+    publish.keep_newest(model_base.open_base(path), 1, {1})
+    assert {n.split("/")[0] for n in read()} == {"1", "3"}
 
 
 def test_unblessed_version_takes_force(place, tmp_path):
@@ -129,11 +121,7 @@ def test_damaged_export_is_refused(place, exports):
 def test_damaged_version_is_told(place, exports):
     path, _ = place
     publish_one(path, exports[0])
-    base = publish.open_base(path)
-    if path.startswith("gs:"):
-        base._blob("1/assets/dataset.json").upload_from_string("[]")
-    else:
-        (pathlib.Path(path) / "1/assets/dataset.json").write_text("[]")
+    paths.write_atomically(f"{path}/1/assets/dataset.json", "[]")
     with pytest.raises(ValueError, match=r"1/assets/dataset.json is"):
         publish_one(path, exports[0])
 
@@ -182,43 +170,40 @@ def test_killed_at_any_step_and_run_again_gives_the_same(
 ):
     path, read = place
     actions = {
-        "publish": lambda: publish_one(path, exports[2]),
-        "rollback": lambda: publish.roll_back(publish.open_base(path)),
-        "keep": lambda: publish.keep_newest(publish.open_base(path), 1, set()),
+        "publish": lambda base: publish.publish(exports[2], base),
+        "rollback": publish.roll_back,
+        "keep": lambda base: publish.keep_newest(base, 1, set()),
     }
+
+    def act():
+        actions[action](model_base.open_base(path))
 
     def set_up():
         """Two versions, and nothing else."""
-        if path.startswith("gs:"):
+        if paths.is_bucket(path):
             for name in read():
-                publish.open_base(path)._blob(name).delete()
+                buckets.Folder(path).delete(name)
         else:
             shutil.rmtree(path)
         for version_dir in exports[:2]:
             publish_one(path, version_dir)
 
-    def contents():
-        """Without what is new in each claim."""
-        return {
-            k: v for k, v in read().items() if not k.startswith("claims/")
-        }, {k for k in read() if k.startswith("claims/")}
-
     set_up()
-    actions[action]()
-    expected = contents()
+    act()
+    expected = read()
     for step in range(1, 100):
         set_up()
         with pytest.MonkeyPatch.context() as patch:
             count = kill_at(step, patch)
             with contextlib.suppress(Killed):
-                actions[action]()
+                act()
         assert_complete(read())
         if count[0] < step:
             break  # It was over before this step.
-        done = contents() == expected
+        done = read() == expected
         if not (action == "rollback" and done):
-            actions[action]()
-        assert contents() == expected, f"step {step}"
+            act()
+        assert read() == expected, f"step {step}"
     assert step > 1
 
 
@@ -261,25 +246,25 @@ def test_faults_of_the_bucket_neither_lose_nor_double(
     monkeypatch.undo()
     found = read_bucket(bucket)
     assert files_of(found, "brain_mri/1") == read_disk(pathlib.Path(exports[0]))
-    assert {n for n in found if "claims" in n} == {"brain_mri/claims/1.json"}
+    assert {n.split("/")[1] for n in found} == {"1"}
 
 
 def test_two_publishers_take_two_numbers(bucket, exports):
     path = f"gs://{bucket.name}/brain_mri"
-    bases = [publish.open_base(path) for _ in range(2)]
-    real = bases[0]._list
+    bases = [model_base.open_base(path) for _ in range(2)]
+    real = bases[0]._children
     meet = threading.Barrier(2)
 
     def listed_at_once(calls=[]):  # noqa: B006
         found = real()
-        if len(calls) < 4:
+        if len(calls) < 6:
             calls.append(1)
             meet.wait(10)
         return found
 
     numbers = []
     for base in bases:
-        base._list = listed_at_once
+        base._children = listed_at_once
     threads = [
         threading.Thread(
             target=lambda b=base, e=version_dir: numbers.append(
@@ -327,7 +312,7 @@ def test_reader_never_sees_half_a_version(tmp_path, exports):
 
     thread = threading.Thread(target=watch)
     thread.start()
-    base = publish.open_base(str(path))
+    base = model_base.open_base(str(path))
     for _ in range(5):
         for version_dir in exports:
             publish.publish(version_dir, base)

@@ -1,10 +1,12 @@
 import csv
 import json
 import os
+import re
 import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import IMAGE_SIZE
 from tests.export.conftest import IMAGES, OPERATING_POINT, TEMPERATURE
@@ -13,6 +15,7 @@ from trainer.evaluation import predict
 from trainer.evaluation import predictions as predictions_lib
 from trainer.export import (
     blessing,
+    evaluated_images,
     saved_model,
     signature,
     version_checks,
@@ -68,6 +71,17 @@ def good_version(module, tiny_records, tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def loaded(good_version):
+    """The version in memory, once for what changes none of its files."""
+    return version_checks._Version(
+        good_version,
+        evaluated_images.read_info(good_version),
+        tf.saved_model.load(good_version),
+        0.0,
+    )
+
+
 @pytest.fixture
 def version(good_version, tmp_path):
     """A copy to damage."""
@@ -103,55 +117,77 @@ def test_sound_version_is_blessed_by_a_new_process(
         assert signature.BLESSING_FILE not in json.load(file)["files"]
 
 
-def test_other_predictions_and_tight_limits_fail_their_checks(
-    version, tiny_records, predictions_path, tmp_path
-):
+def change_row(predictions_path, target, index, change):
+    """Writes the predictions with one row changed; returns where."""
     with open(predictions_path, newline="") as file:
         rows = list(csv.DictReader(file))
-    rows[3]["probability_tumor"] = str(
-        float(rows[3]["probability_tumor"]) + 5e-5
-    )
-    other = tmp_path / "predictions.csv"
-    with open(other, "w", newline="") as file:
+    rows[index] |= change(rows[index])
+    with open(target, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    return target
+
+
+def test_tight_limits_fail_their_checks(
+    version, tiny_records, predictions_path
+):
     checks = run_checks(
-        version, tiny_records, other, max_megabytes=1.0, max_latency_ms=0.0
+        version,
+        tiny_records,
+        predictions_path,
+        max_megabytes=1.0,
+        max_latency_ms=0.0,
     )
-    assert failed(checks) == {"predictions", "size", "latency"}
-    assert "5.0e-05 of predictions.csv" in checks["predictions"]["detail"]
-    found = blessing.write_blessing(str(version), list(checks.values()))
-    assert found["blessed"] is False
+    assert failed(checks) == {"size", "latency"}
+    content = blessing.write_blessing(str(version), list(checks.values()))
+    assert content["blessed"] is False
     assert "failed when it was tried: size" in blessing.refusal(version)
 
 
-def test_other_decision_fails_the_predictions(
-    version, tiny_records, predictions_path, tmp_path
-):
-    with open(predictions_path, newline="") as file:
-        rows = list(csv.DictReader(file))
+def other_decision(row):
     # Far from the operating point, so that rounding is no excuse.
-    assert abs(float(rows[5]["score"]) - OPERATING_POINT) > 0.01
+    assert abs(float(row["score"]) - OPERATING_POINT) > 0.01
     other = {"tumor": "no_tumor", "no_tumor": "tumor"}
-    rows[5]["decision"] = other[rows[5]["decision"]]
-    changed = tmp_path / "predictions.csv"
-    with open(changed, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    checks = run_checks(version, tiny_records, changed)
-    assert failed(checks) == {"predictions"}
+    return {"decision": other[row["decision"]]}
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (
+            lambda row: {
+                "probability_tumor": float(row["probability_tumor"]) + 5e-5
+            },
+            "within 5.0e-05 of predictions.csv",
+        ),
+        (lambda row: {"probability_tumor": "nan"}, "within 1.0e+00 of"),
+        (other_decision, "A decision is not that of predictions.csv"),
+    ],
+)
+def test_other_predictions_fail_their_check(
+    loaded, tiny_records, predictions_path, tmp_path, change, detail
+):
+    changed = change_row(predictions_path, tmp_path / "p.csv", 5, change)
+    evaluated = evaluated_images.read_evaluated(
+        str(tiny_records), str(changed), loaded.info
+    )
+    with pytest.raises(version_checks.CheckError, match=re.escape(detail)):
+        version_checks._check_predictions(loaded, evaluated)
 
 
 def test_missing_warmup_record_and_changed_asset_fail(
     version, tiny_records, predictions_path
 ):
-    with open(version / signature.WARMUP_FILE, "wb"):
-        pass
+    path = str(version / signature.WARMUP_FILE)
+    requests = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
+    with tf.io.TFRecordWriter(path) as writer:
+        for request in requests[1:]:
+            writer.write(request)
     checks = run_checks(version, tiny_records, predictions_path)
     assert failed(checks) == {"manifest", "warm-up"}
     assert signature.WARMUP_FILE in checks["manifest"]["detail"]
+    assert "('serving_default', 1)" in checks["warm-up"]["detail"]
 
 
 def test_half_a_graph_fails_to_load(version, tiny_records, predictions_path):

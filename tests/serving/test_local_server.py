@@ -1,7 +1,5 @@
 """The server as a whole: versions under load, ports, the command."""
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -16,6 +14,7 @@ import pytest
 
 from serving import client, local_server, status_codes
 from tests.serving import conftest
+from trainer.export import versions
 
 
 def wait_for(condition, timeout_s=20):
@@ -110,11 +109,9 @@ def test_file_that_differs_from_the_manifest_does_not_load(
 
     directory = tmp_path / "1"
     shutil.copytree(saved_models / "1", directory)
-    graph = directory / "saved_model.pb"
-    digest = hashlib.sha256(graph.read_bytes()).hexdigest()
-    manifest = {"files": {"saved_model.pb": {"sha256": digest}}}
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    versions.write_manifest(str(directory), {})
     assert loader.load(str(directory), 1).version == 1
+    graph = directory / "saved_model.pb"
     graph.write_bytes(graph.read_bytes().replace(b"dark", b"dork"))
     with pytest.raises(ValueError, match=r"saved_model.pb differs"):
         loader.load(str(directory), 1)

@@ -46,7 +46,7 @@ def explain(error: Exception, url: str) -> str:
     if isinstance(error, (exceptions.Forbidden, exceptions.Unauthorized)):
         return (
             f"access to {url} was denied: it takes roles/storage.objectUser on "
-            f"gs://{bucket}."
+            f"gs://{bucket}, or objectViewer if it is only read."
         )
     if isinstance(error, exceptions.TooManyRequests):
         return (
@@ -175,8 +175,7 @@ class Folder:
         """All objects, with their size, checksum and generation.
 
         Raises:
-            ValueError: if a name cannot be one of a file.
-            OSError: if they cannot be listed.
+            OSError: if they cannot be listed, or one is no file's name.
         """
         start, found = len(self._prefix), {}
         with explained(self.url):
@@ -188,7 +187,7 @@ class Folder:
                 if not name or name.endswith("/"):
                     continue
                 if {"", ".", ".."} & set(name.split("/")):
-                    raise ValueError(
+                    raise OSError(
                         f"{self.url}/{name} cannot be a file's name: rename "
                         "the object."
                     )
@@ -279,6 +278,15 @@ class Folder:
             return False
         with _open(content) as file:
             return blob.crc32c == _crc32c(file)
+
+    def copy(self, blob: storage.Blob, name: str) -> None:
+        """Copies an object that `list` gave, replacing what has the name.
+
+        Raises:
+            OSError: if it cannot be copied.
+        """
+        with explained(f"{self.url}/{name}"):
+            self._bucket.copy_blob(blob, self._bucket, self._prefix + name)
 
     def delete(self, name: str, generation: int | None = None) -> None:
         """Deletes an object; nothing if it is gone.

@@ -80,6 +80,23 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
+def list_files(directory: str) -> list[str]:
+    """Relative names of all files below a directory; none if it is absent.
+
+    Raises:
+        OSError: if they cannot be listed.
+    """
+    if is_remote(directory):
+        from trainer.storage import buckets
+
+        return list(buckets.Folder(directory).list())
+    return [
+        os.path.relpath(os.path.join(folder, name), directory)
+        for folder, _, names in os.walk(directory)
+        for name in names
+    ]
+
+
 def exists(path: str) -> bool:
     if is_remote(path):
         from trainer.storage import buckets
