@@ -227,7 +227,7 @@ def _claims(children) -> dict[int, str]:
 
 
 def _crc32c(version_dir: str, name: str) -> str:
-    return buckets.file_crc32c(paths.join(version_dir, name))
+    return buckets.crc32c(paths.join(version_dir, name))
 
 
 def _numbers(names: Iterable[str]) -> set[int]:
