@@ -25,7 +25,7 @@ flags.DEFINE_integer("num_rounds", 150, "Calls of each kind.")
 
 def export_untrained(directory: str) -> None:
     """Writes version 1 of an untrained model of two classes."""
-    from tests.export.conftest import make_detector
+    from tests.export.examples import make_detector
     from trainer.export import saved_model, serving_module
     from trainer.model import classifier
 

@@ -14,7 +14,6 @@ from google.auth.transport import requests as auth_requests
 
 from deploy import model_base, publish
 from tests.conftest import ROOT
-from tests.deploy.conftest import write_export
 from trainer.export import versions
 from trainer.storage import buckets, paths
 
@@ -108,12 +107,12 @@ def test_newest_and_named_versions_are_kept(path, exports):
     assert set(read_versions(path)) == {"1", "3"}
 
 
-def test_unblessed_version_takes_force(path, tmp_path):
-    version_dir = write_export(tmp_path / "export/1", "model", blessed=False)
+def test_unblessed_version_takes_force(path, exports):
+    os.remove(os.path.join(exports[0], "blessing.json"))
     with pytest.raises(ValueError, match=r"has not been tried .*--force"):
-        publish_one(path, version_dir)
+        publish_one(path, exports[0])
     assert not read(path)
-    assert publish_one(path, version_dir, force=True) == 1
+    assert publish_one(path, exports[0], force=True) == 1
 
 
 @pytest.mark.parametrize("name", ["fingerprint.pb", "not_in_the_manifest"])

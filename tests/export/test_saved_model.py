@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tests.export import examples
 from trainer.export import saved_model, versions
 
 
@@ -22,7 +23,7 @@ def test_version_is_one_file_of_weights_under_18_megabytes(exported):
 
 def test_manifest_has_the_facts_and_every_file(exported):
     manifest = versions.read_manifest(exported)
-    assert manifest["model"] == "test"
+    assert manifest["operating_point"] == examples.OPERATING_POINT
     assert {"saved_model.pb", "assets/dataset.json"} <= set(manifest["files"])
     assert versions.changed_files(exported) == []
 

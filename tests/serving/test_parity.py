@@ -13,7 +13,7 @@ import requests
 
 from serving import local_server
 from tests.conftest import encode, make_pixels
-from tests.export import conftest as exports
+from tests.export import examples as exports
 from trainer.data import preprocessing
 from trainer.export import saved_model, serving_module, signature
 

@@ -63,7 +63,7 @@ def _explain(error: Exception, url: str) -> str:
 
 
 @contextlib.contextmanager
-def _explained(url: str) -> Iterator[None]:
+def explained(url: str) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
@@ -86,7 +86,7 @@ def split_url(url: str) -> tuple[str, str]:
 
 def _bucket(url: str) -> storage.Bucket:
     name = split_url(url)[0]
-    with _explained(url):
+    with explained(url):
         return storage.Client().bucket(name)
 
 
@@ -101,7 +101,7 @@ def read_bytes(url: str) -> bytes:
         FileNotFoundError: if there is none.
     """
     blob = _blob(url)
-    with _explained(url):
+    with explained(url):
         try:
             return _until_intact(blob.download_as_bytes)
         except exceptions.NotFound as error:
@@ -110,13 +110,13 @@ def read_bytes(url: str) -> bytes:
 
 def write_bytes(url: str, data: bytes) -> None:
     """Makes or replaces an object; if it fails, what was there is intact."""
-    with _explained(url):
+    with explained(url):
         _blob(url).upload_from_string(data, "application/octet-stream")
 
 
 def exists(url: str) -> bool:
     """Whether there is an object of this name."""
-    with _explained(url):
+    with explained(url):
         return _blob(url).exists()
 
 
@@ -149,7 +149,7 @@ class Folder:
     def list(self) -> dict[str, storage.Blob]:
         """All objects, with their size, checksum and generation."""
         start, blobs = len(self._prefix), {}
-        with _explained(self.url):
+        with explained(self.url):
             for blob in self._bucket.list_blobs(prefix=self._prefix):
                 name = blob.name[start:]
                 # Consoles make an empty object to show a folder.
@@ -186,7 +186,7 @@ class Folder:
             )
             return blob.size
 
-        with _explained(self.url):
+        with explained(self.url):
             try:
                 for size in in_threads(fetch, blobs):
                     on_progress(size)
@@ -213,7 +213,7 @@ class Folder:
         """
         blob = self._blob(name)
         # What is appended to a file meanwhile is no part of this upload.
-        with _open(content) as file, _explained(f"{self.url}/{name}"):
+        with _open(content) as file, explained(f"{self.url}/{name}"):
             try:
                 blob.upload_from_file(
                     file,
@@ -235,7 +235,7 @@ class Folder:
 
     def copy(self, blob: storage.Blob, name: str) -> None:
         """Copies an object that `list` gave, replacing what has the name."""
-        with _explained(f"{self.url}/{name}"):
+        with explained(f"{self.url}/{name}"):
             self._bucket.copy_blob(blob, self._bucket, self._prefix + name)
 
     def delete(self, name: str, generation: int | None = None) -> None:
@@ -244,7 +244,7 @@ class Folder:
         Raises:
             FileExistsError: if another process has replaced it.
         """
-        with _explained(f"{self.url}/{name}"):
+        with explained(f"{self.url}/{name}"):
             try:
                 self._blob(name).delete(if_generation_match=generation)
             except exceptions.NotFound:
