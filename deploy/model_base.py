@@ -106,7 +106,12 @@ class LocalBase:
             shutil.copyfile(paths.join(version_dir, name), path)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        _require_same(versions.changed_files(staging), staging)
+        changed = versions.changed_files(staging)
+        if versions.manifest_sha256(staging) != versions.manifest_sha256(
+            version_dir
+        ):
+            changed.append(signature.MANIFEST_FILE)
+        _require_same(changed, staging)
         number = _next_number(os.listdir(self.path))
         os.rename(staging, self._join(number))
         return number

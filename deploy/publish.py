@@ -250,11 +250,8 @@ def _run(place: staging.Workspace) -> None:
     else:
         roll_back(base)
     if FLAGS.keep:
-        named = set()
-        if FLAGS.model_config_file:
-            named = version_labels.served_versions(
-                version_labels.read(FLAGS.model_config_file), FLAGS.model_name
-            )
+        config = version_labels.read(FLAGS.model_config_file)
+        named = version_labels.served_versions(config, FLAGS.model_name)
         keep_newest(base, FLAGS.keep, named)
 
 
