@@ -149,10 +149,10 @@ def start(
         check_base_path(model_base_path)
     # TensorFlow takes seconds to import: only once the flags are known good.
     startup.import_tensorflow()
-    from serving import grpc_service, metrics, rest_api
+    from serving.server import grpc_service, metrics, rest_api
 
     models = _load_models(model_base_path, model_name, config_file)
-    counters = metrics.Metrics()
+    counters = metrics.Metrics(models)
     grpc_server, grpc_port = grpc_service.start(
         models, counters, host, port, max_request_bytes
     )
@@ -170,7 +170,8 @@ def _load_models(
     model_base_path: str | None, model_name: str | None, config_file: str | None
 ):
     """Returns the ServedModels, each with a version that is available."""
-    from serving import saved_models, served_models, status_codes
+    from serving import status_codes
+    from serving.server import saved_models, served_models
 
     if config_file is None:
         config = served_models.make_config(

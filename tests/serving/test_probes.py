@@ -8,7 +8,7 @@ import requests
 
 from deploy.docker import rehearse
 from tests.conftest import ROOT
-from tests.serving import conftest
+from tests.serving import brightness
 
 yaml = pytest.importorskip("yaml")
 
@@ -24,9 +24,9 @@ def health_check(name, port):
 
 def test_health_check_of_the_image_wants_a_loaded_model(rest_target):
     port = rest_target.rpartition(":")[2]
-    assert health_check(conftest.MODEL_NAME, port) == 0
+    assert health_check(brightness.MODEL_NAME, port) == 0
     assert health_check("absent", port) != 0
-    assert health_check(conftest.MODEL_NAME, 1) != 0
+    assert health_check(brightness.MODEL_NAME, 1) != 0
 
 
 def test_probes_of_the_deployment_tell_a_model_from_none(rest_target):
@@ -40,6 +40,6 @@ def test_probes_of_the_deployment_tell_a_model_from_none(rest_target):
         return requests.get(rest_target + path, timeout=10).status_code
 
     for probe in ("startupProbe", "readinessProbe"):
-        assert code(probe, conftest.MODEL_NAME) == 200
+        assert code(probe, brightness.MODEL_NAME) == 200
         assert code(probe, "absent") == 404
     assert code("livenessProbe", "absent") == 200

@@ -13,7 +13,6 @@ import uuid
 
 import keras
 import tensorflow as tf
-from tensorflow.python.saved_model import fingerprinting_utils
 
 from trainer.export import serving_module, signature, versions
 
@@ -72,7 +71,6 @@ def export_version(
                 experimental_custom_gradients=False
             ),
         )
-        _name_classify_method(temporary)
         for name, content in assets.items():
             _write(os.path.join(temporary, "assets", name), content)
         if warmup is not None:
@@ -84,22 +82,6 @@ def export_version(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return version_dir
-
-
-def _name_classify_method(version_dir: str) -> None:
-    """Declares the `classify` signature for the Classify API.
-
-    TensorFlow 2 declares each signature for Predict, and TF Serving refuses
-    it elsewhere under `--enable_signature_method_name_check`.
-    """
-    utils = tf.compat.v1.saved_model.signature_def_utils
-    updater = utils.MethodNameUpdater(version_dir)
-    updater.replace_method_name(
-        signature.CLASSIFY, tf.compat.v1.saved_model.CLASSIFY_METHOD_NAME
-    )
-    updater.save()
-    # It is a checksum of the file that was just changed.
-    fingerprinting_utils.write_fingerprint(version_dir)
 
 
 def _write(path: str, content: bytes) -> None:

@@ -145,10 +145,6 @@ def _check_signatures(version: _Version) -> str:
     }
     if version.info.positive_index is not None:
         answer[signature.DECISION] = (tf.bool, [None])
-    classified = {
-        signature.CLASSES: (tf.string, [None, num_classes]),
-        signature.SCORES: (tf.float32, [None, num_classes]),
-    }
     strings = (tf.string, [None])
     expected = {
         signature.SERVING_DEFAULT: ({signature.IMAGE_BYTES: strings}, answer),
@@ -156,7 +152,6 @@ def _check_signatures(version: _Version) -> str:
             {signature.IMAGE_BYTES: strings},
             {**answer, signature.OVERLAY: strings},
         ),
-        signature.CLASSIFY: ({signature.EXAMPLES: strings}, classified),
         signature.PIXELS: (
             {signature.PIXELS_INPUT: (tf.float32, _pixels_shape(version))},
             answer,
@@ -189,14 +184,9 @@ def _check_warmup(version: _Version) -> str:
     for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
         num_records += 1
         log = prediction_log_pb2.PredictionLog.FromString(record)
-        if log.HasField("classify_log"):
-            request = log.classify_log.request
-            examples = request.input.example_list.examples
-            values = [example.SerializeToString() for example in examples]
-        else:
-            request = log.predict_log.request
-            (tensor,) = request.inputs.values()
-            values = tf.make_ndarray(tensor)
+        request = log.predict_log.request
+        (tensor,) = request.inputs.values()
+        values = tf.make_ndarray(tensor)
         name = request.model_spec.signature_name
         _require_finite(version.call(name, values), f"Warming {name}")
         found.add((name, len(values)))
@@ -287,27 +277,12 @@ def _check_agreement(
     pixels = np.stack(
         [preprocessing.prepare_image(i, height, channels) for i in images]
     )
-    examples = [
-        tf.train.Example(
-            features=tf.train.Features(
-                feature={
-                    signature.IMAGE_BYTES: tf.train.Feature(
-                        bytes_list=tf.train.BytesList(value=[image])
-                    )
-                }
-            )
-        ).SerializeToString()
-        for image in images
-    ]
     explained = version.call(signature.EXPLAIN, images)
     answers = {
         signature.PIXELS: version.call(signature.PIXELS, pixels)[
             signature.PROBABILITIES
         ],
         signature.EXPLAIN: explained[signature.PROBABILITIES],
-        signature.CLASSIFY: version.call(signature.CLASSIFY, examples)[
-            signature.SCORES
-        ],
     }
     for name, found in answers.items():
         gap = np.max(np.abs(found - default[signature.PROBABILITIES]))
