@@ -19,8 +19,9 @@ import threading
 
 from absl import app, flags, logging
 
-from serving.server import bucket_versions
 from trainer import startup
+from trainer.export import versions
+from trainer.storage import paths
 
 MAX_REQUEST_BYTES = 256 * 2**20
 TIMEOUT_S = 30.0
@@ -195,26 +196,24 @@ def _load_models(
 
 
 def _absolute(model_base_path: str) -> str:
-    if bucket_versions.is_bucket(model_base_path):
+    if paths.is_bucket(model_base_path):
         return model_base_path
     return os.path.abspath(model_base_path)
 
 
 def check_base_path(model_base_path: str) -> None:
     """Raises FileNotFoundError unless the directory holds a version."""
-    from serving.server import model_versions
-
-    if bucket_versions.is_bucket(model_base_path):
-        return  # Listing it takes TensorFlow.
+    if paths.is_bucket(model_base_path):
+        return  # It is listed when the server starts.
     if not os.path.isdir(model_base_path):
         raise FileNotFoundError(
             "--model_base_path must be a directory. Received: "
             f"{model_base_path}."
         )
-    if model_versions.find_versions(model_base_path):
+    if versions.list_versions(model_base_path):
         return
     advice = "Export a model into it, for example with `trainer.task`."
-    if os.path.exists(os.path.join(model_base_path, "saved_model.pb")):
+    if os.path.exists(os.path.join(model_base_path, versions.GRAPH_FILE)):
         parent = os.path.dirname(os.path.abspath(model_base_path))
         advice = f"It is a version itself: pass {parent}."
     raise FileNotFoundError(

@@ -10,78 +10,46 @@ import os
 import shutil
 import tempfile
 
-from serving.server import model_versions
-
-_GRAPH_FILE = "saved_model.pb"
-
-
-def is_bucket(base_path: str) -> bool:
-    return base_path.startswith("gs://")
+from trainer.export import versions
+from trainer.storage import paths
 
 
 def find_versions(base_path: str) -> dict[int, str]:
-    """Returns a local directory of each complete version under `base_path`.
+    """Returns a local directory of each version under `base_path`.
 
-    A version counts when its `saved_model.pb` is there, which `deploy.publish`
-    uploads last; one that is gone is removed here, too.
+    In a bucket a version counts when its `saved_model.pb` is there, which
+    `deploy.publish` uploads last; one that is gone is removed here, too.
 
     Raises:
-        OSError: the bucket cannot be read.
+        OSError: `base_path` cannot be listed.
     """
-    import tensorflow as tf
-
-    directory = _local_directory(base_path)
-    try:
-        found = _complete_versions(base_path)
-        for version in found:
-            target = os.path.join(directory, str(version))
-            if not os.path.exists(target):
-                _copy(f"{base_path.rstrip('/')}/{version}", target)
-    except tf.errors.OpError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise OSError(
-            f"{base_path} cannot be read ({reason}): does it exist, and does "
-            "this account have roles/storage.objectViewer on its bucket?"
-        ) from error
-    local = model_versions.find_versions(directory)
-    for version in set(local) - set(found):
+    if not paths.is_bucket(base_path):
+        return versions.list_versions(base_path)
+    folder, directory = _open(base_path)
+    blobs = folder.list()
+    complete = versions.find_complete(blobs)
+    for version, name in complete.items():
+        target = os.path.join(directory, str(version))
+        if os.path.exists(target):
+            continue
+        files = {n: b for n, b in blobs.items() if n.startswith(f"{name}/")}
+        staging = os.path.join(directory, "tmp.copied")
+        shutil.rmtree(staging, ignore_errors=True)
+        folder.download(files, staging)
+        # It appears as a whole.
+        os.rename(os.path.join(staging, name), target)
+    local = versions.list_versions(directory)
+    for version in set(local) - set(complete):
         shutil.rmtree(local.pop(version))
     return local
 
 
 @functools.cache
-def _local_directory(base_path: str) -> str:
-    """Of this process, for what is under a base path."""
+def _open(base_path: str):
+    """A folder of Cloud Storage, and a directory of this process for it."""
+    from trainer.storage import buckets
+
+    folder = buckets.Folder(base_path)
     directory = tempfile.mkdtemp(prefix="lightbox-versions-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return directory
-
-
-def _complete_versions(base_path: str) -> list[int]:
-    import tensorflow as tf
-
-    names = [n.rstrip("/") for n in tf.io.gfile.listdir(base_path)]
-    return [
-        int(name)
-        for name in names
-        if model_versions.VERSION_PATTERN.fullmatch(name)
-        and int(name) <= model_versions.MAX_VERSION
-        and tf.io.gfile.exists(f"{base_path.rstrip('/')}/{name}/{_GRAPH_FILE}")
-    ]
-
-
-def _copy(source: str, target: str) -> None:
-    """Copies a version; it appears as a whole."""
-    import tensorflow as tf
-
-    staging = os.path.join(os.path.dirname(target), "tmp.copied")
-    shutil.rmtree(staging, ignore_errors=True)
-    for parent, _, names in tf.io.gfile.walk(source):
-        relative = parent[len(source) :].strip("/")
-        os.makedirs(os.path.join(staging, relative), exist_ok=True)
-        for name in names:
-            tf.io.gfile.copy(
-                f"{parent.rstrip('/')}/{name}",
-                os.path.join(staging, relative, name),
-            )
-    os.rename(staging, target)
+    return folder, directory

@@ -11,14 +11,12 @@ in.
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import logging
 
-VERSION_PATTERN = re.compile(r"[0-9]+")
-MAX_VERSION = 2**63 - 1
+from serving.server import bucket_versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +70,6 @@ class ModelVersions:
         base_path: str,
         load: Callable[[str, int], Any],
         policy: VersionPolicy = LATEST,
-        list_versions: "Callable[[str], dict[int, str]] | None" = None,
     ):
         """Does not look at the disk yet.
 
@@ -82,13 +79,10 @@ class ModelVersions:
                 and the version number; whatever it raises marks the version
                 as failed.
             policy: which versions are served.
-            list_versions: returns the directory of each version under a base
-                path; `find_versions` if None.
         """
         self.base_path = base_path
         self.policy = policy
         self._load = load
-        self._list_versions = list_versions or find_versions
         self._available: dict[int, Any] = {}
         self._states: dict[int, VersionState] = {}
         self._failed_contents: dict[int, tuple] = {}
@@ -117,7 +111,7 @@ class ModelVersions:
         Raises:
             OSError: the base path cannot be listed.
         """
-        on_disk = self._list_versions(self.base_path)
+        on_disk = bucket_versions.find_versions(self.base_path)
         wanted = self.policy.choose(on_disk)
         for version in wanted:
             if version not in self._available:
@@ -166,21 +160,6 @@ class ModelVersions:
         }
         self._states[version] = VersionState("END")
         logging.info("Version %d is no longer served", version)
-
-
-def find_versions(base_path: str) -> dict[int, str]:
-    """Returns the directory of each version under `base_path`.
-
-    Raises:
-        OSError: `base_path` cannot be listed.
-    """
-    versions = {}
-    for entry in os.scandir(base_path):
-        if VERSION_PATTERN.fullmatch(entry.name) and entry.is_dir():
-            version = int(entry.name)
-            if version <= MAX_VERSION:
-                versions[version] = entry.path
-    return versions
 
 
 def _directory_contents(directory: str) -> tuple:

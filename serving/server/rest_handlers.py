@@ -22,9 +22,9 @@ from serving.server import (
     inference,
     json_requests,
     json_responses,
-    model_versions,
     served_models,
 )
+from trainer.export import versions
 
 _NAME = r"/v1/models/(?P<name>[^/:]+)"
 _VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
@@ -72,8 +72,8 @@ def answer(
 def _model_spec(match: re.Match) -> model_pb2.ModelSpec:
     spec = model_pb2.ModelSpec(name=urllib.parse.unquote(match["name"] or ""))
     if match["version"]:
-        version = int(match["version"])
-        if version > model_versions.MAX_VERSION:
+        version = versions.parse_number(match["version"])
+        if version is None:
             raise status_codes.invalid_argument(
                 f"Failed to convert version: {match['version']} to numeric."
             )

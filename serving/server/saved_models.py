@@ -6,8 +6,6 @@ the difference; `model_versions` decides what is loaded and when.
 
 import copy
 import dataclasses
-import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -21,10 +19,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import status_codes
 from trainer.data import records
-from trainer.export import signature
+from trainer.export import signature, versions, warmup
 
-# What TF Serving accepts in a warm-up file.
-MAX_WARMUP_RECORDS = 1000
 # A few bytes can claim a shape of any size. Beyond this, a tensor must bring
 # its values along.
 MAX_CLAIMED_BYTES = 256 * 2**20
@@ -99,7 +95,7 @@ def load(directory: str, version: int) -> LoadedModel:
     root = tf.saved_model.load(directory, tags=["serve"])
     # The loader does not give the declarations back, so read them again.
     saved_model = saved_model_pb2.SavedModel()
-    with open(os.path.join(directory, "saved_model.pb"), "rb") as file:
+    with open(os.path.join(directory, versions.GRAPH_FILE), "rb") as file:
         saved_model.ParseFromString(file.read())
     graphs = [
         g for g in saved_model.meta_graphs if "serve" in g.meta_info_def.tags
@@ -232,19 +228,14 @@ def _verify_manifest(directory: str) -> None:
     The graph has no checksum of its own: with a flipped bit it loads, and
     answers wrongly. A SavedModel from elsewhere has no manifest.
     """
-    path = os.path.join(directory, signature.MANIFEST_FILE)
-    if not os.path.exists(path):
+    if not os.path.exists(os.path.join(directory, signature.MANIFEST_FILE)):
         return
-    with open(path, encoding="utf-8") as file:
-        files = json.load(file)["files"]
-    for name, expected in files.items():
-        with open(os.path.join(directory, name), "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
-        if digest != expected["sha256"]:
-            raise ValueError(
-                f"Every file must be as the export wrote it, but {name} "
-                f"differs from {signature.MANIFEST_FILE}."
-            )
+    changed = versions.changed_files(directory)
+    if changed:
+        raise ValueError(
+            f"Every file must be as the export wrote it, but {changed[0]} "
+            f"differs from {signature.MANIFEST_FILE}."
+        )
 
 
 def _read_class_names(directory: str) -> tuple[str, ...]:
@@ -263,10 +254,10 @@ def _warm_up(model: LoadedModel, directory: str) -> int:
     num_records = 0
     for record in tf.data.TFRecordDataset(path):
         num_records += 1
-        if num_records > MAX_WARMUP_RECORDS:
+        if num_records > warmup.MAX_RECORDS:
             raise ValueError(
                 "A warm-up file must hold at most "
-                f"{MAX_WARMUP_RECORDS} records: {path}"
+                f"{warmup.MAX_RECORDS} records: {path}"
             )
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
         kind = log.WhichOneof("log_type")

@@ -18,7 +18,8 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import status_codes
-from serving.server import bucket_versions, model_versions
+from serving.server import model_versions
+from trainer.storage import paths
 
 PLATFORM = "tensorflow"
 
@@ -125,7 +126,7 @@ class ServedModels:
             models = {}
             for each in configs:
                 if not (
-                    bucket_versions.is_bucket(each.base_path)
+                    paths.is_bucket(each.base_path)
                     or os.path.isdir(each.base_path)
                 ):
                     raise status_codes.StatusError(
@@ -207,12 +208,6 @@ class ServedModels:
         existing = self._models.get(config.name)
         if existing is not None and existing.base_path == config.base_path:
             return existing
-        if bucket_versions.is_bucket(config.base_path):
-            return model_versions.ModelVersions(
-                config.base_path,
-                self._load,
-                list_versions=bucket_versions.find_versions,
-            )
         return model_versions.ModelVersions(config.base_path, self._load)
 
     def _new_labels(self, configs) -> dict[tuple[str, str], int]:
@@ -276,8 +271,7 @@ def _check_configs(configs) -> None:
             )
         names.add(config.name)
         if not (
-            bucket_versions.is_bucket(config.base_path)
-            or os.path.isabs(config.base_path)
+            paths.is_bucket(config.base_path) or os.path.isabs(config.base_path)
         ):
             raise status_codes.invalid_argument(
                 f"Expected model {config.name} to have an absolute path or "

@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.conftest import IMAGE_SIZE, encode, make_pixels
-from tests.export.conftest import (
+from tests.export.examples import (
     CLASS_NAMES,
     IMAGES,
     OPERATING_POINT,

@@ -5,7 +5,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.conftest import IMAGE_SIZE
-from tests.export.conftest import IMAGES
+from tests.export.examples import IMAGES
 from trainer.data import preprocessing
 from trainer.export import signature, warmup
 

@@ -19,7 +19,13 @@ _copies: dict[str, str] = {}
 
 
 def is_remote(path: str) -> bool:
+    """Whether a path is a URL: of Cloud Storage, or another that Beam reads."""
     return "://" in path
+
+
+def is_bucket(path: str) -> bool:
+    """Whether a path is one of Cloud Storage."""
+    return path.startswith("gs://")
 
 
 def join(directory: str, *names: str) -> str:
@@ -83,6 +89,23 @@ def read_bytes(path: str) -> bytes:
         return buckets.read_bytes(path)
     with open(path, "rb") as file:
         return file.read()
+
+
+def list_files(directory: str) -> list[str]:
+    """Relative names of all files below a directory; none if it is absent.
+
+    Raises:
+        OSError: if they cannot be listed.
+    """
+    if is_remote(directory):
+        from trainer.storage import buckets
+
+        return list(buckets.Folder(directory).list())
+    return [
+        os.path.relpath(os.path.join(folder, name), directory)
+        for folder, _, names in os.walk(directory)
+        for name in names
+    ]
 
 
 def exists(path: str) -> bool:

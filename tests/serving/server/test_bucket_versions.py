@@ -1,36 +1,18 @@
 """A server whose versions are in a bucket, and what publishing does to it."""
 
-import json
 import shutil
 import threading
-import time
 
 import pytest
 
-from deploy import export_files, publish
+from deploy import model_base, publish
 from serving import client, local_server
 from tests.serving import brightness
+from tests.serving.waiting import wait_for
+from trainer.export import versions
+from trainer.storage import paths
 
 pytestmark = pytest.mark.slow
-
-
-def wait_for(condition, timeout_s=60):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
-def write_manifest(version_dir):
-    """What an export of `trainer.task` has, too."""
-    files = {
-        str(path.relative_to(version_dir)): {
-            "sha256": export_files.file_sha256(str(path))
-        }
-        for path in version_dir.rglob("*")
-        if path.is_file()
-    }
-    (version_dir / "manifest.json").write_text(json.dumps({"files": files}))
 
 
 def test_publishing_and_rollback_reach_a_server_and_fail_no_request(
@@ -38,9 +20,9 @@ def test_publishing_and_rollback_reach_a_server_and_fail_no_request(
 ):
     for version in ("1", "2"):
         shutil.copytree(saved_models / version, tmp_path / version)
-        write_manifest(tmp_path / version)
+        versions.write_manifest(str(tmp_path / version), {})
     path = f"gs://{bucket_name}/models/brightness"
-    base = publish.open_base(path)
+    base = model_base.open_base(path)
     assert publish.publish(str(tmp_path / "1"), base, force=True) == 1
     running = local_server.start(path, "m")
     asked = client.Client(running.grpc_target, "m")
@@ -62,12 +44,12 @@ def test_publishing_and_rollback_reach_a_server_and_fail_no_request(
     try:
         wait_for(lambda: decisions)
         # A version whose graph has not arrived is none.
-        base._blob("7/variables/variables.index").upload_from_string(b"")
+        paths.write_atomically(f"{path}/7/variables/variables.index", "")
         cloud.inject(503, "GET .*prefix", times=2)
         assert publish.publish(str(tmp_path / "2"), base, force=True) == 8
-        wait_for(lambda: served() == [8])
+        wait_for(lambda: served() == [8], 60)
         publish.roll_back(base)
-        wait_for(lambda: served() == [1])
+        wait_for(lambda: served() == [1], 60)
     finally:
         done.set()
         thread.join()
@@ -77,5 +59,5 @@ def test_publishing_and_rollback_reach_a_server_and_fail_no_request(
 
 
 def test_bucket_that_cannot_be_read_is_one_sentence(cloud):
-    with pytest.raises(OSError, match=r"gs://absent/m cannot be read .*does"):
+    with pytest.raises(OSError, match="gs://absent does not exist"):
         local_server.start("gs://absent/m", "m")

@@ -93,13 +93,6 @@ def test_empty_base_path_keeps_the_last_version(versions, tmp_path):
     assert versions.find(None) == "model 1"
 
 
-def test_names_that_are_no_numbers_are_ignored(versions, tmp_path):
-    for name in ("tmp.123", "-3", "2a", str(2**63), "٣"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "7").write_text("a file")
-    assert set(model_versions.find_versions(str(tmp_path))) == {1}
-
-
 POLICIES = [
     (model_versions.VersionPolicy(), {4}),
     (model_versions.VersionPolicy(num_latest=2), {4, 3}),

@@ -1,7 +1,5 @@
 """What must hold for a version to load."""
 
-import hashlib
-import json
 import shutil
 
 import pytest
@@ -11,6 +9,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving import status_codes
 from serving.server import saved_models as loader
 from tests.serving import brightness
+from trainer.export import versions
 
 
 @pytest.fixture
@@ -44,11 +43,9 @@ def test_warm_up_requests_are_replayed(directory):
 
 
 def test_file_that_differs_from_the_manifest_does_not_load(directory):
-    graph = directory / "saved_model.pb"
-    digest = hashlib.sha256(graph.read_bytes()).hexdigest()
-    manifest = {"files": {"saved_model.pb": {"sha256": digest}}}
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    versions.write_manifest(str(directory), {})
     assert loader.load(str(directory), 1).version == 1
+    graph = directory / "saved_model.pb"
     graph.write_bytes(graph.read_bytes().replace(b"dark", b"dork"))
     with pytest.raises(ValueError, match=r"saved_model.pb differs"):
         loader.load(str(directory), 1)
