@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cloud_storage
+from tests import cloud_storage, quick
 from tests.conftest import ROOT
 from trainer import startup
 from trainer.data import preprocessing
@@ -60,10 +60,16 @@ EVALUATION_FILES = {
 }
 
 
+def command_line(module, *arguments):
+    """Of `python -m module`, for training with a shallow backbone."""
+    runner = ["tests.quick", "1"] if module == "trainer.task" else []
+    return [sys.executable, "-m", *runner, module, *map(str, arguments)]
+
+
 def command(module, *arguments, expect=0):
     """Runs `python -m module` and returns its standard output."""
     process = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        command_line(module, *arguments),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -126,6 +132,34 @@ def test_run_leaves_the_files_of_the_contract(workspace):
         ("fine_tune", "1"),
         ("fine_tune", "2"),
     ]
+
+
+def test_whole_network_is_trained_exported_and_blessed(workspace):
+    """The one run here with all layers of EfficientNetB0."""
+    weights = workspace / "whole.weights.h5"
+    quick.WHOLE_BACKBONE(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    ).save_weights(weights)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "trainer.task"),
+            *train_arguments(workspace, "whole"),
+            f"--weights={weights}",
+            "--head_epochs=1",
+            "--fine_tune_epochs=1",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # The export gives the evaluated probabilities of all images.
+    assert "export    blessed" in done.stderr
+    with open(workspace / "whole/history.csv", newline="") as file:
+        assert [row["phase"] for row in csv.DictReader(file)] == [
+            "head",
+            "fine_tune",
+        ]
 
 
 def test_every_image_is_predicted_exactly_once(workspace):
@@ -290,7 +324,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
         *TRAIN_FLAGS,
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.task", "--nostage_data", *arguments],
+        command_line("trainer.task", "--nostage_data", *arguments),
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -309,7 +343,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
 
     inject_faults(cloud)
     done = subprocess.run(
-        [sys.executable, "-m", "trainer.task", *arguments],
+        command_line("trainer.task", *arguments),
         cwd=ROOT,
         capture_output=True,
         text=True,
