@@ -104,7 +104,8 @@ def _evaluate(
     if by_fold:
         summary, table = folds_lib.summarize(
             by_fold,
-            job.info,
+            job.info.class_names,
+            job.info.positive_index,
             cfg.operating_point,
             context.prevalences,
             cfg.seed,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import encode
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.evaluation import baselines
 
 
@@ -90,7 +90,7 @@ def test_classes_that_regression_never_saw_get_nothing(labels):
 
 @pytest.mark.parametrize(("num_classes", "positive"), [(2, 1), (4, None)])
 def test_model_beats_chance_and_not_itself(num_classes, positive):
-    p = conftest.random_predictions(200, num_classes, skill=2.5)
+    p = samples.random_predictions(200, num_classes, skill=2.5)
     chance = np.full((200, num_classes), 1 / num_classes)
     found = baselines.compare(
         p, {"chance": chance, "itself": p.probabilities}, positive, 200
@@ -105,7 +105,7 @@ def test_model_beats_chance_and_not_itself(num_classes, positive):
 
 
 def test_one_class_cannot_be_compared():
-    p = conftest.random_predictions(20)
+    p = samples.random_predictions(20)
     p = p.select(p.labels == 1)
     found = baselines.compare(p, {"x": p.probabilities}, 1, 50)
     assert found["x"]["beaten"] is None

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.evaluation import calibration
 
 
@@ -19,7 +19,7 @@ def negative_log_likelihood(labels, logits, temperature):
 @pytest.mark.parametrize("num_classes", [2, 4])
 @pytest.mark.parametrize("scale", [0.3, 1.0, 6.0])
 def test_temperature_equals_that_of_a_fine_grid(num_classes, scale):
-    made = conftest.random_predictions(200, num_classes, skill=0.8)
+    made = samples.random_predictions(200, num_classes, skill=0.8)
     logits = made.logits * scale
     found = calibration.fit_temperature(made.labels, logits)
     grid = np.exp(np.linspace(-2.9, 2.9, 20_001))
@@ -29,7 +29,7 @@ def test_temperature_equals_that_of_a_fine_grid(num_classes, scale):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_temperature_is_never_worse_than_none(seed):
-    made = conftest.random_predictions(10 + seed, 2 + seed % 3, seed, skill=0.2)
+    made = samples.random_predictions(10 + seed, 2 + seed % 3, seed, skill=0.2)
     logits = made.logits * (1 + seed)
     found = calibration.fit_temperature(made.labels, logits)
     assert 0.05 <= found <= 20
@@ -39,7 +39,7 @@ def test_temperature_is_never_worse_than_none(seed):
 
 
 def test_log_loss_equals_its_definition():
-    made = conftest.random_predictions(30, 3)
+    made = samples.random_predictions(30, 3)
     assert calibration.log_loss(made.labels, made.logits, 1.7) == pytest.approx(
         negative_log_likelihood(made.labels, made.logits, 1.7), abs=1e-12
     )

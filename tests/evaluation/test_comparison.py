@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.evaluation import comparison
 
 NAMES = ("no_tumor", "tumor")
@@ -30,8 +30,8 @@ def test_better_model_is_found_and_itself_is_not(num_classes):
     names = NAMES if num_classes == 2 else ("a", "b", "c", "d")
     positive = 1 if num_classes == 2 else None
     point = 0.5 if num_classes == 2 else None
-    good = conftest.random_predictions(200, num_classes, 0, 150, skill=3)
-    poor = conftest.random_predictions(200, num_classes, 0, 150, skill=0.3)
+    good = samples.random_predictions(200, num_classes, 0, 150, skill=3)
+    poor = samples.random_predictions(200, num_classes, 0, 150, skill=0.3)
     found = comparison.compare(
         good, poor, names, positive, (point, point), num_resamples=200
     )
@@ -55,8 +55,8 @@ def test_better_model_is_found_and_itself_is_not(num_classes):
 
 
 def test_images_without_an_answer_from_either_are_left_out():
-    good = conftest.random_predictions(40, 2, 0)
-    other = conftest.random_predictions(40, 2, 1)
+    good = samples.random_predictions(40, 2, 0)
+    other = samples.random_predictions(40, 2, 1)
     good.logits[3], other.logits[5] = np.nan, np.nan
     found = comparison.compare(good, other, NAMES, 1, (0.5, 0.5), 50)
     assert found["num_images"] == 38
@@ -69,7 +69,7 @@ def test_images_without_an_answer_from_either_are_left_out():
 
 
 def test_one_class_gives_reasons():
-    both = conftest.random_predictions(40, 2, 0)
+    both = samples.random_predictions(40, 2, 0)
     sick = both.select(both.labels == 1)
     found = comparison.compare(sick, sick, NAMES, 1, (0.5, 0.5), 50)
     assert (

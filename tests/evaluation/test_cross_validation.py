@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.evaluation import cross_validation
 from trainer.report import report
 
@@ -13,10 +13,10 @@ def make_folds(num_classes=2, num_folds=3):
     folds = []
     for seed in range(num_folds):
         fold = {
-            "validation": conftest.random_predictions(
+            "validation": samples.random_predictions(
                 40, num_classes, 10 + seed, skill=1 + seed
             ),
-            "test": conftest.random_predictions(
+            "test": samples.random_predictions(
                 30 + 10 * seed, num_classes, seed, skill=1 + seed
             ),
         }
@@ -28,14 +28,16 @@ def make_folds(num_classes=2, num_folds=3):
 
 def test_pooled_decisions_are_those_of_each_fold():
     folds = make_folds()
-    info = conftest.make_info({"validation": folds[0]["validation"]})
-    summary, table = cross_validation.summarize(folds, info, "youden", (0.1,))
+    info = samples.make_info({"validation": folds[0]["validation"]})
+    summary, table = cross_validation.summarize(
+        folds, info.class_names, info.positive_index, "youden", (0.1,)
+    )
     confusion, scores, truth = np.zeros((2, 2), int), [], []
     for fold, found in zip(folds, summary["folds"], strict=True):
         alone = report.evaluate(
             fold,
             info,
-            conftest.HISTORY,
+            samples.HISTORY,
             {"image_size": 1, "weights": ""},
             "youden",
         )
@@ -79,12 +81,14 @@ def test_finished_fold_survives_json_bit_for_bit():
 def test_report_without_a_test_split_gives_the_folds_beside_it():
     folds = make_folds()
     predictions = {"validation": folds[0]["validation"]}
-    info = conftest.make_info(predictions)
-    summary, _ = cross_validation.summarize(folds, info, "youden")
+    info = samples.make_info(predictions)
+    summary, _ = cross_validation.summarize(
+        folds, info.class_names, info.positive_index, "youden"
+    )
     evaluation = report.evaluate(
         predictions,
         info,
-        conftest.HISTORY,
+        samples.HISTORY,
         {"image_size": 1, "weights": ""},
         "youden",
         context=report.Context(cross_validation=summary),

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.evaluation import (
     metrics,
     predict,
@@ -38,7 +38,7 @@ def assert_equal(metric, expected):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_binary_metrics_equal_scikit_learn(seed):
-    p = conftest.random_predictions(97, seed=seed, skill=0.7)
+    p = samples.random_predictions(97, seed=seed, skill=0.7)
     score, truth = p.probabilities[:, 1], p.labels
     decided = (score >= 0.4).astype(int)
     found = compute(p, 2)["metrics"]
@@ -65,7 +65,7 @@ def test_binary_metrics_equal_scikit_learn(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_metrics_of_four_classes_equal_scikit_learn(seed):
-    p = conftest.random_predictions(123, 4, seed=seed, skill=0.7)
+    p = samples.random_predictions(123, 4, seed=seed, skill=0.7)
     truth, decided = p.labels, p.probabilities.argmax(axis=1)
     result = compute(p, 4)
     found = result["metrics"]
@@ -127,7 +127,7 @@ def test_calibration_error_equals_a_loop_over_bins():
 
 
 def test_interval_equals_a_loop_over_resamples():
-    p = conftest.random_predictions(50, num_groups=20)
+    p = samples.random_predictions(50, num_groups=20)
     found = compute(p, 2, seed=5)["metrics"]
     names, group_of = np.unique(p.groups, return_inverse=True)
     draws = np.random.default_rng(5).integers(
@@ -155,7 +155,7 @@ def test_interval_equals_a_loop_over_resamples():
 
 
 def test_order_of_images_changes_no_figure():
-    p = conftest.random_predictions(40, num_groups=15)
+    p = samples.random_predictions(40, num_groups=15)
     shuffled = p.select(np.random.default_rng(1).permutation(40))
     for a, b in zip(
         compute(p, 2)["metrics"].values(),
@@ -175,7 +175,7 @@ def test_predictive_values_follow_bayes():
 
 
 def test_predictive_values_at_the_splits_own_prevalence_are_its_own():
-    p = conftest.random_predictions(80)
+    p = samples.random_predictions(80)
     result = compute(p, 2, prevalences=(0.5,))
     for name in ("positive_predictive_value", "negative_predictive_value"):
         assert result["at_prevalence"]["0.5"][name]["value"] == pytest.approx(
@@ -206,7 +206,7 @@ def assert_sound(result):
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_one_class_gives_reasons(label):
-    p = conftest.random_predictions(20)
+    p = samples.random_predictions(20)
     p = dataclasses.replace(p, labels=np.full(20, label, np.int32))
     result = compute(p, 2, prevalences=(0.1,))
     assert_sound(result)
@@ -220,7 +220,7 @@ def test_one_class_gives_reasons(label):
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_one_group_gives_values_without_intervals():
-    p = conftest.random_predictions(20)
+    p = samples.random_predictions(20)
     p = dataclasses.replace(p, groups=["one"] * 20)
     result = compute(p, 2)
     assert_sound(result)
@@ -232,7 +232,7 @@ def test_one_group_gives_values_without_intervals():
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_ties_in_every_score_give_chance():
-    p = conftest.random_predictions(30)
+    p = samples.random_predictions(30)
     p = dataclasses.replace(p, logits=np.zeros_like(p.logits))
     result = compute(p, 2)
     assert_sound(result)
@@ -247,14 +247,14 @@ def test_ties_in_every_score_give_chance():
 @pytest.mark.parametrize("num_classes", [2, 4])
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_few_images_crash_nothing(num_images, num_classes):
-    p = conftest.random_predictions(num_images, num_classes)
+    p = samples.random_predictions(num_images, num_classes)
     assert_sound(compute(p, num_classes, prevalences=(0.01,)))
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_no_image_gives_reasons(num_classes):
-    p = conftest.random_predictions(4, num_classes)
+    p = samples.random_predictions(4, num_classes)
     result = compute(p.select(np.zeros(4, bool)), num_classes)
     assert_sound(result)
     assert all(m["value"] is None for _, m in all_metrics(result))
@@ -262,7 +262,7 @@ def test_no_image_gives_reasons(num_classes):
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_class_absent_from_test_is_reported():
-    p = conftest.random_predictions(60, 4)
+    p = samples.random_predictions(60, 4)
     p = p.select(p.labels != 2)
     result = compute(p, 4)
     assert_sound(result)
@@ -281,7 +281,7 @@ def test_class_absent_from_test_is_reported():
 
 
 def test_thousand_images_take_less_than_two_seconds():
-    p = conftest.random_predictions(1000)
+    p = samples.random_predictions(1000)
     start = time.monotonic()
     compute(p, 2, num_resamples=1000)
     assert time.monotonic() - start < 2

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.evaluation import predict, predictions
 
 
@@ -24,7 +24,7 @@ def test_one_logit_gives_sigmoid_probabilities():
 
 
 def test_temperature_divides_the_logits():
-    made = conftest.random_predictions(num_classes=3)
+    made = samples.random_predictions(num_classes=3)
     hot = dataclasses.replace(made, temperature=2.0)
     exponentials = np.exp(made.logits.astype(np.float64) / 2)
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -32,7 +32,7 @@ def test_temperature_divides_the_logits():
 
 
 def test_csv_round_trip_keeps_nine_digits():
-    made = conftest.random_predictions(40, num_classes=4)
+    made = samples.random_predictions(40, num_classes=4)
     names = ("a", "b", "c", "d")
     rows = read_csv(
         predictions.predictions_csv({"test": made}, names, None, None)
@@ -48,7 +48,7 @@ def test_csv_round_trip_keeps_nine_digits():
     "name", ['a,"b"', "two\nlines", "ein Wörtchen", "", "=1+1", "<b>&amp;"]
 )
 def test_odd_class_names_and_ids_survive_the_csv(name):
-    made = conftest.random_predictions(4)
+    made = samples.random_predictions(4)
     made = dataclasses.replace(made, ids=[f"{name}/{i}" for i in range(4)])
     rows = read_csv(
         predictions.predictions_csv({"test": made}, ("other", name), 1, 0.5)
@@ -60,7 +60,7 @@ def test_odd_class_names_and_ids_survive_the_csv(name):
 
 @pytest.mark.parametrize("positive_index", [0, 1])
 def test_decision_follows_the_operating_point_not_the_maximum(positive_index):
-    made = conftest.random_predictions(50)
+    made = samples.random_predictions(50)
     names = ("no", "yes")
     rows = read_csv(
         predictions.predictions_csv({"test": made}, names, positive_index, 0.2)
@@ -80,7 +80,7 @@ def test_score_at_the_operating_point_is_positive():
 
 
 def test_image_without_a_finite_answer_has_no_decision():
-    made = conftest.random_predictions(5)
+    made = samples.random_predictions(5)
     made.logits[2, 1] = np.nan
     rows = read_csv(
         predictions.predictions_csv({"test": made}, ("no", "yes"), 1, 0.5)

@@ -1,8 +1,12 @@
 """Temperature and operating point: both are chosen on validation."""
 
+import dataclasses
+
 import numpy as np
 from scipy import optimize, special
 from sklearn import metrics as sklearn_metrics
+
+from trainer.evaluation.predictions import Predictions
 
 _MAX_TEMPERATURE = 20.0
 # The least threshold that a float32 score of 1 does not reach, and then some.
@@ -11,6 +15,24 @@ _RULES = (
     "youden, sensitivity:0.95, specificity:0.95, cost:FN=5,FP=1 or a number "
     "between 0 and 1"
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What was decided before the images that judge were looked at.
+
+    Attributes:
+        temperature: divides the logits.
+        operating_point: threshold on the score; None for more than two
+            classes.
+        rule: how the operating point was chosen.
+        note: empty, or why the rule could not be applied.
+    """
+
+    temperature: float
+    operating_point: float | None
+    rule: str
+    note: str = ""
 
 
 def log_loss(
@@ -133,3 +155,28 @@ def choose_operating_point(
     if best == 0:  # no image is called positive, not even one that scores 1
         return float((1 + lower) / 2 if lower < 1 else _ABOVE_ONE), ""
     return float((thresholds[best] + lower) / 2), ""
+
+
+def choose(
+    validation: Predictions,
+    positive_index: int | None,
+    rule: str,
+) -> Chosen:
+    """Temperature and operating point, from validation alone.
+
+    Args:
+        validation: its predictions, uncalibrated.
+        positive_index: label of the positive class, None unless there are two.
+        rule: see `parse_rule`.
+    """
+    answered = validation.select(validation.is_finite)
+    temperature = fit_temperature(answered.labels, answered.logits)
+    if positive_index is None:
+        return Chosen(temperature, None, rule)
+    answered = dataclasses.replace(answered, temperature=temperature)
+    operating_point, note = choose_operating_point(
+        answered.labels == positive_index,
+        answered.scores(positive_index),
+        rule,
+    )
+    return Chosen(temperature, operating_point, rule, note)

@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainer.data import records
-from trainer.evaluation import metrics
+from trainer.evaluation import calibration, metrics
 from trainer.evaluation import predictions as predictions_lib
-from trainer.report import report
 
 
 def summarize(
     folds: Sequence[Mapping[str, predictions_lib.Predictions]],
-    info: records.DatasetInfo,
+    class_names: tuple[str, ...],
+    positive_index: int | None,
     operating_point_rule: str,
     prevalences: tuple[float, ...] = (),
     seed: int = 0,
@@ -27,7 +26,8 @@ def summarize(
 
     Args:
         folds: "validation" and "test" of each fold, uncalibrated.
-        info: the whole data set.
+        class_names: in the order of the labels.
+        positive_index: label of the positive class, None unless there are two.
         operating_point_rule: see `calibration.parse_rule`.
         prevalences: at which pooled predictive values are asked for.
         seed: of the bootstrap.
@@ -36,7 +36,7 @@ def summarize(
         What `report` documents as `cross_validation`, and the text of a table
         as `predictions.csv`, with the fold instead of the split.
     """
-    names, positive = info.class_names, info.positive_index
+    names, positive = class_names, positive_index
     decided = [_decide(fold, positive, operating_point_rule) for fold in folds]
     judged = [p.select(p.is_finite) for p in decided]
     found = [
@@ -77,7 +77,7 @@ def _decide(
     rule: str,
 ) -> predictions_lib.Predictions:
     """A fold's test predictions, calibrated and decided by its validation."""
-    chosen = report.choose(fold["validation"], positive_index, rule)
+    chosen = calibration.choose(fold["validation"], positive_index, rule)
     test = dataclasses.replace(
         fold["test"],
         # Folds have temperatures of their own, what is pooled has none.

@@ -92,24 +92,6 @@ format_metric = page.format_metric
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
-    """What was decided before the images that judge were looked at.
-
-    Attributes:
-        temperature: divides the logits.
-        operating_point: threshold on the score; None for more than two
-            classes.
-        rule: how the operating point was chosen.
-        note: empty, or why the rule could not be applied.
-    """
-
-    temperature: float
-    operating_point: float | None
-    rule: str
-    note: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What was chosen on validation and what was found.
 
@@ -125,31 +107,6 @@ class Evaluation:
     operating_point: float | None
     metrics: dict
     files: dict[str, bytes]
-
-
-def choose(
-    validation: predictions_lib.Predictions,
-    positive_index: int | None,
-    rule: str,
-) -> Chosen:
-    """Temperature and operating point, from validation alone.
-
-    Args:
-        validation: its predictions, uncalibrated.
-        positive_index: label of the positive class, None unless there are two.
-        rule: see `calibration.parse_rule`.
-    """
-    answered = validation.select(validation.is_finite)
-    temperature = calibration.fit_temperature(answered.labels, answered.logits)
-    if positive_index is None:
-        return Chosen(temperature, None, rule)
-    answered = dataclasses.replace(answered, temperature=temperature)
-    operating_point, note = calibration.choose_operating_point(
-        answered.labels == positive_index,
-        answered.scores(positive_index),
-        rule,
-    )
-    return Chosen(temperature, operating_point, rule, note)
 
 
 def evaluate(
@@ -173,7 +130,7 @@ def evaluate(
         seed: of the bootstrap.
         context: what else is known.
     """
-    chosen = choose(
+    chosen = calibration.choose(
         predictions["validation"], info.positive_index, operating_point_rule
     )
     return judge(predictions, info, chosen, history, config, seed, context)
@@ -182,7 +139,7 @@ def evaluate(
 def judge(
     predictions: dict[str, predictions_lib.Predictions],
     info: records.DatasetInfo,
-    chosen: Chosen,
+    chosen: calibration.Chosen,
     history: list[dict] | None = None,
     config: dict | None = None,
     seed: int = 0,

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from serving.external import exported, foreign, judge
 from tests.conftest import encode
 from trainer.data import input_pipeline, preprocessing
-from trainer.evaluation import external
-from trainer.export import exported, foreign
 
 NAMES = ("dark", "bright")
 LEVELS = np.array([10, 90, 140, 250], np.uint8)
@@ -118,7 +117,7 @@ def test_record_set_is_judged_by_its_answers(tmp_path, tiny_records):
     meaning = foreign.Meaning(
         names, pixel_range=(0.0, 1.0), operating_point=0.9
     )
-    evaluation = external.evaluate(
+    evaluation = judge.evaluate(
         [exported.load(path, meaning)], str(tiny_records), splits=["train"]
     )
     found = evaluation.metrics

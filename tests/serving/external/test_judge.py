@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from serving.external import asking, judge
 from tests.conftest import write_records
 from trainer.data import input_pipeline, records
 from trainer.data.build import output
-from trainer.evaluation import external, served
 
 NAMES = ("no_tumor", "tumor")
 
@@ -32,7 +32,7 @@ def fake_model(
         valid = np.array([i not in broken for i in range(len(images))])
         score = both[:, 1].astype(np.float32)
         index = probabilities.argmax(axis=1)
-        return served.Answers(
+        return asking.Answers(
             np.where(valid[:, np.newaxis], probabilities, 0),
             [
                 class_names[i] if ok else ""
@@ -44,7 +44,7 @@ def fake_model(
             valid,
         )
 
-    return served.ServedModel(
+    return asking.AskedModel(
         "MODEL",
         ask,
         class_names if tells_names else None,
@@ -57,7 +57,7 @@ def fingerprint_of(directory):
 
 
 def test_record_set_of_others_is_judged_as_a_whole(tiny_records):
-    found = external.evaluate([fake_model()], str(tiny_records)).metrics
+    found = judge.evaluate([fake_model()], str(tiny_records)).metrics
     split = found["splits"]["test"]
     assert split["num_images"] == 22 + 9 + 7
     assert found["temperature"] == 1
@@ -67,18 +67,16 @@ def test_record_set_of_others_is_judged_as_a_whole(tiny_records):
 
 def test_own_record_set_is_judged_by_its_test_split(tiny_records):
     model = fake_model(fingerprint=fingerprint_of(tiny_records))
-    found = external.evaluate([model], str(tiny_records)).metrics
+    found = judge.evaluate([model], str(tiny_records)).metrics
     assert found["splits"]["test"]["num_images"] == 7
     assert "nearest neighbour" in found["splits"]["test"]["baselines"]
-    found = external.evaluate(
-        [model], str(tiny_records), splits=["train"]
-    ).metrics
+    found = judge.evaluate([model], str(tiny_records), splits=["train"]).metrics
     assert "made with the images of train" in found["caveats"][0]
 
 
 def test_figures_follow_the_served_decisions(tiny_records):
     model = fake_model(threshold=0.3)
-    evaluation = external.evaluate([model], str(tiny_records), batch_size=64)
+    evaluation = judge.evaluate([model], str(tiny_records), batch_size=64)
     index = input_pipeline.read_index(
         str(tiny_records), input_pipeline.read_dataset_info(str(tiny_records))
     )
@@ -107,7 +105,7 @@ def test_figures_follow_the_served_decisions(tiny_records):
 
 def interpret(model, images=40, names=None):
     answers = model.ask([bytes(n) for n in range(1000, 1000 + 10 * images, 10)])
-    return served.interpret(
+    return asking.interpret(
         model,
         answers,
         [f"{i}.png" for i in range(images)],
@@ -158,10 +156,10 @@ def test_decisions_against_the_scores_are_refused():
     def ask(images):
         answers = model.ask(images)
         decisions = ~answers.decisions
-        return served.Answers(**{**vars(answers), "decisions": decisions})
+        return asking.Answers(**{**vars(answers), "decisions": decisions})
 
     with pytest.raises(ValueError, match="decides against its own scores"):
-        interpret(served.ServedModel("M", ask, NAMES))
+        interpret(asking.AskedModel("M", ask, NAMES))
 
 
 def test_columns_of_the_record_set_part_the_figures(tmp_path):
@@ -171,7 +169,7 @@ def test_columns_of_the_record_set_part_the_figures(tmp_path):
     rows = [f"{name},{'F' if i % 3 else 'M'},{i}" for i, name in enumerate(ids)]
     text = "\n".join(["id,sex,age", *rows, ""])
     (tmp_path / output.COLUMNS_FILE).write_text(text)
-    found = external.evaluate(
+    found = judge.evaluate(
         [fake_model()], str(tmp_path), subgroups=["sex", "age"]
     ).metrics["splits"]["test"]["subgroups"]
     assert {v: part["num_images"] for v, part in found["sex"].items()} == {
@@ -185,16 +183,16 @@ def test_columns_of_the_record_set_part_the_figures(tmp_path):
         "4. 45 to 59",
     ]
     with pytest.raises(ValueError, match=r"no column view .there is: sex, age"):
-        external.evaluate([fake_model()], str(tmp_path), subgroups=["view"])
+        judge.evaluate([fake_model()], str(tmp_path), subgroups=["view"])
 
 
 def test_absent_split_is_named_with_those_there_are(tiny_records):
     with pytest.raises(ValueError, match="choose --splits from train, val"):
-        external.evaluate([fake_model()], str(tiny_records), splits=["tset"])
+        judge.evaluate([fake_model()], str(tiny_records), splits=["tset"])
 
 
 def test_two_models_are_compared_on_the_same_images(tiny_records):
-    evaluation = external.evaluate(
+    evaluation = judge.evaluate(
         [fake_model(), fake_model(skill=0.1)], str(tiny_records)
     )
     comparison = evaluation.metrics["comparison"]
@@ -208,11 +206,11 @@ def test_two_models_are_compared_on_the_same_images(tiny_records):
 def test_models_of_other_classes_cannot_be_compared(tiny_records):
     swapped = fake_model(class_names=("tumor", "no_tumor"), columns=(1, 0))
     with pytest.raises(ValueError, match="same classes apart"):
-        external.evaluate([fake_model(), swapped], str(tiny_records))
+        judge.evaluate([fake_model(), swapped], str(tiny_records))
 
 
 def test_report_of_an_unknown_training_leaves_it_out(tiny_records):
-    files = external.evaluate([fake_model()], str(tiny_records)).files
+    files = judge.evaluate([fake_model()], str(tiny_records)).files
     assert "training_history.png" not in files
     assert "model_card.md" not in files
     assert "chosen on validation" not in files["report.html"].decode()

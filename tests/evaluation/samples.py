@@ -1,7 +1,6 @@
 """Predictions to evaluate: random, of groups of several images."""
 
 import numpy as np
-import pytest
 
 from trainer.data import records
 from trainer.evaluation import predict
@@ -59,8 +58,3 @@ HISTORY = [
     }
     for epoch, phase in enumerate(["head"] * 4 + ["fine_tune"] * 3, start=1)
 ]
-
-
-@pytest.fixture
-def history():
-    return HISTORY

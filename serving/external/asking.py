@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation.predictions import Predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Answers:
 
 
 @dataclasses.dataclass(frozen=True)
-class ServedModel:
+class AskedModel:
     """A model to evaluate.
 
     Attributes:
@@ -58,7 +58,7 @@ class ServedModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class Judgeable:
     """What a model told of itself and of images.
 
     Attributes:
@@ -71,19 +71,19 @@ class Told:
     class_names: tuple[str, ...]
     positive_index: int | None
     operating_point: float | None
-    predictions: predictions_lib.Predictions
+    predictions: Predictions
 
 
 def make_answers(answered: Sequence) -> Answers:
     """Answers from one object per image, as `serving.client` returns them."""
-    decisions = [one.decision for one in answered]
+    decisions = [answer.decision for answer in answered]
     return Answers(
-        np.array([one.probabilities for one in answered], np.float32),
-        [one.label for one in answered],
-        np.array([one.label_index for one in answered]),
-        np.array([one.score for one in answered], np.float32),
+        np.array([answer.probabilities for answer in answered], np.float32),
+        [answer.label for answer in answered],
+        np.array([answer.label_index for answer in answered]),
+        np.array([answer.score for answer in answered], np.float32),
         None if None in decisions else np.array(decisions, bool),
-        np.array([one.valid for one in answered], bool),
+        np.array([answer.valid for answer in answered], bool),
     )
 
 
@@ -101,13 +101,13 @@ def join_answers(parts: Sequence[Answers]) -> Answers:
 
 
 def interpret(
-    model: ServedModel,
+    model: AskedModel,
     answers: Answers,
     ids: list[str],
     groups: list[str],
     true_names: list[str],
     default_positive: str | None = None,
-) -> Told:
+) -> Judgeable:
     """Makes predictions of answers.
 
     Args:
@@ -139,7 +139,7 @@ def interpret(
         np.nan,
     )
     logits[~np.isfinite(probabilities).all(axis=1)] = np.nan
-    predictions = predictions_lib.Predictions(
+    predictions = Predictions(
         ids=ids,
         groups=groups,
         labels=np.array([label_of[name] for name in true_names], np.int32),
@@ -147,10 +147,10 @@ def interpret(
         decisions=np.where(answers.valid, answers.label_indices, 0),
     )
     if answers.decisions is None:
-        return Told(names, None, None, predictions)
+        return Judgeable(names, None, None, predictions)
     positive = _positive_index(answers, names, default_positive)
     decided = np.where(answers.decisions, positive, 1 - positive)
-    return Told(
+    return Judgeable(
         names,
         positive,
         _threshold(model, answers)
@@ -161,13 +161,13 @@ def interpret(
 
 
 def _class_names(
-    model: ServedModel, answers: Answers, true_names: list[str]
+    model: AskedModel, answers: Answers, true_names: list[str]
 ) -> tuple[str, ...]:
     """What the model calls its classes."""
     num_classes = answers.probabilities.shape[1]
     if model.class_names is not None:
         return model.class_names
-    told = {
+    label_of = {
         int(index): label
         for index, label, valid in zip(
             answers.label_indices, answers.labels, answers.valid, strict=True
@@ -176,10 +176,10 @@ def _class_names(
     }
     # Lightbox's classes are sorted by name.
     if len(true_names) == num_classes and all(
-        true_names[i] == name for i, name in told.items()
+        true_names[i] == name for i, name in label_of.items()
     ):
         return tuple(true_names)
-    return tuple(told.get(i, f"class {i}") for i in range(num_classes))
+    return tuple(label_of.get(i, f"class {i}") for i in range(num_classes))
 
 
 def _positive_index(
@@ -193,7 +193,7 @@ def _positive_index(
     return int(np.argmin(gaps))
 
 
-def _threshold(model: ServedModel, answers: Answers) -> float:
+def _threshold(model: AskedModel, answers: Answers) -> float:
     """A threshold between the scores that were decided either way."""
     scores = answers.scores[answers.valid].astype(np.float64)
     called = answers.decisions[answers.valid]
@@ -214,7 +214,7 @@ def _threshold(model: ServedModel, answers: Answers) -> float:
 
 
 def ask_all(
-    model: ServedModel,
+    model: AskedModel,
     images: Iterable[bytes],
     batch_size: int,
     report_progress: Callable[[int], None],

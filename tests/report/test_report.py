@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from tests.conftest import encode, make_pixels
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.evaluation import subgroups
 from trainer.report import data_audit, report
 
@@ -38,7 +38,7 @@ def evaluate(
     **options,
 ):
     predictions = {
-        split: conftest.random_predictions(
+        split: samples.random_predictions(
             num_images, len(class_names), seed, num_images * 2 // 3
         )
         for seed, split in enumerate(splits)
@@ -49,8 +49,8 @@ def evaluate(
 def evaluate_predictions(predictions, class_names=NAMES, leaks=0, **options):
     return report.evaluate(
         predictions,
-        conftest.make_info(predictions, class_names, leaks),
-        conftest.HISTORY,
+        samples.make_info(predictions, class_names, leaks),
+        samples.HISTORY,
         CONFIG,
         options.pop("rule", "youden"),
         **options,
@@ -106,7 +106,7 @@ def test_values_of_the_page_and_card_are_those_of_metrics_json(
 
 
 def test_metrics_use_temperature_and_threshold_of_validation(binary):
-    test = conftest.random_predictions(60, 2, 1, 40)
+    test = samples.random_predictions(60, 2, 1, 40)
     calibrated = dataclasses.replace(test, temperature=binary.temperature)
     decided = calibrated.probabilities[:, 1] >= binary.operating_point
     expected = np.mean(decided == (test.labels == 1))
@@ -116,8 +116,8 @@ def test_metrics_use_temperature_and_threshold_of_validation(binary):
 
 def test_test_split_chooses_nothing(binary):
     other = {
-        "validation": conftest.random_predictions(60, 2, 0, 40),
-        "test": conftest.random_predictions(30, 2, 77),
+        "validation": samples.random_predictions(60, 2, 0, 40),
+        "test": samples.random_predictions(30, 2, 77),
     }
     found = evaluate_predictions(other)
     assert found.temperature == binary.temperature
@@ -172,8 +172,8 @@ def test_alarms_of_the_audit_come_before_the_figures():
 
 
 def test_unbeaten_baseline_is_a_caveat():
-    validation = conftest.random_predictions(60, 2, 0)
-    test = conftest.random_predictions(60, 2, 1)
+    validation = samples.random_predictions(60, 2, 0)
+    test = samples.random_predictions(60, 2, 1)
     truth = np.eye(2)[test.labels]
     evaluation = evaluate_predictions(
         {"validation": validation, "test": test},
@@ -191,8 +191,8 @@ def test_unbeaten_baseline_is_a_caveat():
 
 def test_images_without_an_answer_are_left_out_and_said():
     predictions = {
-        "validation": conftest.random_predictions(40, 2, 0),
-        "test": conftest.random_predictions(40, 2, 1),
+        "validation": samples.random_predictions(40, 2, 0),
+        "test": samples.random_predictions(40, 2, 1),
     }
     predictions["test"].logits[:3] = np.nan
     predictions["validation"].logits[0] = np.inf
@@ -208,7 +208,7 @@ def test_images_without_an_answer_are_left_out_and_said():
 @pytest.mark.parametrize("class_names", [NAMES, ("a", "b", "c")])
 def test_no_answer_at_all_still_gives_every_file(class_names):
     predictions = {
-        split: conftest.random_predictions(9, len(class_names))
+        split: samples.random_predictions(9, len(class_names))
         for split in ("validation", "test")
     }
     for p in predictions.values():
@@ -222,9 +222,9 @@ def test_no_answer_at_all_still_gives_every_file(class_names):
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_in_test_still_gives_every_file(label):
-    test = conftest.random_predictions(20, 2, 1)
+    test = samples.random_predictions(20, 2, 1)
     predictions = {
-        "validation": conftest.random_predictions(20),
+        "validation": samples.random_predictions(20),
         "test": test.select(test.labels == label),
     }
     evaluation = evaluate_predictions(predictions)
@@ -233,7 +233,7 @@ def test_one_class_in_test_still_gives_every_file(label):
 
 
 def test_flawless_result_is_called_too_easy():
-    test = conftest.random_predictions(40, 2, 1, skill=50)
+    test = samples.random_predictions(40, 2, 1, skill=50)
     predictions = {"validation": test, "test": test}
     evaluation = evaluate_predictions(predictions)
     assert any("width zero" in c for c in evaluation.metrics["caveats"])
@@ -252,8 +252,8 @@ def test_class_names_cannot_become_markup():
 
 def test_galleries_show_each_outcome_the_surest_decisions_first():
     predictions = {
-        "validation": conftest.random_predictions(40, 2, 0),
-        "test": conftest.random_predictions(40, 2, 1, skill=0.5),
+        "validation": samples.random_predictions(40, 2, 0),
+        "test": samples.random_predictions(40, 2, 1, skill=0.5),
     }
     predictions["test"].logits[0] = np.nan  # indices count this image too
     asked = []
@@ -292,8 +292,8 @@ def test_galleries_show_each_outcome_the_surest_decisions_first():
 
 def test_overlays_and_warnings_stand_by_their_images():
     predictions = {
-        "validation": conftest.random_predictions(40, 2, 0),
-        "test": conftest.random_predictions(40, 2, 1),
+        "validation": samples.random_predictions(40, 2, 0),
+        "test": samples.random_predictions(40, 2, 1),
     }
     explained = []
 
@@ -328,8 +328,8 @@ def test_overlays_and_warnings_stand_by_their_images():
 
 def test_leaks_are_judged_apart():
     predictions = {
-        "validation": conftest.random_predictions(60, 2, 0),
-        "test": conftest.random_predictions(60, 2, 1, 30),
+        "validation": samples.random_predictions(60, 2, 0),
+        "test": samples.random_predictions(60, 2, 1, 30),
     }
     train_groups = frozenset(predictions["test"].groups[:20])
     # As sure of copies of training images as it is lost without them.
@@ -365,11 +365,11 @@ def test_leaks_are_judged_apart():
 
 
 def test_part_that_is_worse_is_marked():
-    test = conftest.random_predictions(400, 2, 1, skill=3)
+    test = samples.random_predictions(400, 2, 1, skill=3)
     scanner = ["old" if i < 100 else "new" for i in range(400)]
-    test.logits[:100] = conftest.random_predictions(100, 2, 3, skill=0).logits
+    test.logits[:100] = samples.random_predictions(100, 2, 3, skill=0).logits
     evaluation = evaluate_predictions(
-        {"validation": conftest.random_predictions(60), "test": test},
+        {"validation": samples.random_predictions(60), "test": test},
         context=report.Context(columns={"scanner": {"test": scanner}}),
     )
     parts = evaluation.metrics["splits"]["test"]["subgroups"]["scanner"]
@@ -383,7 +383,7 @@ def test_part_that_is_worse_is_marked():
 
 
 def test_rare_values_are_taken_together():
-    p = conftest.random_predictions(60)
+    p = samples.random_predictions(60)
     values = [f"site {i}" if i < 30 else "main" for i in range(59)] + [""]
     overall = evaluate_predictions({"validation": p}).metrics
     found = subgroups.compute_subgroups(

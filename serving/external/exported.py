@@ -8,9 +8,10 @@ import tensorflow as tf
 from absl import logging
 from google.protobuf import message
 
+from serving.external import foreign
+from serving.external.asking import Answers, AskedModel
 from trainer.data import records
-from trainer.evaluation import served
-from trainer.export import foreign, signature
+from trainer.export import signature
 
 _UNKNOWN = foreign.Meaning()
 
@@ -23,7 +24,7 @@ _OUTPUTS = (
 )
 
 
-def load(path: str, meaning: foreign.Meaning = _UNKNOWN) -> served.ServedModel:
+def load(path: str, meaning: foreign.Meaning = _UNKNOWN) -> AskedModel:
     """Loads a version, or the newest one under a base path.
 
     Args:
@@ -68,10 +69,10 @@ def load(path: str, meaning: foreign.Meaning = _UNKNOWN) -> served.ServedModel:
             model, ask=lambda images, _=loaded: model.ask(images)
         )
 
-    def ask(images: list[bytes]) -> served.Answers:
+    def ask(images: list[bytes]) -> Answers:
         outputs = function(**{signature.IMAGE_BYTES: tf.constant(images)})
         outputs = {name: tensor.numpy() for name, tensor in outputs.items()}
-        return served.Answers(
+        return Answers(
             outputs[signature.PROBABILITIES],
             [label.decode() for label in outputs[signature.LABEL]],
             outputs[signature.LABEL_INDEX],
@@ -85,7 +86,7 @@ def load(path: str, meaning: foreign.Meaning = _UNKNOWN) -> served.ServedModel:
     if signature.EXPLAIN in functions:
         explain = _make_explain(loaded, functions[signature.EXPLAIN])
     info = _read_info(directory)
-    return served.ServedModel(
+    return AskedModel(
         directory,
         # `loaded` owns what the signature's function refers to.
         lambda images, _=loaded: ask(images),

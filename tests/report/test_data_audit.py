@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import encode
 from tests.data.test_duplicates import COPIES, HEAD, make_head
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.data import build_records
 from trainer.data.build import output
 from trainer.report import data_audit, report
@@ -208,13 +208,13 @@ def test_missing_or_damaged_audit_is_one_sentence(
 
 def render(audit):
     predictions = {
-        "validation": conftest.random_predictions(seed=1),
-        "test": conftest.random_predictions(seed=2),
+        "validation": samples.random_predictions(seed=1),
+        "test": samples.random_predictions(seed=2),
     }
     evaluation = report.evaluate(
         predictions,
-        conftest.make_info(predictions),
-        conftest.HISTORY,
+        samples.make_info(predictions),
+        samples.HISTORY,
         {"image_size": 32, "weights": "none"},
         "youden",
         context=report.Context(audit=audit),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.report import plots
 
 
@@ -42,7 +42,7 @@ def draw_all(predictions, class_names, positive_index):
 
 def make_splits(num_images, num_classes=2):
     return {
-        split: conftest.random_predictions(num_images, num_classes, seed)
+        split: samples.random_predictions(num_images, num_classes, seed)
         for seed, split in enumerate(("validation", "test"))
     }
 
@@ -98,5 +98,5 @@ def test_same_input_gives_the_same_bytes():
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 7])
-def test_history_of_any_length_is_drawn(num_rows, history):
-    assert_drawn(plots.training_history(history[:num_rows]))
+def test_history_of_any_length_is_drawn(num_rows):
+    assert_drawn(plots.training_history(samples.HISTORY[:num_rows]))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import encode, make_pixels
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.report import report
 
 NAMES = ("no_tumor", "tumor")
@@ -21,8 +21,8 @@ NO_CONTEXT = report.Context()
 def evaluate(predictions, class_names=NAMES, context=NO_CONTEXT):
     return report.evaluate(
         predictions,
-        conftest.make_info(predictions, class_names),
-        conftest.HISTORY,
+        samples.make_info(predictions, class_names),
+        samples.HISTORY,
         {"image_size": 224, "weights": "none"},
         "youden",
         context=context,
@@ -135,8 +135,8 @@ def open_in_browser(page: str, directory, size="1200,2600"):
 def test_slider_shows_what_python_computes(tmp_path):
     binary = evaluate(
         {
-            "validation": conftest.random_predictions(60, 2, 0, 40),
-            "test": conftest.random_predictions(60, 2, 1, 40),
+            "validation": samples.random_predictions(60, 2, 0, 40),
+            "test": samples.random_predictions(60, 2, 1, 40),
         },
         context=report.Context(
             read_images=lambda split, indices: [
@@ -153,7 +153,7 @@ def test_slider_shows_what_python_computes(tmp_path):
     assert 4.5 <= found["faintest"][0] < 10, found["faintest"]
     assert found["opacities"] == ["0", "1", "0"]
     test = dataclasses.replace(
-        conftest.random_predictions(60, 2, 1, 40),
+        samples.random_predictions(60, 2, 1, 40),
         temperature=binary.temperature,
     )
     scores, truth = test.probabilities[:, 1], test.labels == 1
@@ -183,8 +183,8 @@ def test_slider_shows_what_python_computes(tmp_path):
 def test_page_of_four_classes_fits_a_phone(tmp_path):
     four_classes = evaluate(
         {
-            "validation": conftest.random_predictions(60, 4, 0, 40),
-            "test": conftest.random_predictions(60, 4, 1, 40),
+            "validation": samples.random_predictions(60, 4, 0, 40),
+            "test": samples.random_predictions(60, 4, 1, 40),
         },
         ("glioma", "meningioma", "none", "pituitary"),
     )
@@ -196,10 +196,10 @@ def test_page_of_four_classes_fits_a_phone(tmp_path):
 
 
 def test_page_of_one_class_has_no_script_error(tmp_path):
-    test = conftest.random_predictions(20, 2, 1)
+    test = samples.random_predictions(20, 2, 1)
     evaluation = evaluate(
         {
-            "validation": conftest.random_predictions(20),
+            "validation": samples.random_predictions(20),
             "test": test.select(test.labels == 1),
         }
     )

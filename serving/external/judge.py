@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from serving.external import asking
 from trainer.data import input_pipeline
 from trainer.data.build import output
-from trainer.evaluation import baselines, comparison, served
+from trainer.evaluation import baselines, calibration, comparison
 from trainer.report import data_audit, report
 from trainer.report.context import PREVALENCES, Context
 
@@ -40,7 +41,7 @@ class _Images:
 
 
 def evaluate(
-    models: Sequence[served.ServedModel],
+    models: Sequence[asking.AskedModel],
     data_dir: str,
     *,
     splits: Sequence[str] = (),
@@ -72,11 +73,11 @@ def evaluate(
     index = input_pipeline.read_index(data_dir, info)
     images = _collect(data_dir, info, index, splits)
     columns = output.read_columns(data_dir, subgroups)
-    told, unlike = [], None
+    judgeable, unlike = [], None
     for model in models:
         answers = _ask(model, images, batch_size)
-        told.append(
-            served.interpret(
+        judgeable.append(
+            asking.interpret(
                 model,
                 answers,
                 images.ids,
@@ -86,7 +87,7 @@ def evaluate(
             )
         )
         unlike = answers.unlike if unlike is None else unlike
-    this = told[0]
+    this = judgeable[0]
     is_own = models[0].dataset_fingerprint == info.fingerprint
     context = Context(
         prevalences=prevalences,
@@ -108,7 +109,7 @@ def evaluate(
         audit=data_audit.read_audit(
             data_dir, functools.partial(_read_by_id, images)
         ),
-        comparison=_compare(models, told, seed),
+        comparison=_compare(models, judgeable, seed),
         subject=f"{models[0].name} on {', '.join(splits)} of {data_dir}",
         notes=tuple(notes),
     )
@@ -121,7 +122,7 @@ def evaluate(
             if this.positive_index is None
             else this.class_names[this.positive_index],
         ),
-        report.Chosen(1.0, this.operating_point, _RULE),
+        calibration.Chosen(1.0, this.operating_point, _RULE),
         seed=seed,
         context=context,
     )
@@ -171,7 +172,7 @@ def _read_by_id(images: _Images, image_ids: Sequence[str]) -> dict[str, bytes]:
     return {images.ids[i]: e for i, e in zip(places, encoded, strict=True)}
 
 
-def _ask(model, images: _Images, batch_size: int) -> served.Answers:
+def _ask(model, images: _Images, batch_size: int) -> asking.Answers:
     start = time.monotonic()
     shown = start
 
@@ -188,7 +189,7 @@ def _ask(model, images: _Images, batch_size: int) -> served.Answers:
                 rate,
             )
 
-    return served.ask_all(
+    return asking.ask_all(
         model,
         input_pipeline.iterate_encoded(images.files),
         batch_size,
@@ -196,16 +197,16 @@ def _ask(model, images: _Images, batch_size: int) -> served.Answers:
     )
 
 
-def _explain(model: served.ServedModel):
+def _explain(model: asking.AskedModel):
     if model.explain is None:
         return None
     return lambda images, _: model.explain(images)
 
 
-def _compare(models, told, seed) -> dict | None:
-    if len(told) < 2:
+def _compare(models, judgeable, seed) -> dict | None:
+    if len(judgeable) < 2:
         return None
-    this, other = told
+    this, other = judgeable
     if (this.class_names, this.positive_index) != (
         other.class_names,
         other.positive_index,
