@@ -163,14 +163,15 @@ def _run(place: staging.Workspace) -> None:
             paths.write_atomically(paths.join(output_dir, name), content)
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate: {error}")
-    found = evaluation.metrics
-    for sentence in (*found["caveats"], *found["verdict"]):
-        print(f"- {sentence}")
-    for sentence in found.get("comparison", {}).get("verdict", ()):
+    findings = evaluation.findings
+    sentences = findings.caveats + findings.verdict
+    if findings.comparison is not None:
+        sentences += findings.comparison.verdict
+    for sentence in sentences:
         print(f"- {sentence}")
     for name in ("roc_auc", "accuracy"):
-        figure = found["splits"][found["shown"]]["metrics"][name]
-        logging.info("%s %s", name, page.format_metric(figure))
+        metric = findings.split.metrics[name]
+        logging.info("%s %s", name, page.format_metric(metric))
     print(f"Written to {paths.join(values.output_dir, 'report.html')}")
 
 

@@ -10,7 +10,7 @@ from absl import logging
 from trainer import config, train
 from trainer.data import fold_records, input_pipeline, records
 from trainer.evaluation import cross_validation
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation.predictions import Predictions
 from trainer.storage import paths
 from trainer.training import distribution
 
@@ -21,7 +21,7 @@ def train_folds(
     cfg: config.TrainConfig,
     info: records.DatasetInfo,
     strategy: tf.distribute.Strategy,
-) -> list[dict[str, predictions_lib.Predictions]]:
+) -> list[dict[str, Predictions]]:
     """Trains and predicts each of `cfg.num_folds` folds.
 
     The same as a run does on the whole data set, with the same flags. The test

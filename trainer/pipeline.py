@@ -12,9 +12,13 @@ from trainer import config, folds, train, vertex
 from trainer import run as job_lib
 from trainer.data import input_pipeline, records
 from trainer.data.build import output
-from trainer.evaluation import baselines, calibration, metrics
-from trainer.evaluation import cross_validation as folds_lib
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import (
+    baselines,
+    calibration,
+    cross_validation,
+    metrics,
+)
+from trainer.evaluation.predictions import Predictions
 from trainer.export import (
     blessing,
     saved_model,
@@ -23,7 +27,8 @@ from trainer.export import (
     warmup,
 )
 from trainer.model import out_of_distribution, saliency
-from trainer.report import data_audit, report
+from trainer.report import data_audit, page, report, tables
+from trainer.report.context import Context, SplitFacts
 from trainer.storage import paths
 from trainer.training import cluster, run_record
 
@@ -75,9 +80,9 @@ def run(cfg: config.TrainConfig) -> str:
     logging.info(
         "evaluate  took %.0f s beyond prediction", time.monotonic() - start
     )
-    judged = evaluation.metrics["splits"]["validation"]["metrics"]
+    judged = evaluation.findings.splits["validation"].metrics
     vertex.report_metrics(
-        {name: found.get("value") for name, found in judged.items()},
+        {name: metric.value for name, metric in judged.items()},
         step=len(trained.rows),
     )
     version_dir = _export(trained.job, model, detector, evaluation)
@@ -95,25 +100,34 @@ def _evaluate(
     trained: train.Trained,
     model: keras.Model,
     detector: out_of_distribution.Detector,
-    by_fold: list[dict[str, predictions_lib.Predictions]],
+    by_fold: list[dict[str, Predictions]],
 ) -> report.Evaluation:
     """Writes `job_dir/evaluation`."""
     job, cfg = trained.job, trained.job.cfg
     directory = paths.join(cfg.job_dir, "evaluation")
     context = _report_context(job, model, detector)
     if by_fold:
-        summary, table = folds_lib.summarize(
-            by_fold,
-            job.info.class_names,
-            job.info.positive_index,
-            cfg.operating_point,
-            context.prevalences,
-            cfg.seed,
-        )
+        decided = [
+            cross_validation.decide(
+                fold,
+                job.info.class_names,
+                job.info.positive_index,
+                cfg.operating_point,
+            )
+            for fold in by_fold
+        ]
         paths.write_atomically(
-            paths.join(directory, "cross_validation.csv"), table
+            paths.join(directory, "cross_validation.csv"),
+            tables.predictions_csv(
+                {f"fold {i}": p for i, p in enumerate(decided, start=1)}
+            ),
         )
-        context = dataclasses.replace(context, cross_validation=summary)
+        context = dataclasses.replace(
+            context,
+            cross_validation=cross_validation.summarize(
+                decided, context.prevalences, cfg.seed
+            ),
+        )
     evaluation = report.evaluate(
         trained.predictions,
         job.info,
@@ -125,13 +139,13 @@ def _evaluate(
     )
     for name, content in evaluation.files.items():
         paths.write_atomically(paths.join(directory, name), content)
-    for split, found in evaluation.metrics["splits"].items():
+    for name, split in evaluation.findings.splits.items():
         logging.info(
             "evaluate  %s: %d images, accuracy %s, ROC AUC %s",
-            split,
-            found["num_images"],
-            report.format_metric(found["metrics"]["accuracy"]),
-            report.format_metric(found["metrics"]["roc_auc"]),
+            name,
+            split.num_images,
+            page.format_metric(split.metrics["accuracy"]),
+            page.format_metric(split.metrics["roc_auc"]),
         )
     logging.info("evaluate  %s", paths.join(directory, "report.html"))
     return evaluation
@@ -141,7 +155,7 @@ def _report_context(
     job: job_lib.Job,
     model: keras.Model,
     detector: out_of_distribution.Detector,
-) -> report.Context:
+) -> Context:
     """What the report tells beside predictions."""
     images = {
         split: baselines.describe_images(
@@ -150,24 +164,35 @@ def _report_context(
         )
         for split in job.info.splits
     }
-    columns = {
-        name: {
-            split: [value_of.get(image_id, "") for image_id in index.ids]
-            for split, index in job.index.items()
-        }
-        for name, value_of in _read_columns(job.cfg).items()
-    }
+    columns = _read_columns(job.cfg)
     shown = "test" if "test" in job.info.splits else "validation"
-    return report.Context(
+    facts = {
+        split: SplitFacts(
+            baselines=baselines.make_baselines(
+                images["train"],
+                images[split],
+                job.info.num_classes,
+                images["validation"] if split == "test" else None,
+            ),
+            columns={
+                name: [value_of.get(i, "") for i in job.index[split].ids]
+                for name, value_of in columns.items()
+            },
+            unlikeness=_unlikeness(job, model, detector, split)
+            if split == shown
+            else None,
+        )
+        for split in job.info.splits
+        if split != "train"
+    }
+    return Context(
         prevalences=metrics.parse_prevalences(job.cfg.prevalences.split(",")),
-        columns=columns,
-        baselines=baselines.make_baselines(images, job.info.num_classes),
+        splits=facts,
         train_groups=frozenset(job.index["train"].groups),
         read_images=lambda split, indices: input_pipeline.read_encoded(
             job.files(split), indices
         ),
         explain=functools.partial(saliency.explain_images, model),
-        out_of_distribution={shown: _unlikeness(job, model, detector, shown)},
         audit=data_audit.read_audit(job.cfg.data_dir, job.read_by_id),
         starts=run_record.read_starts(job.cfg.job_dir),
     )
@@ -202,8 +227,8 @@ def _export(
     facts = {
         "weights_sha256": saved_model.weights_sha256(model),
         "dataset_fingerprint": info.fingerprint,
-        "temperature": evaluation.temperature,
-        "operating_point": evaluation.operating_point,
+        "temperature": evaluation.findings.temperature,
+        "operating_point": evaluation.findings.operating_point,
         "signatures": list(signature.SIGNATURES),
     }
     export_dir = cfg.export_dir or paths.join(cfg.job_dir, "export")
@@ -215,8 +240,8 @@ def _export(
         model,
         class_names=info.class_names,
         positive_index=info.positive_index,
-        temperature=evaluation.temperature,
-        operating_point=evaluation.operating_point,
+        temperature=evaluation.findings.temperature,
+        operating_point=evaluation.findings.operating_point,
         detector=detector,
     )
     count = min(8, info.num_images("validation"))

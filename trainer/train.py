@@ -10,8 +10,7 @@ import tensorflow as tf
 from trainer import config, phases
 from trainer import run as job_lib
 from trainer.data import records
-from trainer.evaluation import predict
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation.predictions import Predictions, make_predictions
 from trainer.model import classifier
 from trainer.storage import paths
 from trainer.training import distribution, loop, run_record
@@ -31,7 +30,7 @@ class Trained:
 
     job: job_lib.Job
     rows: list[dict]
-    predictions: dict[str, predictions_lib.Predictions]
+    predictions: dict[str, Predictions]
 
 
 def set_up(cfg: config.TrainConfig) -> tf.distribute.Strategy:
@@ -132,7 +131,7 @@ def claim_job_dir(
         paths.write_atomically(config_path, cfg.to_json())
 
 
-def _predict(job: job_lib.Job) -> dict[str, predictions_lib.Predictions]:
+def _predict(job: job_lib.Job) -> dict[str, Predictions]:
     """Predicts every image of validation and test; on all workers."""
     # What is evaluated is what is served: in float32, whatever it was trained
     # in.
@@ -149,7 +148,7 @@ def _predict(job: job_lib.Job) -> dict[str, predictions_lib.Predictions]:
         if split == "train":
             continue
         ids, groups, labels = job.index[split]
-        predictions[split] = predict.make_predictions(
+        predictions[split] = make_predictions(
             ids, groups, labels, job.outputs(predict_step, split)
         )
     return predictions

@@ -7,37 +7,22 @@ exported with, so all of its images may judge it.
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from absl import logging
 
 from serving.external import asking
-from trainer.data import input_pipeline
+from trainer.data import input_pipeline, records
 from trainer.data.build import output
-from trainer.evaluation import baselines, calibration, comparison
+from trainer.evaluation import baselines, calibration, comparison, results
+from trainer.evaluation.predictions import Decided
 from trainer.report import data_audit, report
-from trainer.report.context import PREVALENCES, Context
+from trainer.report.context import PREVALENCES, Context, SplitFacts
 
 # What the images are called that judge and choose nothing.
 SPLIT = "test"
 _RULE = "the threshold that it was exported with"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Images:
-    """The images of some splits, in the order of their records.
-
-    Attributes:
-        files: of all of them.
-        ids: likewise.
-        groups: likewise.
-        class_names: their true classes.
-    """
-
-    files: list[str]
-    ids: list[str]
-    groups: list[str]
-    class_names: list[str]
 
 
 def evaluate(
@@ -73,168 +58,145 @@ def evaluate(
     index = input_pipeline.read_index(data_dir, info)
     images = _collect(data_dir, info, index, splits)
     columns = output.read_columns(data_dir, subgroups)
-    judgeable, unlike = [], None
-    for model in models:
-        answers = _ask(model, images, batch_size)
-        judgeable.append(
-            asking.interpret(
-                model,
-                answers,
-                images.ids,
-                images.groups,
-                images.class_names,
-                info.positive_class,
-            )
-        )
-        unlike = answers.unlike if unlike is None else unlike
-    this = judgeable[0]
+    answers = [_ask(model, images, batch_size) for model in models]
+    decided = [
+        asking.interpret(model, of_model, images)
+        for model, of_model in zip(models, answers, strict=True)
+    ]
     is_own = models[0].dataset_fingerprint == info.fingerprint
-    context = Context(
-        prevalences=prevalences,
-        columns={
-            name: {SPLIT: [value_of.get(i, "") for i in images.ids]}
-            for name, value_of in columns.items()
-        },
+    facts = SplitFacts(
         baselines=_baselines(data_dir, info, index)
         if is_own and splits == ("test",)
-        else None,
-        train_groups=frozenset(index["train"].groups)
-        if is_own
-        else frozenset(),
+        else {},
+        columns={
+            name: [value_of.get(i, "") for i in images.ids]
+            for name, value_of in columns.items()
+        },
+        unlikeness=answers[0].unlikeness,
+    )
+    context = Context(
+        prevalences=prevalences,
+        splits={SPLIT: facts},
+        train_groups=frozenset(index["train"].groups if is_own else ()),
         read_images=lambda _, indices: input_pipeline.read_encoded(
             images.files, indices
         ),
-        explain=_explain(models[0]),
-        out_of_distribution=None if unlike is None else {SPLIT: unlike},
+        explain=models[0].explain and (lambda e, _: models[0].explain(e)),
         audit=data_audit.read_audit(
             data_dir, functools.partial(_read_by_id, images)
         ),
-        comparison=_compare(models, judgeable, seed),
+        comparison=_compare(models, decided, seed) if decided[1:] else None,
         subject=f"{models[0].name} on {', '.join(splits)} of {data_dir}",
-        notes=tuple(notes),
+        notes=notes,
     )
+    return _report(decided[0], info, seed, context)
+
+
+def _report(
+    decided: Decided, info: records.DatasetInfo, seed: int, context: Context
+) -> report.Evaluation:
+    names, positive = decided.class_names, decided.positive_index
+    info = dataclasses.replace(
+        info,
+        class_names=names,
+        positive_class=None if positive is None else names[positive],
+    )
+    chosen = calibration.Chosen(1.0, decided.operating_point, _RULE)
     return report.judge(
-        {SPLIT: this.predictions},
-        dataclasses.replace(
-            info,
-            class_names=this.class_names,
-            positive_class=None
-            if this.positive_index is None
-            else this.class_names[this.positive_index],
-        ),
-        calibration.Chosen(1.0, this.operating_point, _RULE),
-        seed=seed,
-        context=context,
+        {SPLIT: decided}, info, chosen, seed=seed, context=context
     )
 
 
-def _choose_splits(models, info, splits) -> tuple[tuple[str, ...], list[str]]:
+def _choose_splits(
+    models: Sequence[asking.AskedModel],
+    info: records.DatasetInfo,
+    splits: tuple[str, ...],
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The splits to judge by, and what to know of the choice."""
-    trained = [
-        model.name
-        for model in models
-        if model.dataset_fingerprint == info.fingerprint
-    ]
     unknown = [name for name in splits if name not in info.splits]
     if unknown:
         raise ValueError(
             f"The record set has no images of {', '.join(unknown)}: choose "
             f"--splits from {', '.join(info.splits)}."
         )
+    trained = [
+        model.name
+        for model in models
+        if model.dataset_fingerprint == info.fingerprint
+    ]
     if not splits:
-        splits = info.splits
-        if trained and "test" in info.splits:
-            splits = ("test",)
-    notes = []
+        only_test = trained and "test" in info.splits
+        splits = ("test",) if only_test else info.splits
     seen = [name for name in splits if name != "test"]
-    if trained and seen:
-        notes.append(
-            f"{' and '.join(trained)} was made with the images of "
-            f"{' and '.join(seen)}: the figures are too good."
-        )
-    return splits, notes
+    if not (trained and seen):
+        return splits, ()
+    return splits, (
+        f"{' and '.join(trained)} was made with the images of "
+        f"{' and '.join(seen)}: the figures are too good.",
+    )
 
 
-def _collect(data_dir, info, index, splits) -> _Images:
+def _collect(data_dir, info, index, splits) -> asking.Images:
     files, ids, groups, class_names = [], [], [], []
     for split in splits:
         files += input_pipeline.split_files(data_dir, info, split)
         ids += index[split].ids
         groups += index[split].groups
         class_names += [info.class_names[i] for i in index[split].labels]
-    return _Images(files, ids, groups, class_names)
+    return asking.Images(files, ids, groups, class_names, info.positive_class)
 
 
-def _read_by_id(images: _Images, image_ids: Sequence[str]) -> dict[str, bytes]:
+def _read_by_id(
+    images: asking.Images, image_ids: Sequence[str]
+) -> dict[str, bytes]:
     wanted = set(image_ids)
     places = [i for i, name in enumerate(images.ids) if name in wanted]
     encoded = input_pipeline.read_encoded(images.files, places)
     return {images.ids[i]: e for i, e in zip(places, encoded, strict=True)}
 
 
-def _ask(model, images: _Images, batch_size: int) -> asking.Answers:
-    start = time.monotonic()
-    shown = start
+def _ask(
+    model: asking.AskedModel, images: asking.Images, batch_size: int
+) -> asking.Answers:
+    start = last_line = time.monotonic()
+    total = len(images.ids)
 
-    def report_progress(done):
-        nonlocal shown
-        if time.monotonic() - shown > 10 or done == len(images.ids):
-            shown = time.monotonic()
-            rate = done / (shown - start)
+    def report_progress(num_answers):
+        nonlocal last_line
+        now = time.monotonic()
+        if now - last_line > 10 or num_answers == total:
+            last_line = now
             logging.info(
                 "%s: %d of %d images, %.0f images/s",
                 model.name,
-                done,
-                len(images.ids),
-                rate,
+                num_answers,
+                total,
+                num_answers / (now - start),
             )
 
-    return asking.ask_all(
-        model,
-        input_pipeline.iterate_encoded(images.files),
-        batch_size,
-        report_progress,
-    )
+    encoded = input_pipeline.iterate_encoded(images.files)
+    return asking.ask_all(model, encoded, batch_size, report_progress)
 
 
-def _explain(model: asking.AskedModel):
-    if model.explain is None:
-        return None
-    return lambda images, _: model.explain(images)
-
-
-def _compare(models, judgeable, seed) -> dict | None:
-    if len(judgeable) < 2:
-        return None
-    this, other = judgeable
-    if (this.class_names, this.positive_index) != (
-        other.class_names,
-        other.positive_index,
+def _compare(
+    models: Sequence[asking.AskedModel], decided: Sequence[Decided], seed: int
+) -> results.Comparison:
+    this, other = decided
+    if this.class_names != other.class_names or (
+        this.positive_index != other.positive_index
     ):
+        is_same = this.class_names == other.class_names
         raise ValueError(
-            f"Two models can be compared that tell the same classes apart. "
+            "Two models can be compared that tell the same classes apart. "
             f"{models[0].name} has {', '.join(this.class_names)}, "
             f"{models[1].name} has {', '.join(other.class_names)}"
-            + (
-                "; their positive classes differ."
-                if this.class_names == other.class_names
-                else "."
-            )
+            + ("; their positive classes differ." if is_same else ".")
         )
-    found = comparison.compare(
-        this.predictions,
-        other.predictions,
-        this.class_names,
-        this.positive_index,
-        (this.operating_point, other.operating_point),
-        seed=seed,
-    )
-    names = {"this": models[0].name, "other": models[1].name}
-    sentences = comparison.verdict(found, *names.values())
-    return names | found | {"verdict": sentences}
+    names = models[0].name, models[1].name
+    return comparison.compare(this, other, names, seed=seed)
 
 
-def _baselines(data_dir, info, index) -> dict:
+def _baselines(data_dir, info, index) -> Mapping[str, np.ndarray]:
     """Trivial baselines, which learn from the model's training images."""
     images = {
         split: baselines.describe_images(
@@ -245,5 +207,9 @@ def _baselines(data_dir, info, index) -> dict:
         )
         for split in info.splits
     }
-    found = baselines.make_baselines(images, info.num_classes)
-    return {name: {SPLIT: part["test"]} for name, part in found.items()}
+    return baselines.make_baselines(
+        images["train"],
+        images["test"],
+        info.num_classes,
+        images.get("validation"),
+    )

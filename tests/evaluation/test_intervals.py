@@ -119,9 +119,10 @@ def test_delong_p_value_equals_the_paired_definition():
         contrast = np.array([1, -1])
         variance += contrast @ covariance @ contrast / len(of_a)
     expected = 2 * stats.norm.sf(abs(auc_a - auc_b) / math.sqrt(variance))
-    found = ranking.delong_p_value(is_positive, a, b)
-    assert found == pytest.approx(expected, rel=1e-9)
-    assert ranking.delong_p_value(is_positive, a, a) == 1.0
+    test = ranking.delong_test(is_positive, a, b)
+    assert test.p_value == pytest.approx(expected, rel=1e-9)
+    assert test.difference == pytest.approx(auc_a - auc_b)
+    assert ranking.delong_test(is_positive, a, a).p_value == 1.0
 
 
 def test_resamples_hold_whole_groups():

@@ -1,15 +1,16 @@
 """Batches, padding and replicas change no figure."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 from tests.conftest import make_strategy
 from trainer.data import input_pipeline
-from trainer.evaluation import metrics, predict
+from trainer.evaluation import metrics
+from trainer.evaluation.predictions import make_predictions
 from trainer.training import distribution, loop
-
-NAMES = ("no_tumor", "tumor")
 
 
 def compute(data_dir, strategy_name, global_batch_size):
@@ -44,15 +45,16 @@ def compute(data_dir, strategy_name, global_batch_size):
             ),
         )
         logits = loop.predict_all(step, dataset, 22, global_batch_size)
-    predictions = predict.make_predictions(*index, logits)
-    return metrics.compute_metrics(predictions, NAMES, 1, 0.5, 100)
+    predictions = make_predictions(*index, logits)
+    decided = predictions.decide(("no_tumor", "tumor"), 1, 0.5)
+    return dataclasses.asdict(metrics.compute_metrics(decided, 100))
 
 
 def values(found, path=""):
     """Every number of a nested dictionary, by its path."""
     if isinstance(found, dict):
         pairs = found.items()
-    elif isinstance(found, list):
+    elif isinstance(found, list | tuple):
         pairs = enumerate(found)
     else:
         return {path: found}

@@ -9,8 +9,7 @@ import pytest
 from tests.conftest import IMAGE_SIZE
 from tests.export.conftest import IMAGES, OPERATING_POINT, TEMPERATURE
 from trainer.data import input_pipeline, preprocessing
-from trainer.evaluation import predict
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation.predictions import make_predictions
 from trainer.export import (
     blessing,
     saved_model,
@@ -18,6 +17,7 @@ from trainer.export import (
     version_checks,
     warmup,
 )
+from trainer.report import tables
 
 LIMITS = {"max_latency_ms": 60_000.0, "max_megabytes": 32.0}
 ALL_CHECKS = (
@@ -44,16 +44,11 @@ def predictions_path(classifier_model, tiny_records, tmp_path_factory):
         pixels = [preprocessing.prepare_image(i, IMAGE_SIZE, 1) for i in images]
         index = input_pipeline.read_index(str(tiny_records), info)[split]
         logits = classifier_model(np.stack(pixels), training=False).numpy()
-        found = predict.make_predictions(*index, logits)
-        predictions[split] = predictions_lib.Predictions(
-            found.ids, found.groups, found.labels, found.logits, TEMPERATURE
+        predictions[split] = make_predictions(*index, logits).decide(
+            info.class_names, 1, OPERATING_POINT, TEMPERATURE
         )
     path = tmp_path_factory.mktemp("evaluation") / "predictions.csv"
-    path.write_text(
-        predictions_lib.predictions_csv(
-            predictions, info.class_names, 1, OPERATING_POINT
-        )
-    )
+    path.write_text(tables.predictions_csv(predictions))
     return path
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluation import samples
+from tests.report.samples import HISTORY, make_splits
 from trainer.report import plots
 
 
@@ -20,83 +20,64 @@ def assert_drawn(png: bytes):
     assert 0.001 < np.mean(pixels < 250) < 0.9
 
 
-def draw_all(predictions, class_names, positive_index):
-    operating_point = None if positive_index is None else 0.3
-    k = len(class_names)
-    shown = list(predictions.values())[-1]
+def draw_all(predictions):
+    shown = predictions["test"]
+    k = len(shown.class_names)
     counts = np.zeros((k, k), int)
-    np.add.at(
-        counts,
-        (shown.labels, shown.decided(positive_index, operating_point)),
-        1,
-    )
+    np.add.at(counts, (shown.labels, shown.decisions), 1)
     return [
-        plots.confusion_matrix(counts.tolist(), class_names, "test"),
-        plots.roc_curve(
-            predictions, class_names, positive_index, operating_point
-        ),
-        plots.precision_recall_curve(predictions, class_names, positive_index),
-        plots.calibration(predictions, positive_index),
+        plots.confusion_matrix(counts.tolist(), shown.class_names, "test"),
+        plots.roc_curve(predictions),
+        plots.precision_recall_curve(predictions),
+        plots.calibration(predictions),
     ]
 
 
-def make_splits(num_images, num_classes=2):
+def change(predictions, **changes):
     return {
-        split: samples.random_predictions(num_images, num_classes, seed)
-        for seed, split in enumerate(("validation", "test"))
+        split: dataclasses.replace(p, **changes)
+        for split, p in predictions.items()
     }
 
 
-@pytest.mark.parametrize("num_images", [1, 3, 60])
-def test_two_classes_are_drawn(num_images):
-    for png in draw_all(make_splits(num_images), ("no", "yes"), 1):
-        assert_drawn(png)
-
-
-@pytest.mark.parametrize("num_classes", [3, 4, 24])
-def test_many_classes_are_drawn(num_classes):
+@pytest.mark.parametrize(
+    ("num_images", "num_classes"),
+    [(1, 2), (3, 2), (60, 2), (60, 3), (60, 4), (60, 24)],
+)
+def test_splits_are_drawn(num_images, num_classes):
+    splits = make_splits(num_images, num_classes)
     names = tuple(f"class number {c}" for c in range(num_classes))
-    for png in draw_all(make_splits(60, num_classes), names, None):
+    for png in draw_all(change(splits, class_names=names, temperature=1.5)):
         assert_drawn(png)
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_is_drawn(label):
-    splits = {
-        split: dataclasses.replace(p, labels=np.full(20, label, np.int32))
-        for split, p in make_splits(20).items()
-    }
-    for png in draw_all(splits, ("no", "yes"), 1):
+    labels = np.full(20, label, np.int32)
+    for png in draw_all(change(make_splits(20), labels=labels)):
         assert_drawn(png)
 
 
-@pytest.mark.parametrize(("num_classes", "positive"), [(2, 1), (3, None)])
-def test_empty_split_is_drawn(num_classes, positive):
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_empty_split_is_drawn(num_classes):
     splits = {
         split: p.select(np.zeros(8, bool))
         for split, p in make_splits(8, num_classes).items()
     }
-    names = ("a", "b", "c")[:num_classes]
-    for png in draw_all(splits, names, positive):
+    for png in draw_all(splits):
         assert_drawn(png)
 
 
 def test_names_with_dollar_signs_are_no_formulas():
-    names = (
-        "$\\frac{",
-        "a name that is much too long for an axis",
-    )
-    for png in draw_all(make_splits(20), names, 1):
+    names = ("$\\frac{", "a name that is much too long for an axis")
+    for png in draw_all(change(make_splits(20), class_names=names)):
         assert_drawn(png)
 
 
 def test_same_input_gives_the_same_bytes():
-    splits = make_splits(30)
-    assert draw_all(splits, ("no", "yes"), 1) == draw_all(
-        splits, ("no", "yes"), 1
-    )
+    assert draw_all(make_splits(30)) == draw_all(make_splits(30))
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 7])
 def test_history_of_any_length_is_drawn(num_rows):
-    assert_drawn(plots.training_history(samples.HISTORY[:num_rows]))
+    assert_drawn(plots.training_history(HISTORY[:num_rows]))

@@ -173,10 +173,10 @@ def choose(
     temperature = fit_temperature(answered.labels, answered.logits)
     if positive_index is None:
         return Chosen(temperature, None, rule)
-    answered = dataclasses.replace(answered, temperature=temperature)
+    logits = answered.logits.astype(np.float64) / temperature
     operating_point, note = choose_operating_point(
         answered.labels == positive_index,
-        answered.scores(positive_index),
+        special.softmax(logits, axis=-1)[:, positive_index],
         rule,
     )
     return Chosen(temperature, operating_point, rule, note)

@@ -1,5 +1,7 @@
 """Models that someone else trained, judged on any record set."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -52,67 +54,61 @@ def fake_model(
     )
 
 
-def fingerprint_of(directory):
-    return input_pipeline.read_dataset_info(str(directory)).fingerprint
+def judge_by(data_dir, *models, **options):
+    return judge.evaluate(models or [fake_model()], str(data_dir), **options)
 
 
 def test_record_set_of_others_is_judged_as_a_whole(tiny_records):
-    found = judge.evaluate([fake_model()], str(tiny_records)).metrics
-    split = found["splits"]["test"]
-    assert split["num_images"] == 22 + 9 + 7
-    assert found["temperature"] == 1
-    assert "train, validation, test" in found["subject"]
-    assert "baselines" not in split
+    evaluation = judge_by(tiny_records)
+    findings = evaluation.findings
+    assert findings.split.num_images == 22 + 9 + 7
+    assert findings.temperature == 1
+    assert "train, validation, test" in findings.subject
+    assert findings.split.baselines is None
+    # Of a training that is not known nothing is said.
+    assert "training_history.png" not in evaluation.files
+    assert "model_card.md" not in evaluation.files
+    assert b"chosen on validation" not in evaluation.files["report.html"]
 
 
 def test_own_record_set_is_judged_by_its_test_split(tiny_records):
-    model = fake_model(fingerprint=fingerprint_of(tiny_records))
-    found = judge.evaluate([model], str(tiny_records)).metrics
-    assert found["splits"]["test"]["num_images"] == 7
-    assert "nearest neighbour" in found["splits"]["test"]["baselines"]
-    found = judge.evaluate([model], str(tiny_records), splits=["train"]).metrics
-    assert "made with the images of train" in found["caveats"][0]
+    info = input_pipeline.read_dataset_info(str(tiny_records))
+    model = fake_model(fingerprint=info.fingerprint)
+    findings = judge_by(tiny_records, model).findings
+    assert findings.split.num_images == 7
+    assert "nearest neighbour" in findings.split.baselines
+    findings = judge_by(tiny_records, model, splits=["train"]).findings
+    assert "made with the images of train" in findings.caveats[0]
 
 
 def test_figures_follow_the_served_decisions(tiny_records):
     model = fake_model(threshold=0.3)
-    evaluation = judge.evaluate([model], str(tiny_records), batch_size=64)
-    index = input_pipeline.read_index(
-        str(tiny_records), input_pipeline.read_dataset_info(str(tiny_records))
-    )
+    findings = judge_by(tiny_records, model, batch_size=64).findings
+    info = input_pipeline.read_dataset_info(str(tiny_records))
+    index = input_pipeline.read_index(str(tiny_records), info)
     encoded, labels = [], []
     for split in records.SPLITS:
-        files = input_pipeline.split_files(
-            str(tiny_records),
-            input_pipeline.read_dataset_info(str(tiny_records)),
-            split,
-        )
+        files = input_pipeline.split_files(str(tiny_records), info, split)
         encoded += input_pipeline.iterate_encoded(files)
         labels += index[split].labels
     answers = model.ask(encoded)
-    split = evaluation.metrics["splits"]["test"]
-    assert split["confusion_matrix"] == [
-        [
-            int(np.sum((np.array(labels) == t) & (answers.decisions == d)))
-            for d in (0, 1)
-        ]
-        for t in (0, 1)
-    ]
-    scores = answers.scores
-    point = evaluation.metrics["operating_point"]
-    assert ((scores >= point) == answers.decisions).all()
+    expected = np.zeros((2, 2), int)
+    np.add.at(expected, (labels, answers.decisions.astype(int)), 1)
+    assert findings.split.confusion_matrix == expected.tolist()
+    reached = answers.scores >= findings.operating_point
+    assert (reached == answers.decisions).all()
 
 
-def interpret(model, images=40, names=None):
-    answers = model.ask([bytes(n) for n in range(1000, 1000 + 10 * images, 10)])
-    return asking.interpret(
-        model,
-        answers,
-        [f"{i}.png" for i in range(images)],
-        [f"g{i}" for i in range(images)],
-        names or [NAMES[i % 2] for i in range(images)],
-        "tumor",
+def interpret(model, num_images=40, names=None):
+    images = asking.Images(
+        files=[],
+        ids=[f"{i}.png" for i in range(num_images)],
+        groups=[f"g{i}" for i in range(num_images)],
+        class_names=names or [NAMES[i % 2] for i in range(num_images)],
+        positive_class="tumor",
     )
+    encoded = [bytes(1000 + 10 * i) for i in range(num_images)]
+    return asking.interpret(model, model.ask(encoded), images)
 
 
 def test_classes_in_another_order_are_matched_by_name():
@@ -121,26 +117,24 @@ def test_classes_in_another_order_are_matched_by_name():
         fake_model(class_names=("tumor", "no_tumor"), columns=(1, 0))
     )
     assert straight.positive_index == 1 and swapped.positive_index == 0
-    np.testing.assert_allclose(
-        straight.predictions.scores(1), swapped.predictions.scores(0)
-    )
-    for told in (straight, swapped):
-        decided = told.predictions.decided(told.positive_index, None)
-        is_positive = decided == told.positive_index
-        scores = told.predictions.scores(told.positive_index)
-        assert (is_positive == (scores >= told.operating_point)).all()
+    np.testing.assert_allclose(straight.scores, swapped.scores)
+    for decided in (straight, swapped):
+        is_positive = decided.decisions == decided.positive_index
+        assert (
+            is_positive == (decided.scores >= decided.operating_point)
+        ).all()
 
 
 def test_server_tells_names_and_threshold_by_its_answers():
-    told = interpret(fake_model(tells_names=False))
-    assert told.class_names == NAMES
-    assert told.positive_index == 1
-    assert 0.2 < told.operating_point < 0.6
+    decided = interpret(fake_model(tells_names=False))
+    assert decided.class_names == NAMES
+    assert decided.positive_index == 1
+    assert 0.2 < decided.operating_point < 0.6
 
 
 def test_unreadable_image_has_no_answer():
-    told = interpret(fake_model(broken=(3,)))
-    assert np.flatnonzero(~told.predictions.is_finite).tolist() == [3]
+    decided = interpret(fake_model(broken=(3,)))
+    assert np.flatnonzero(~decided.is_finite).tolist() == [3]
 
 
 @pytest.mark.parametrize("tells_names", [True, False])
@@ -155,11 +149,10 @@ def test_decisions_against_the_scores_are_refused():
 
     def ask(images):
         answers = model.ask(images)
-        decisions = ~answers.decisions
-        return asking.Answers(**{**vars(answers), "decisions": decisions})
+        return dataclasses.replace(answers, decisions=~answers.decisions)
 
     with pytest.raises(ValueError, match="decides against its own scores"):
-        interpret(asking.AskedModel("M", ask, NAMES))
+        interpret(dataclasses.replace(model, ask=ask))
 
 
 def test_columns_of_the_record_set_part_the_figures(tmp_path):
@@ -169,48 +162,35 @@ def test_columns_of_the_record_set_part_the_figures(tmp_path):
     rows = [f"{name},{'F' if i % 3 else 'M'},{i}" for i, name in enumerate(ids)]
     text = "\n".join(["id,sex,age", *rows, ""])
     (tmp_path / output.COLUMNS_FILE).write_text(text)
-    found = judge.evaluate(
-        [fake_model()], str(tmp_path), subgroups=["sex", "age"]
-    ).metrics["splits"]["test"]["subgroups"]
-    assert {v: part["num_images"] for v, part in found["sex"].items()} == {
-        "F": 40,
-        "M": 20,
-    }
-    assert list(found["age"]) == [
+    findings = judge_by(tmp_path, subgroups=["sex", "age"]).findings
+    columns = findings.split.subgroups
+    sizes = {value: part.num_images for value, part in columns["sex"].items()}
+    assert sizes == {"F": 40, "M": 20}
+    assert list(columns["age"]) == [
         "1. 0 to 14",
         "2. 15 to 29",
         "3. 30 to 44",
         "4. 45 to 59",
     ]
     with pytest.raises(ValueError, match=r"no column view .there is: sex, age"):
-        judge.evaluate([fake_model()], str(tmp_path), subgroups=["view"])
+        judge_by(tmp_path, subgroups=["view"])
 
 
 def test_absent_split_is_named_with_those_there_are(tiny_records):
     with pytest.raises(ValueError, match="choose --splits from train, val"):
-        judge.evaluate([fake_model()], str(tiny_records), splits=["tset"])
+        judge_by(tiny_records, splits=["tset"])
 
 
 def test_two_models_are_compared_on_the_same_images(tiny_records):
-    evaluation = judge.evaluate(
-        [fake_model(), fake_model(skill=0.1)], str(tiny_records)
-    )
-    comparison = evaluation.metrics["comparison"]
-    assert comparison["num_images"] == 38
-    assert comparison["this"] == comparison["other"] == "MODEL"
-    page = evaluation.files["report.html"].decode()
-    assert "Compared with MODEL" in page
-    assert "McNemar" in page
+    evaluation = judge_by(tiny_records, fake_model(), fake_model(skill=0.1))
+    comparison = evaluation.findings.comparison
+    assert comparison.num_images == 38
+    assert comparison.this == comparison.other == "MODEL"
+    page = evaluation.files["report.html"]
+    assert b"Compared with MODEL" in page and b"McNemar" in page
 
 
 def test_models_of_other_classes_cannot_be_compared(tiny_records):
     swapped = fake_model(class_names=("tumor", "no_tumor"), columns=(1, 0))
     with pytest.raises(ValueError, match="same classes apart"):
-        judge.evaluate([fake_model(), swapped], str(tiny_records))
-
-
-def test_report_of_an_unknown_training_leaves_it_out(tiny_records):
-    files = judge.evaluate([fake_model()], str(tiny_records)).files
-    assert "training_history.png" not in files
-    assert "model_card.md" not in files
-    assert "chosen on validation" not in files["report.html"].decode()
+        judge_by(tiny_records, fake_model(), swapped)
