@@ -135,34 +135,6 @@ def classifier_model():
     return classifier.build_classifier(IMAGE_SIZE, 1, head)
 
 
-# `trainer.task` on several logical CPUs: a machine with several GPUs. It ends
-# when the model is trained: what comes then is the same on one device.
-TRAIN_ONLY = """
-import sys
-import tensorflow as tf
-from absl import app
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * int(sys.argv.pop(1)),
-)
-from trainer import pipeline, task, train
-from trainer.data import input_pipeline
-from trainer.export import saved_model
-from trainer.storage import paths
-
-def run(cfg):
-    info = input_pipeline.read_dataset_info(cfg.data_dir)
-    trained = train.train_and_predict(cfg, info, train.set_up(cfg))
-    if trained.job.is_chief:
-        model = train.copy_for_inference(trained.job)
-        path = paths.join(cfg.job_dir, pipeline.MODEL_FILE)
-        saved_model.save_keras(model, path)
-
-pipeline.run = run
-app.run(task.main)
-"""
-
-
 @functools.cache
 def make_strategy(name: str) -> tf.distribute.Strategy:
     """One device, or two replicas on the two logical CPUs.

@@ -11,6 +11,7 @@ from trainer import config, train
 from trainer.data import fold_records, input_pipeline, records
 from trainer.evaluation import cross_validation
 from trainer.evaluation.predictions import Predictions
+from trainer.run import claim_job_dir
 from trainer.storage import paths
 from trainer.training import distribution
 
@@ -37,7 +38,7 @@ def train_folds(
     if not cfg.num_folds:
         return []
     is_chief = distribution.is_chief(strategy)
-    train.claim_job_dir(cfg, info, is_chief)
+    claim_job_dir(cfg, info, is_chief)
     index = input_pipeline.read_index(cfg.data_dir, info)
     shared_out = [
         fold_records.assign(index, info, cfg.num_folds, fold, cfg.seed)

@@ -9,7 +9,6 @@ import numpy as np
 from absl import logging
 
 from trainer import config, folds, train, vertex
-from trainer import run as job_lib
 from trainer.data import input_pipeline, records
 from trainer.data.build import output
 from trainer.evaluation import (
@@ -29,6 +28,7 @@ from trainer.export import (
 from trainer.model import out_of_distribution, saliency
 from trainer.report import data_audit, page, report, tables
 from trainer.report.context import Context, SplitFacts
+from trainer.run import Run
 from trainer.storage import paths
 from trainer.training import cluster, run_record
 
@@ -71,11 +71,11 @@ def run(cfg: config.TrainConfig) -> str:
     trained = train.train_and_predict(cfg, info, strategy)
     # Outside the scope: what one worker does alone must create no variables
     # that the others would have to create with it.
-    if not trained.job.is_chief:
+    if not trained.run.is_chief:
         return ""
     start = time.monotonic()
-    model = train.copy_for_inference(trained.job)
-    detector = _make_detector(trained.job, model)
+    model = trained.run.copy_for_inference()
+    detector = _make_detector(trained.run, model)
     evaluation = _evaluate(trained, model, detector, by_fold)
     logging.info(
         "evaluate  took %.0f s beyond prediction", time.monotonic() - start
@@ -85,8 +85,8 @@ def run(cfg: config.TrainConfig) -> str:
         {name: metric.value for name, metric in judged.items()},
         step=len(trained.rows),
     )
-    version_dir = _export(trained.job, model, detector, evaluation)
-    _bless(trained.job, version_dir)
+    version_dir = _export(trained.run, model, detector, evaluation)
+    _bless(trained.run, version_dir)
     paths.write_atomically(paths.join(cfg.job_dir, paths.SUCCESS_FILE), b"")
     return version_dir
 
@@ -103,15 +103,15 @@ def _evaluate(
     by_fold: list[dict[str, Predictions]],
 ) -> report.Evaluation:
     """Writes `job_dir/evaluation`."""
-    job, cfg = trained.job, trained.job.cfg
+    run, cfg = trained.run, trained.run.cfg
     directory = paths.join(cfg.job_dir, "evaluation")
-    context = _report_context(job, model, detector)
+    context = _report_context(run, model, detector)
     if by_fold:
         decided = [
             cross_validation.decide(
                 fold,
-                job.info.class_names,
-                job.info.positive_index,
+                run.info.class_names,
+                run.info.positive_index,
                 cfg.operating_point,
             )
             for fold in by_fold
@@ -130,7 +130,7 @@ def _evaluate(
         )
     evaluation = report.evaluate(
         trained.predictions,
-        job.info,
+        run.info,
         trained.rows,
         cfg.settings,
         cfg.operating_point,
@@ -152,63 +152,63 @@ def _evaluate(
 
 
 def _report_context(
-    job: job_lib.Job,
+    run: Run,
     model: keras.Model,
     detector: out_of_distribution.Detector,
 ) -> Context:
     """What the report tells beside predictions."""
     images = {
         split: baselines.describe_images(
-            input_pipeline.iterate_encoded(job.files(split)),
-            job.index[split].labels,
+            input_pipeline.iterate_encoded(run.files(split)),
+            run.index[split].labels,
         )
-        for split in job.info.splits
+        for split in run.info.splits
     }
-    columns = _read_columns(job.cfg)
-    shown = "test" if "test" in job.info.splits else "validation"
+    columns = _read_columns(run.cfg)
+    shown = "test" if "test" in run.info.splits else "validation"
     facts = {
         split: SplitFacts(
             baselines=baselines.make_baselines(
                 images["train"],
                 images[split],
-                job.info.num_classes,
+                run.info.num_classes,
                 images["validation"] if split == "test" else None,
             ),
             columns={
-                name: [value_of.get(i, "") for i in job.index[split].ids]
+                name: [value_of.get(i, "") for i in run.index[split].ids]
                 for name, value_of in columns.items()
             },
-            unlikeness=_unlikeness(job, model, detector, split)
+            unlikeness=_unlikeness(run, model, detector, split)
             if split == shown
             else None,
         )
-        for split in job.info.splits
+        for split in run.info.splits
         if split != "train"
     }
     return Context(
-        prevalences=metrics.parse_prevalences(job.cfg.prevalences.split(",")),
+        prevalences=metrics.parse_prevalences(run.cfg.prevalences.split(",")),
         splits=facts,
-        train_groups=frozenset(job.index["train"].groups),
+        train_groups=frozenset(run.index["train"].groups),
         read_images=lambda split, indices: input_pipeline.read_encoded(
-            job.files(split), indices
+            run.files(split), indices
         ),
         explain=functools.partial(saliency.explain_images, model),
-        audit=data_audit.read_audit(job.cfg.data_dir, job.read_by_id),
-        starts=run_record.read_starts(job.cfg.job_dir),
+        audit=data_audit.read_audit(run.cfg.data_dir, run.read_by_id),
+        starts=run_record.read_starts(run.cfg.job_dir),
     )
 
 
 def _unlikeness(
-    job: job_lib.Job,
+    run: Run,
     model: keras.Model,
     detector: out_of_distribution.Detector,
     split: str,
 ) -> np.ndarray:
     """How unlike the training set images are; NaN for those beyond a sample."""
-    num_images = job.info.num_images(split)
+    num_images = run.info.num_images(split)
     chosen = out_of_distribution.choose_exemplars(num_images)
     descriptors = out_of_distribution.describe_images(
-        model, input_pipeline.read_encoded(job.files(split), chosen)
+        model, input_pipeline.read_encoded(run.files(split), chosen)
     )
     scores = np.full(num_images, np.nan)
     scores[chosen] = detector.score(descriptors).numpy()
@@ -216,13 +216,13 @@ def _unlikeness(
 
 
 def _export(
-    job: job_lib.Job,
+    run: Run,
     model: keras.Model,
     detector: out_of_distribution.Detector,
     evaluation: report.Evaluation,
 ) -> str:
     """Writes the Keras file and the next SavedModel version."""
-    cfg, info = job.cfg, job.info
+    cfg, info = run.cfg, run.info
     saved_model.save_keras(model, paths.join(cfg.job_dir, MODEL_FILE))
     facts = {
         "weights_sha256": saved_model.weights_sha256(model),
@@ -246,7 +246,7 @@ def _export(
     )
     count = min(8, info.num_images("validation"))
     images = input_pipeline.read_encoded(
-        job.files("validation"), list(range(count))
+        run.files("validation"), list(range(count))
     )
     version_dir = saved_model.export_version(
         module,
@@ -264,14 +264,14 @@ def _export(
     return version_dir
 
 
-def _bless(job: job_lib.Job, version_dir: str) -> None:
+def _bless(run: Run, version_dir: str) -> None:
     """Tries the export in a process of its own."""
     if not blessing.refusal(version_dir):
         return
     refusal = blessing.bless_in_new_process(
         version_dir,
-        job.cfg.data_dir,
-        paths.join(job.cfg.job_dir, "evaluation", "predictions.csv"),
+        run.cfg.data_dir,
+        paths.join(run.cfg.job_dir, "evaluation", "predictions.csv"),
     )
     if refusal:
         logging.error("export    must not be published: %s", refusal)
@@ -280,16 +280,16 @@ def _bless(job: job_lib.Job, version_dir: str) -> None:
 
 
 def _make_detector(
-    job: job_lib.Job, model: keras.Model
+    run: Run, model: keras.Model
 ) -> out_of_distribution.Detector:
     """Knows the training images, and from validation how far is too far."""
 
     def describe(split):
         chosen = out_of_distribution.choose_exemplars(
-            job.info.num_images(split)
+            run.info.num_images(split)
         )
         return out_of_distribution.describe_images(
-            model, input_pipeline.read_encoded(job.files(split), chosen)
+            model, input_pipeline.read_encoded(run.files(split), chosen)
         )
 
     return out_of_distribution.fit(

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from trainer import run
 from trainer.evaluation import metrics
 from trainer.evaluation.predictions import Predictions, make_predictions
 from trainer.training import head_training
@@ -20,8 +21,8 @@ class SweepData:
     """What all trials of a sweep share.
 
     Attributes:
-        views: augmentation strength -> float32 `[views, images, features]`.
-        features: float32 `[judged, features]` of the images to judge on, as
+        views: augmentation strength -> each view, float16 `[images, features]`.
+        features: float16 `[judged, features]` of the images to judge on, as
             they are served.
         first_judged: the place among the images of the first of those.
         ids: of the images.
@@ -32,7 +33,7 @@ class SweepData:
         positive_index: of the positive of two classes.
     """
 
-    views: dict[float, np.ndarray]
+    views: dict[float, list[np.ndarray]]
     features: np.ndarray
     first_judged: int
     ids: list[str]
@@ -146,21 +147,17 @@ def run_trial(
         ValueError: if a loss is not finite, or the objective is not defined.
     """
     start = time.monotonic()
-    names = {
-        field.name for field in dataclasses.fields(head_training.HeadSettings)
-    }
-    chosen = {k: v for k, v in settings.items() if k in names}
-    chosen["hidden_units"] = tuple(chosen.get("hidden_units", ()))
     found, logits, epochs = [], 0.0, []
     for seed in seeds:
-        head = head_training.HeadSettings(
-            num_classes=len(data.class_names), **{**chosen, "seed": seed}
+        head = run.make_head_settings(
+            {**settings, "seed": seed}, len(data.class_names)
         )
         places, of_seed = [], []
         for train, judged in data.folds:
             trained = head_training.train_head(
                 head,
-                data.views[strength][:, train],
+                data.views[strength],
+                train,
                 data.labels[train],
                 data.features[judged - data.first_judged],
                 data.labels[judged],

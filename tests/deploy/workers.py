@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from tests.conftest import ROOT, TRAIN_ONLY
+from tests.conftest import ROOT
 from tests.training import test_multi_worker
 
 # For a run of one short epoch.
@@ -40,10 +40,12 @@ def train(environments, flags, whole=True):
     Returns:
         Exit codes and standard errors.
     """
-    command = ["-m", "trainer.task"] if whole else ["-c", TRAIN_ONLY, "1"]
+    command = (
+        ["-m", "trainer.task"] if whole else ["-m", "tests.train_only", "1"]
+    )
     processes = [
         subprocess.Popen(
-            [sys.executable, *command, *flags],
+            [sys.executable, "-m", *command, *flags],
             cwd=ROOT,
             env={k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
             | environment,

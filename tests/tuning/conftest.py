@@ -11,13 +11,13 @@ def data():
     """28 images to train on and 12 to judge on, two groups of each image."""
     rng = np.random.default_rng(0)
     labels = (np.arange(40) % 2).astype(np.int32)
-    features = rng.normal(size=(40, 1280)).astype(np.float32)
-    features[:, :8] += 1.2 * labels[:, np.newaxis]
+    features = rng.normal(size=(40, 1280)).astype(np.float16)
+    features[:, :8] += np.float16(1.2) * labels[:, np.newaxis]
     train, judged = np.arange(28), np.arange(28, 40)
     return trial.SweepData(
         views={
-            0.0: features[np.newaxis, :28],
-            1.0: np.stack([features[:28], features[:28] + 0.1]),
+            0.0: [features[:28]],
+            1.0: [features[:28], features[:28] + np.float16(0.1)],
         },
         features=features[28:],
         first_judged=28,

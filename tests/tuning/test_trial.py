@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from trainer import config
 from tuning import optimism, trial
 
 SETTINGS = {
+    **dataclasses.asdict(config.TrainConfig(data_dir="d", job_dir="j")),
     "head_epochs": 6,
     "global_batch_size": 8,
-    "head_learning_rate": 3e-3,
     "hidden_units": [4],
-    "unknown_to_heads": "left out",
+    "dropout": 0.0,
+    "weight_decay": 0.0,
 }
 
 

@@ -2,11 +2,14 @@
 
 Small files in Cloud Storage are read and written by google-cloud-storage, with
 checksums and retries. Commands bring whole directories here and back, see
-`workspace`; only records may be streamed, by TensorFlow's own file system.
+`staging`; only records may be streamed, by TensorFlow's own file system.
 """
 
+import contextlib
 import os
 import uuid
+from collections.abc import Iterator
+from typing import BinaryIO
 
 # Written when everything else is there.
 SUCCESS_FILE = "_SUCCESS"
@@ -46,11 +49,18 @@ def write_atomically(path: str, data: bytes | str) -> None:
 
         buckets.write_bytes(path, data)
         return
+    with open_atomically(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def open_atomically(path: str) -> Iterator[BinaryIO]:
+    """A local file to write, which is there once the block has ended well."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -86,6 +87,19 @@ class Progress:
             self.best_weights = [
                 arrays[f"weight_{i}"] for i in range(len(arrays.files) - 1)
             ]
+
+
+def read_progress(path: str) -> Progress | None:
+    """What `Progress.to_bytes` gave, or None if it is absent or damaged."""
+    progress = Progress()
+    try:
+        progress.update_from_bytes(paths.read_bytes(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logging.warning("%s is damaged (%s): it is made anew.", path, error)
+        return None
+    return progress
 
 
 class _ProgressState(tf.train.experimental.PythonState):

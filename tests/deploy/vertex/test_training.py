@@ -118,7 +118,7 @@ def test_chief_and_worker_of_a_trial_train_one_model(
     )
     (start,) = json.loads((trial_dir / "run.json").read_text())["starts"]
     assert start["worker"] == "chief-0"
-    assert os.listdir(trial_dir / "checkpoints") == ["head"]
+    assert os.listdir(trial_dir / "checkpoints") == ["head.npz"]
     assert len((trial_dir / "history.csv").read_text().splitlines()) == 2
     assert os.listdir(trial_dir / "model") == ["1"]
     # The chief alone reports to the study, under the names of metrics.json.
