@@ -110,8 +110,9 @@ def test_calibration_error_equals_a_loop_over_bins():
         if inside.any():
             gap = abs(correct[inside].mean() - confidence[inside].mean())
             expected += gap * inside.mean()
-    found = metrics.expected_calibration_error(correct, confidence)
-    assert found[0] == pytest.approx(expected, abs=1e-12)
+    once = np.ones((1, 300))
+    error = metrics.expected_calibration_error(correct, confidence, once)
+    assert error == pytest.approx([expected], abs=1e-12)
 
 
 def test_interval_equals_a_loop_over_resamples():

@@ -12,6 +12,7 @@ from sklearn import metrics as sklearn_metrics
 from tests.conftest import encode, make_pixels
 from tests.evaluation.samples import random_predictions
 from tests.report.samples import evaluate, make_splits, page_of, page_text
+from trainer.data.build.audit_sentences import Sentence
 from trainer.evaluation import comparison, cross_validation, subgroups
 from trainer.report import data_audit, sentences
 
@@ -120,9 +121,9 @@ def test_leaks_and_a_missing_test_split_come_first():
 def test_alarms_of_the_audit_come_before_the_figures():
     audit = data_audit.Audit(
         sentences=[
-            data_audit.Sentence("Let in (--on_leak=allow).", is_alarm=True),
-            data_audit.Sentence("No patient is known.", is_alarm=True),
-            data_audit.Sentence("60 images were read."),
+            Sentence("Let in (--on_leak=allow).", is_alarm=True),
+            Sentence("No patient is known.", is_alarm=True),
+            Sentence("60 images were read."),
         ]
     )
     evaluation = evaluate(make_splits(), leaks=3, audit=audit)

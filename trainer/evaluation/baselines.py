@@ -40,12 +40,7 @@ class SplitImages:
 def describe_images(
     encoded: Iterable[bytes], labels: Iterable[int]
 ) -> SplitImages:
-    """Reads what the baselines use from encoded images.
-
-    Args:
-        encoded: JPEG or PNG bytes of every image.
-        labels: likewise.
-    """
+    """Reads what the baselines use from encoded images, JPEG or PNG each."""
     pixels, metadata = [], []
     for image_bytes in encoded:
         with Image.open(io.BytesIO(image_bytes)) as image:
@@ -87,15 +82,8 @@ def nearest_neighbor(
 ) -> np.ndarray:
     """Scores of each class by its nearest training image.
 
-    Args:
-        train_pixels: `[training images, pixels]`.
-        train_labels: int `[training images]`.
-        pixels: `[images, pixels]`.
-        num_classes: at least as many as there are labels.
-
-    Returns:
-        float64 `[images, classes]`: inverse distances that sum to 1, so the
-        greatest is of the class of the nearest image.
+    float64 `[images, classes]`: inverse distances that sum to 1, so the
+    greatest is of the class of the nearest image.
     """
     nearest = np.full((len(pixels), num_classes), np.inf)
     for start in range(0, len(train_labels), _CHUNK):
@@ -121,14 +109,7 @@ def metadata_regression(
     metadata: np.ndarray,
     num_classes: int,
 ) -> np.ndarray:
-    """Probabilities of a logistic regression, `[images, classes]`.
-
-    Args:
-        train_metadata: float `[training images, facts]`.
-        train_labels: int `[training images]`.
-        metadata: float `[images, facts]`.
-        num_classes: at least as many as there are labels.
-    """
+    """Probabilities of a logistic regression, `[images, classes]`."""
     probabilities = np.zeros((len(metadata), num_classes))
     classes = np.unique(train_labels)
     if len(classes) < 2 or not len(metadata):

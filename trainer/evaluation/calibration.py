@@ -38,13 +38,7 @@ class Chosen:
 def log_loss(
     labels: np.ndarray, logits: np.ndarray, temperature: float = 1.0
 ) -> float:
-    """Mean negative log-likelihood of the labels, in nats.
-
-    Args:
-        labels: int `[images]`.
-        logits: `[images, classes]`.
-        temperature: divides the logits.
-    """
+    """Mean negative log-likelihood of the labels, in nats."""
     log_p = special.log_softmax(logits.astype(np.float64) / temperature, -1)
     return float(-np.mean(log_p[np.arange(len(labels)), labels]))
 
@@ -54,10 +48,6 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
 
     Guo et al., 2017, "On Calibration of Modern Neural Networks",
     https://arxiv.org/abs/1706.04599.
-
-    Args:
-        labels: int `[images]`, of validation.
-        logits: `[images, classes]`.
 
     Returns:
         Between 0.05 and 20; 1.0 where nothing can be fitted: fewer than two

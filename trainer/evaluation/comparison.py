@@ -29,10 +29,6 @@ def mcnemar(
 
     McNemar, 1947, "Note on the sampling error of the difference between
     correlated proportions or percentages".
-
-    Args:
-        is_right: bool `[images]`.
-        other_is_right: likewise.
     """
     only_this = int(np.sum(is_right & ~other_is_right))
     only_other = int(np.sum(~is_right & other_is_right))

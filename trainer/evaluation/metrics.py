@@ -68,15 +68,10 @@ def _confusion_statistics(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def calibration_bins(confidence: np.ndarray, num_bins: int) -> np.ndarray:
-    """Bin of equal width over [0, 1] that each probability falls into."""
-    return np.minimum((confidence * num_bins).astype(int), num_bins - 1)
-
-
 def expected_calibration_error(
     correct: np.ndarray,
     confidence: np.ndarray,
-    weights: np.ndarray | None = None,
+    weights: np.ndarray,
     num_bins: int = CALIBRATION_BINS,
 ) -> np.ndarray:
     """Mean gap between confidence and accuracy over bins of equal width.
@@ -87,16 +82,11 @@ def expected_calibration_error(
     Args:
         correct: bool `[images]`.
         confidence: `[images]`, in [0, 1].
-        weights: `[resamples, images]`, one resample of ones if None.
+        weights: `[resamples, images]`.
         num_bins: over [0, 1].
-
-    Returns:
-        float64 `[resamples]`.
     """
-    if weights is None:
-        weights = np.ones((1, len(confidence)))
     gaps = np.zeros((len(confidence), num_bins))
-    bins = calibration_bins(confidence, num_bins)
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
     gaps[np.arange(len(bins)), bins] = correct - confidence
     return ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
 

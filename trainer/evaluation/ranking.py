@@ -32,9 +32,7 @@ def _weights_by_score(is_positive, scores, weights):
 
 
 def roc_auc(
-    is_positive: np.ndarray,
-    scores: np.ndarray,
-    weights: np.ndarray | None = None,
+    is_positive: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """Share of pairs of a positive and a negative that are ranked right.
 
@@ -44,13 +42,11 @@ def roc_auc(
     Args:
         is_positive: bool `[images]`.
         scores: `[images]`.
-        weights: `[resamples, images]`, one resample of ones if None.
+        weights: `[resamples, images]`.
 
     Returns:
         float64 `[resamples]`, NaN where there is one class only.
     """
-    if weights is None:
-        weights = np.ones((1, len(scores)))
     if not len(scores):
         return np.full(len(weights), np.nan)
     positive, negative = _weights_by_score(is_positive, scores, weights)
@@ -60,19 +56,13 @@ def roc_auc(
 
 
 def average_precision(
-    is_positive: np.ndarray,
-    scores: np.ndarray,
-    weights: np.ndarray | None = None,
+    is_positive: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """Precision at every threshold, weighted by the recall it adds.
 
-    As scikit-learn's `average_precision_score`. Arguments as of `roc_auc`.
-
-    Returns:
-        float64 `[resamples]`, NaN where there is no positive.
+    As scikit-learn's `average_precision_score`; NaN where there is no positive.
+    Arguments as of `roc_auc`.
     """
-    if weights is None:
-        weights = np.ones((1, len(scores)))
     if not len(scores):
         return np.full(len(weights), np.nan)
     positive, negative = _weights_by_score(is_positive, scores, weights)

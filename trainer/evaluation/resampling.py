@@ -53,17 +53,10 @@ def resample(
     seed: int,
     width: int = 1,
 ) -> tuple[dict[tuple[str, str], float], Statistics]:
-    """Statistics of a split, and of its resamples.
+    """The value of each statistic, and its values `[num_resamples]`.
 
-    Args:
-        statistics: maps weights `[resamples, images]` to arrays `[resamples]`.
-        groups: see `resample_weights`, as are the others.
-        num_resamples: in all.
-        seed: of the draws.
-        width: per resample.
-
-    Returns:
-        The value of each statistic, and its values `[num_resamples]`.
+    `statistics` maps weights `[resamples, images]` to arrays `[resamples]`; for
+    the other arguments see `resample_weights`.
     """
     once = np.ones((1, len(groups)))
     values = {key: float(v[0]) for key, v in statistics(once).items()}

@@ -51,11 +51,7 @@ class Proportion(Metric):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Area(Metric):
-    """A ROC AUC of one class.
-
-    Attributes:
-        delong_interval: takes images as independent.
-    """
+    """A ROC AUC of one class; DeLong's interval takes images as independent."""
 
     delong_interval: Interval | None
 
@@ -90,11 +86,7 @@ class Baseline:
 
 @dataclasses.dataclass(frozen=True)
 class BaselineOfTwo(Baseline):
-    """Likewise for two classes.
-
-    Attributes:
-        delong_p_value: of the paired test, which takes images as independent.
-    """
+    """For two classes also DeLong's, which takes images as independent."""
 
     delong_p_value: float | None
 
@@ -124,13 +116,7 @@ class Subgroup:
 
 @dataclasses.dataclass(frozen=True)
 class Unlikeness:
-    """How many images are unlike the training set.
-
-    Attributes:
-        num_images: with a finite score.
-        num_flagged: above 1, the threshold.
-        median_score: of all finite scores.
-    """
+    """Images with a finite score; above 1 one is unlike the training set."""
 
     num_images: int
     num_flagged: int
@@ -181,14 +167,7 @@ class FoldMean:
 
 @dataclasses.dataclass(frozen=True)
 class CrossValidation:
-    """What the folds say together.
-
-    Attributes:
-        num_folds: of the cross-validation.
-        pooled: of the predictions of all folds together.
-        folds: each by itself.
-        mean: over the folds, by metric.
-    """
+    """The predictions of all folds together, each fold, and metrics' means."""
 
     num_folds: int
     pooled: Split
@@ -198,14 +177,9 @@ class CrossValidation:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A metric of two models.
+    """A metric of two models; of `this - other` a paired bootstrap's interval.
 
-    Attributes:
-        this: of the one.
-        other: of the other.
-        difference: this - other.
-        interval: of the difference, by a paired bootstrap over groups.
-        reason: why there is no difference or no interval.
+    `reason` says why there is no difference or no interval.
     """
 
     this: float | None
@@ -226,13 +200,7 @@ class DelongTest:
 
 @dataclasses.dataclass(frozen=True)
 class McNemarTest:
-    """McNemar's exact test; takes images as independent.
-
-    Attributes:
-        only_this_right: images that the one model alone got right.
-        only_other_right: that the other alone got right.
-        p_value: two-sided, of their binomial distribution.
-    """
+    """McNemar's exact test; takes images as independent."""
 
     only_this_right: int
     only_other_right: int
@@ -244,8 +212,7 @@ class Comparison:
     """Two models on the same images.
 
     Attributes:
-        this: name of the one.
-        other: of the other.
+        this: name of the one, as `other` of the other.
         num_images: that both answered.
         num_groups: of these.
         num_without_answer: images that one of both gave no finite answer for.
