@@ -95,7 +95,7 @@ def write_records(directory, counts: dict[str, int], num_shards: int = 2):
     return info
 
 
-def write_backbone(path) -> None:
+def write_backbone(path, build=None) -> None:
     """Writes weights of a random backbone whose features tell images apart.
 
     Features of fresh weights vanish, and labels would be decided by rounding:
@@ -104,7 +104,7 @@ def write_backbone(path) -> None:
     import keras
 
     keras.utils.set_random_seed(0)
-    backbone = keras.applications.EfficientNetB0(
+    backbone = (build or keras.applications.EfficientNetB0)(
         include_top=False, weights=None, input_shape=(32, 32, 3)
     )
     for layer in backbone.layers:

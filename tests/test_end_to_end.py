@@ -214,50 +214,6 @@ def weights_sha256(job_dir):
     return saved_model.weights_sha256(model)
 
 
-def kill_when(arguments, condition):
-    """Starts a run, waits for a condition and kills it."""
-    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-
-
-def test_run_killed_in_both_phases_ends_with_the_weights_of_one_never_killed(
-    workspace,
-):
-    job_dir = workspace / "killed"
-    arguments = [
-        sys.executable,
-        "-m",
-        "tests.train_only",
-        "1",
-        *train_arguments(workspace, "killed"),
-        f"--features_dir={workspace / 'features'}",
-    ]
-
-    def views():
-        return {
-            path: path.stat().st_mtime_ns
-            for path in (workspace / "features").glob("*.npy")
-        }
-
-    kill_when(arguments, views)
-    kept = views()
-    for name in ("head.npz", "fine_tune/checkpoint"):
-        kill_when(arguments, (job_dir / "checkpoints" / name).exists)
-        assert not (job_dir / "medical_image_classifier.keras").exists()
-    subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True)
-    # Two views to train on and one to validate on, each computed once.
-    assert len(views()) == 3 and kept.items() <= views().items()
-    assert weights_sha256(job_dir) == weights_sha256(workspace / "run")
-    assert history_without_timing(job_dir) == history_without_timing(
-        workspace / "run"
-    )
-
-
 def test_finished_run_started_again_exports_nothing_new(workspace):
     command("trainer.task", *train_arguments(workspace, "run"))
     assert os.listdir(workspace / "run/export") == ["1"]
@@ -479,7 +435,7 @@ def test_server_and_export_get_the_figures_of_the_run(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--export={}/absent"], "absent holds no saved_model.pb"),
+        (["--export={}/absent"], "absent holds no exported version"),
         (["--export={}/damaged"], "damaged cannot be loaded"),
         (["--target=http://127.0.0.1:9"], "Is the server running"),
         ([], "Give --export or --target"),

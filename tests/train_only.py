@@ -1,13 +1,5 @@
-"""`trainer.task` on several logical CPUs, which stand for a machine's GPUs.
+"""`trainer.task` that ends when the model is trained."""
 
-    python -m tests.train_only NUM_DEVICES FLAGS…
-
-It ends when the model is trained: what comes then is the same on one device.
-"""
-
-import sys
-
-import tensorflow as tf
 from absl import app
 
 from trainer import pipeline, task, train
@@ -27,9 +19,5 @@ def train_only(cfg):
 
 
 if __name__ == "__main__":
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * int(sys.argv.pop(1)),
-    )
     pipeline.run = train_only
     app.run(task.main)

@@ -23,6 +23,7 @@ from trainer.export import (
     saved_model,
     serving_module,
     signature,
+    versions,
     warmup,
 )
 from trainer.model import out_of_distribution, saliency
@@ -232,7 +233,7 @@ def _export(
         "signatures": list(signature.SIGNATURES),
     }
     export_dir = cfg.export_dir or paths.join(cfg.job_dir, "export")
-    existing = saved_model.find_version(export_dir, facts)
+    existing = versions.find_same(export_dir, facts)
     if existing:
         logging.info("export    %s holds this model already.", existing)
         return existing

@@ -185,7 +185,7 @@ def test_features_read_in_pieces_give_the_same_bits(data, monkeypatch):
     some = of_classes(data, 2)
     whole = head_training.train_head(SETTINGS, *some)
     # One step at a time.
-    monkeypatch.setattr(head_training, "_PIECE_BYTES", 1)
+    monkeypatch.setattr(features, "_PIECE_BYTES", 1)
     pieces = head_training.train_head(SETTINGS, *some)
     for found, expected in zip(pieces.weights, whole.weights, strict=True):
         np.testing.assert_array_equal(found, expected)

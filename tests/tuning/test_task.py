@@ -112,8 +112,9 @@ def test_run_with_the_result_repeats_the_validation_of_the_best_trial(
         [
             sys.executable,
             "-m",
-            "tests.train_only",
+            "tests.quick",
             "1",
+            "tests.train_only",
             f"--data_dir={workspace / 'records'}",
             f"--job_dir={workspace / 'run'}",
             f"--weights={workspace / 'backbone.weights.h5'}",

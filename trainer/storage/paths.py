@@ -7,6 +7,7 @@ checksums and retries. Commands bring whole directories here and back, see
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -18,7 +19,13 @@ _copies: dict[str, str] = {}
 
 
 def is_remote(path: str) -> bool:
+    """Whether a path is a URL: of Cloud Storage, or another that Beam reads."""
     return "://" in path
+
+
+def is_bucket(path: str) -> bool:
+    """Whether a path is one of Cloud Storage."""
+    return path.startswith("gs://")
 
 
 def join(directory: str, *names: str) -> str:
@@ -84,6 +91,23 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
+def list_files(directory: str) -> list[str]:
+    """Relative names of all files below a directory; none if it is absent.
+
+    Raises:
+        OSError: if they cannot be listed.
+    """
+    if is_remote(directory):
+        from trainer.storage import buckets
+
+        return list(buckets.Folder(directory).list())
+    return [
+        os.path.relpath(os.path.join(folder, name), directory)
+        for folder, _, names in os.walk(directory)
+        for name in names
+    ]
+
+
 def exists(path: str) -> bool:
     if is_remote(path):
         from trainer.storage import buckets
@@ -96,3 +120,19 @@ def remove(path: str) -> None:
     """Deletes a local file, if it is there."""
     if os.path.exists(path):
         os.remove(path)
+
+
+def remove_folder(path: str) -> None:
+    """Deletes a folder with all that is in it, if it is there.
+
+    Raises:
+        OSError: if something in a bucket cannot be deleted.
+    """
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    from trainer.storage import buckets
+
+    folder = buckets.Folder(path)
+    for name in folder.list():
+        folder.delete(name)

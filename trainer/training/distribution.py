@@ -274,11 +274,13 @@ def check_agreement(
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return
-    mine = tf.constant([[int(d[:15], 16) for d in digests.values()]], tf.int64)
+    numbers = tf.constant(
+        [[int(d[:15], 16) for d in digests.values()]], tf.int64
+    )
 
     @tf.function
     def compare():
-        replicas = strategy.run(lambda: tf.identity(mine))
+        replicas = strategy.run(lambda: tf.identity(numbers))
         everyone = strategy.gather(replicas, axis=0)
         return tf.reduce_all(everyone == everyone[:1], axis=0)
 
@@ -299,8 +301,8 @@ def all_agree(strategy: tf.distribute.Strategy, answer: bool) -> bool:
     @tf.function
     def gather():
         # Between processes collectives carry numbers, not truth values.
-        mine = strategy.run(lambda: tf.constant([int(answer)], tf.int32))
-        return tf.reduce_all(strategy.gather(mine, axis=0) == 1)
+        answers = strategy.run(lambda: tf.constant([int(answer)], tf.int32))
+        return tf.reduce_all(strategy.gather(answers, axis=0) == 1)
 
     return bool(gather())
 

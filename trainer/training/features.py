@@ -16,7 +16,7 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -26,6 +26,9 @@ from absl import logging
 from trainer.data import augmentation, preprocessing
 from trainer.model import folding
 from trainer.storage import paths
+
+# Of the features that are in memory at a time.
+_PIECE_BYTES = 32 << 20
 
 
 def weights_sha256(model: keras.Model) -> str:
@@ -104,16 +107,6 @@ def load_or_compute(
     return np.load(path, mmap_mode="r")
 
 
-def read_rows(view: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows of features, float16 `[rows, features]`."""
-    if isinstance(view, np.memmap):
-        # Pages that were read leave the memory with the map that read them.
-        view = np.memmap(
-            view.filename, view.dtype, "r", view.offset, view.shape
-        )
-    return np.asarray(view[rows], np.float16)
-
-
 def epoch_order(num_images: int, num_epochs: int, seed: int) -> np.ndarray:
     """Image indices in the order in which they are trained on.
 
@@ -124,6 +117,74 @@ def epoch_order(num_images: int, num_epochs: int, seed: int) -> np.ndarray:
     for epoch in range(num_epochs):
         np.random.default_rng([seed, epoch]).shuffle(order[epoch])
     return order
+
+
+class Stream:
+    """Training batches, in an order that is a function of seed and step.
+
+    The images are shuffled anew in every epoch, and a batch may reach over the
+    end of one into the next, so that none is ever dropped.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[np.ndarray],
+        rows: np.ndarray,
+        labels: np.ndarray,
+        num_steps: int,
+        batch_size: int,
+        seed: int,
+    ):
+        """Says what to read, and in which order.
+
+        Args:
+            views: each float16 `[rows, features]`; epoch `e` has `e mod V`.
+            rows: int64 `[images]`, the rows to train on.
+            labels: int32 `[images]`, of those rows.
+            num_steps: of the whole training.
+            batch_size: images per step.
+            seed: of the order.
+        """
+        self._views, self._rows, self._labels = views, rows, labels
+        num_places = num_steps * batch_size
+        order = epoch_order(len(rows), -(-num_places // len(rows)), seed)
+        self._images = order.reshape(-1)[:num_places].reshape(-1, batch_size)
+
+    def pieces(
+        self, first: int, last: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Batches of some steps, in pieces that take little memory.
+
+        Yields:
+            Numbers of the steps int64 `[steps]`, features float16 `[steps,
+            batch, features]` and labels int32 `[steps, batch]`.
+        """
+        num_features = self._views[0].shape[1]
+        row_bytes = num_features * np.float16().itemsize
+        batch_size = self._images.shape[1]
+        length = max(1, _PIECE_BYTES // (batch_size * row_bytes))
+        for start in range(first, last, length):
+            steps = np.arange(start, min(start + length, last))
+            images = self._images[steps]
+            places = steps[:, np.newaxis] * batch_size + np.arange(batch_size)
+            view_of = places // len(self._rows) % len(self._views)
+            batches = np.empty((*images.shape, num_features), np.float16)
+            for view in np.unique(view_of):
+                in_view = view_of == view
+                batches[in_view] = read_rows(
+                    self._views[view], self._rows[images[in_view]]
+                )
+            yield steps, batches, self._labels[images]
+
+
+def read_rows(view: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of features, float16 `[rows, features]`."""
+    if isinstance(view, np.memmap):
+        # Pages that were read leave the memory with the map that read them.
+        view = np.memmap(
+            view.filename, view.dtype, "r", view.offset, view.shape
+        )
+    return np.asarray(view[rows], np.float16)
 
 
 def _is_whole(path: str) -> bool:

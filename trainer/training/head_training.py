@@ -9,7 +9,7 @@ the head, whatever its widths and hyperparameters.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -21,8 +21,6 @@ from trainer.training import features, schedules
 # Of Keras' AdamW and BatchNormalization.
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
 _BATCH_NORM_EPSILON = 1e-3
-# Of the features that are in memory at a time.
-_PIECE_BYTES = 32 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,18 +100,10 @@ def train_head(
     """
     s = settings
     steps_per_epoch = -(-len(rows) // s.global_batch_size)
-    total_steps = steps_per_epoch * s.head_epochs
-    rates = schedules.learning_rates(
-        s.schedule,
-        schedules.scale_for_batch(
-            s.head_learning_rate, s.global_batch_size, s.learning_rate_scaling
-        ),
-        int(s.warmup_fraction * total_steps),
-        total_steps,
+    rates = _learning_rates(s, steps_per_epoch * s.head_epochs)
+    stream = features.Stream(
+        views, rows, labels, len(rates), s.global_batch_size, s.seed
     )
-    stream = _Stream(s, views, rows, labels, total_steps)
-    weights = [tf.constant(w) for w in _initial_weights(s)]
-    state = (weights, *([tf.zeros_like(w) for w in weights] for _ in "mv"))
     run_steps, predict = make_functions(
         len(s.hidden_units),
         s.head_batch_norm,
@@ -125,6 +115,8 @@ def train_head(
         tf.constant(validation_labels),
         constants,
     )
+    weights = [tf.constant(w) for w in _initial_weights(s)]
+    state = (weights, *([tf.zeros_like(w) for w in weights] for _ in "mv"))
     # The initial weights are the first candidate: a phase that only makes
     # things worse changes nothing.
     logits, best_loss = predict(weights, *judged)
@@ -133,13 +125,11 @@ def train_head(
         start = time.monotonic()
         last_step = epoch * steps_per_epoch
         sums = np.zeros(2)
-        for steps in stream.pieces(last_step - steps_per_epoch, last_step):
+        for steps, *batches in stream.pieces(
+            last_step - steps_per_epoch, last_step
+        ):
             state, piece_sums = run_steps(
-                state,
-                *stream.batches(steps),
-                tf.constant(steps),
-                tf.constant(rates[steps]),
-                constants,
+                state, *batches, steps, tf.constant(rates[steps]), constants
             )
             sums += piece_sums.numpy()
         logits, val_loss = predict(state[0], *judged)
@@ -171,45 +161,13 @@ def train_head(
     )
 
 
-class _Stream:
-    """Training batches, in an order that is a function of seed and step.
-
-    The images are shuffled anew in every epoch, and a batch may reach over the
-    end of one into the next, so that none is ever dropped.
-    """
-
-    def __init__(self, s: HeadSettings, views, rows, labels, total_steps):
-        self._views, self._rows, self._labels = views, rows, labels
-        num_places = total_steps * s.global_batch_size
-        num_epochs = -(-num_places // len(rows))
-        # Image of each place, int32 `[steps, batch]`.
-        self._images = (
-            features.epoch_order(len(rows), num_epochs, s.seed)
-            .reshape(-1)[:num_places]
-            .reshape(total_steps, s.global_batch_size)
-        )
-
-    def pieces(self, first: int, last: int) -> Iterator[np.ndarray]:
-        """Numbers of steps whose features take little memory together."""
-        row_bytes = self._views[0].shape[1] * 2
-        length = max(1, _PIECE_BYTES // (self._images.shape[1] * row_bytes))
-        for start in range(first, last, length):
-            yield np.arange(start, min(start + length, last))
-
-    def batches(self, steps: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
-        """Features, float16 `[steps, batch, features]`, and labels, int32."""
-        images = self._images[steps]
-        places = steps[:, np.newaxis] * images.shape[1] + np.arange(
-            images.shape[1]
-        )
-        view_of = places // len(self._rows) % len(self._views)
-        batch = np.empty((*images.shape, self._views[0].shape[1]), np.float16)
-        for view in np.unique(view_of):
-            in_view = view_of == view
-            batch[in_view] = features.read_rows(
-                self._views[view], self._rows[images[in_view]]
-            )
-        return tf.constant(batch), tf.constant(self._labels[images])
+def _learning_rates(s: HeadSettings, num_steps: int) -> np.ndarray:
+    peak = schedules.scale_for_batch(
+        s.head_learning_rate, s.global_batch_size, s.learning_rate_scaling
+    )
+    return schedules.learning_rates(
+        s.schedule, peak, int(s.warmup_fraction * num_steps), num_steps
+    )
 
 
 def _initial_weights(s: HeadSettings) -> list[np.ndarray]:
