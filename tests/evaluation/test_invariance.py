@@ -50,14 +50,14 @@ def compute(data_dir, strategy_name, global_batch_size):
     return dataclasses.asdict(metrics.compute_metrics(decided, 100))
 
 
-def values(found, path=""):
+def values(node, path=""):
     """Every number of a nested dictionary, by its path."""
-    if isinstance(found, dict):
-        pairs = found.items()
-    elif isinstance(found, list | tuple):
-        pairs = enumerate(found)
+    if isinstance(node, dict):
+        pairs = node.items()
+    elif isinstance(node, list | tuple):
+        pairs = enumerate(node)
     else:
-        return {path: found}
+        return {path: node}
     return {
         k: v
         for key, part in pairs
@@ -79,11 +79,13 @@ def test_batches_padding_and_replicas_change_no_figure(
     tiny_records, strategy_name, global_batch_size
 ):
     expected = values(compute(tiny_records, "one_device", 22))
-    found = values(compute(tiny_records, strategy_name, global_batch_size))
-    assert found.keys() == expected.keys()
+    measured = values(compute(tiny_records, strategy_name, global_batch_size))
+    assert measured.keys() == expected.keys()
     assert 0.5 < expected["/metrics/roc_auc/value"] < 1
     for name, value in expected.items():
         if isinstance(value, float):
-            np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-9)
+            np.testing.assert_allclose(
+                measured[name], value, rtol=1e-6, atol=1e-9
+            )
         else:
-            assert found[name] == value
+            assert measured[name] == value

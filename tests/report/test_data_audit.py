@@ -192,8 +192,10 @@ def test_missing_or_damaged_audit_is_one_sentence(
     audit = data_audit.read_audit(str(data_dir))
     assert name in audit.problem
     assert audit.problem.endswith("build the records again.")
-    page = page_with(audit)
-    assert "build the records again." in page
+
+
+def test_page_says_why_there_is_no_audit():
+    assert "R is damaged." in page_with(data_audit.Audit("R is damaged."))
 
 
 def test_page_shows_pairs_and_hides_what_names_would_run(allowed):

@@ -113,9 +113,9 @@ def open_in_browser(text: str, directory, size="1200,2600"):
         timeout=120,
         check=True,
     )
-    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr
-    return json.loads(html.unescape(found[1])), done.stderr
+    probe = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert probe, done.stderr
+    return json.loads(html.unescape(probe[1])), done.stderr
 
 
 def test_slider_shows_what_python_computes(tmp_path):

@@ -152,13 +152,7 @@ def choose(
     positive_index: int | None,
     rule: str,
 ) -> Chosen:
-    """Temperature and operating point, from validation alone.
-
-    Args:
-        validation: its predictions, uncalibrated.
-        positive_index: label of the positive class, None unless there are two.
-        rule: see `parse_rule`.
-    """
+    """Temperature and operating point, from validation alone."""
     answered = validation.select(validation.is_finite)
     temperature = fit_temperature(answered.labels, answered.logits)
     if positive_index is None:

@@ -42,14 +42,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Some of the images that share an outcome.
-
-    Attributes:
-        title: of the outcome.
-        is_wrong: whether the decisions are wrong.
-        num_images: with this outcome, shown or not.
-        items: the ones that are shown.
-    """
+    """Images that share an outcome; `items` are the ones that are shown."""
 
     title: str
     is_wrong: bool
@@ -62,15 +55,10 @@ def make_galleries(
 ) -> list[Gallery]:
     """Galleries of each outcome, mistakes first.
 
-    Args:
-        predictions: of the split.
-        split: its name.
-        context: gives pictures, overlays and scores of unlikeness.
+    The context gives pictures, overlays and scores of unlikeness.
     """
-    decisions, positive_index = (
-        predictions.decisions,
-        predictions.positive_index,
-    )
+    decisions = predictions.decisions
+    positive_index = predictions.positive_index
     is_wrong = (decisions != predictions.labels) & predictions.is_finite
     is_right = (decisions == predictions.labels) & predictions.is_finite
     if positive_index is None:

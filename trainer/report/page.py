@@ -129,13 +129,7 @@ def _order(metrics: dict[str, results.Metric]) -> list[str]:
 def model_card(
     findings: schema.Findings, info: records.DatasetInfo, config: dict
 ) -> str:
-    """The text of `model_card.md`.
-
-    Args:
-        findings: what was found.
-        info: the data set.
-        config: the run's settings.
-    """
+    """The text of `model_card.md`; `config` are the run's settings."""
     template = _environment().get_template("model_card.md")
     return template.render(
         findings=findings,

@@ -44,14 +44,8 @@ def evaluate(
 ) -> Evaluation:
     """Calibrates and decides on validation, and reports on every split.
 
-    Args:
-        predictions: of "validation" and, if there is one, of "test".
-        info: the data set.
-        history: rows of `history.csv`.
-        config: the run's settings, for the report.
-        operating_point_rule: see `calibration.parse_rule`.
-        seed: of the bootstrap.
-        context: what else is known.
+    `predictions` are of "validation" and, if there is one, of "test"; for the
+    rule see `calibration.parse_rule`, for the other arguments `judge`.
     """
     chosen = calibration.choose(
         predictions["validation"], info.positive_index, operating_point_rule

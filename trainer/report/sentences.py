@@ -37,13 +37,7 @@ def verdict(
     class_names: tuple[str, ...],
     positive_index: int | None,
 ) -> list[str]:
-    """What was found on a split, in sentences that a clinician reads.
-
-    Args:
-        split: its figures.
-        class_names: in the order of the labels.
-        positive_index: label of the positive class, None unless there are two.
-    """
+    """What was found on a split, in sentences that a clinician reads."""
     counts = np.array(split.confusion_matrix)
     if not counts.sum():
         return ["No image was judged, so nothing is known."]
