@@ -366,7 +366,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
     assert f"{url}/records" in report and str(scratch) not in report
 
     command(
-        "trainer.evaluation.evaluate",
+        "serving.evaluate",
         f"--export={url}/run/export",
         f"--data_dir={url}/records",
         f"--output_dir={url}/again",
@@ -444,7 +444,7 @@ def test_server_and_export_get_the_figures_of_the_run(
     workspace, server, tmp_path
 ):
     output = command(
-        "trainer.evaluation.evaluate",
+        "serving.evaluate",
         f"--target={server['rest']}",
         f"--compare={workspace / 'run/export'}",
         f"--data_dir={workspace / 'records'}",
@@ -469,7 +469,7 @@ def test_server_and_export_get_the_figures_of_the_run(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--export={}/absent"], "absent holds no saved_model.pb"),
+        (["--export={}/absent"], "absent holds no exported version"),
         (["--export={}/damaged"], "damaged cannot be loaded"),
         (["--target=http://127.0.0.1:9"], "Is the server running"),
         ([], "Give --export or --target"),
@@ -481,7 +481,7 @@ def test_wrong_model_to_evaluate_is_one_sentence(workspace, arguments, message):
     (workspace / "damaged").mkdir(exist_ok=True)
     (workspace / "damaged/saved_model.pb").write_bytes(b"none")
     error = command(
-        "trainer.evaluation.evaluate",
+        "serving.evaluate",
         *(argument.format(workspace) for argument in arguments),
         f"--data_dir={workspace / 'records'}",
         f"--output_dir={workspace / 'external'}",

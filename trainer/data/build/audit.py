@@ -7,7 +7,7 @@ the images; no patient id goes into it.
 import collections
 from collections.abc import Sequence
 
-from trainer.data.build import output, planning, scan
+from trainer.data.build import audit_sentences, output, planning, scan
 
 # Lists in the file end here; the counts beside them do not.
 MAX_LISTED = 1000
@@ -141,38 +141,5 @@ def _patients(facts: Sequence[scan.ImageFacts]) -> dict:
 
 
 def summarize(report: dict) -> list[str]:
-    """The audit in a few lines for the terminal."""
-    exact, near = report["exact_duplicates"], report["near_duplicates"]
-    leaking, conflicts = report["leaks"], report["conflicting_labels"]
-    lines = [
-        f"{_count(report['images'], 'image')} in "
-        f"{_count(report['groups'], 'group')} that share patients or copies",
-        f"{_count(exact['surplus'], 'surplus copy', 'surplus copies')}, "
-        f"{_count(near['count'], 'near-duplicate')}",
-    ]
-    if report["unreadable"]["count"]:
-        number = _count(report["unreadable"]["count"], "unreadable file")
-        lines.append(f"left out: {number}")
-    if report["left_out"]:
-        number = _count(report["left_out"], "file")
-        lines.append(f"left out: {number} outside of the class folders")
-    if leaking["groups"]:
-        lines.append(
-            f"across the given splits: {_count(leaking['groups'], 'group')} "
-            f"(--on_leak={leaking['remedy']})"
-        )
-    if conflicts["count"]:
-        number = _count(conflicts["count"], "group")
-        lines.append(f"with conflicting labels: {number}")
-    for row in report["shortcuts"]:
-        if row["suspicious"]:
-            lines.append(
-                f"possible shortcut: {row['cue']} alone predicts "
-                f"{row['class_name']}, AUC {row['auc']:.2f} "
-                f"({row['low']:.2f} to {row['high']:.2f})"
-            )
-    return lines
-
-
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    """The audit for the terminal."""
+    return [s.text for s in audit_sentences.make_sentences(report)]
