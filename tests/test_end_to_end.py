@@ -389,7 +389,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
         )
     assert_faults_were_met(cloud)
     published = buckets.Folder(f"{url}/models").list()
-    assert {n.split("/")[0] for n in published} == {"1", "claims"}
+    assert {n.split("/")[0] for n in published} == {"1"}
     row = read_predictions(workspace, "test")[0]
     with serving_from(f"{url}/models") as targets:
         answers = json.loads(
