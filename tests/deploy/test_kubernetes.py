@@ -318,6 +318,16 @@ def test_first_pod_of_a_sweep_is_the_chief_of_the_others():
     }
 
 
+def run_join(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.kubernetes.join", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize("name", ["train", "sweep"])
 def test_flags_of_the_jobs_are_those_of_the_commands(name):
     (job,) = by_kind(build(name), "Job")
@@ -328,12 +338,7 @@ def test_flags_of_the_jobs_are_those_of_the_commands(name):
         "deploy.kubernetes.join",
     ]
     assert target == ("trainer.task" if name == "train" else "tuning.task")
-    done = subprocess.run(
-        [sys.executable, "-m", target, "--helpfull"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = run_join(target, "--helpfull", **job_environment(job, 0))
     for flag in flags:
         assert re.search(
             rf"^  (--|--\[no\]){flag[2:].split('=')[0]}:", done.stdout, re.M
@@ -349,16 +354,6 @@ def test_trainer_job_is_not_charged_for_preemption():
     ]
     assert rules[1]["onExitCodes"]["values"] == [startup.PREEMPTED]
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
-
-
-def run_join(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.kubernetes.join", *arguments],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_join_outside_of_a_job_ends_with_a_sentence():
