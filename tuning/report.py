@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from matplotlib import figure
 
+from trainer.evaluation.results import Metric
 from tuning import optimism, search_space, trial, trial_queue
 
 PICTURE_FILE, PAGE_FILE = "sweep.png", "sweep.html"
@@ -92,7 +93,7 @@ def _format(value) -> str:
 def make_verdict(
     options,
     best: dict,
-    metric: dict,
+    metric: Metric,
     estimate: optimism.Estimate,
     default_score: float,
 ) -> list[str]:
@@ -114,9 +115,9 @@ def make_verdict(
         f"The best of {estimate.num_trials} trials is {best['trial']}: mean "
         f"{options.objective} {best['score']:.3f} on {where}"
         + (
-            f", {metric['value']:.3f} ({_interval(metric['interval'])}) on all "
-            "its images together."
-            if metric.get("value") is not None
+            f", {metric.value:.3f} ({_interval(metric.interval)}) on all its "
+            "images together."
+            if metric.value is not None
             else "."
         )
     ]

@@ -6,8 +6,8 @@ import time
 import numpy as np
 
 from trainer import run
-from trainer.evaluation import metrics, predict, resampling
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import metrics
+from trainer.evaluation.predictions import Predictions, make_predictions
 from trainer.training import head_training
 
 # A trial that after this share of its epochs is no better than the untrained
@@ -45,9 +45,9 @@ class SweepData:
 
     def predictions(
         self, places: np.ndarray, logits: np.ndarray
-    ) -> predictions_lib.Predictions:
+    ) -> Predictions:
         """What a head said of some images."""
-        return predict.make_predictions(
+        return make_predictions(
             [self.ids[i] for i in places],
             [self.groups[i] for i in places],
             self.labels[places].tolist(),
@@ -85,9 +85,7 @@ def metric_names(num_classes: int) -> list[str]:
     labels = list(range(num_classes)) * 2
     logits = np.eye(num_classes, dtype=np.float32)[labels]
     found = point_metrics(
-        predict.make_predictions(
-            list("x" * len(labels)), labels, labels, logits
-        ),
+        make_predictions(list("x" * len(labels)), labels, labels, logits),
         names,
         1 if num_classes == 2 else None,
     )
@@ -100,7 +98,7 @@ def direction(objective: str) -> str:
 
 
 def point_metrics(
-    predictions: predictions_lib.Predictions,
+    predictions: Predictions,
     class_names: tuple[str, ...],
     positive_index: int | None,
     weights: np.ndarray | None = None,
@@ -118,12 +116,10 @@ def point_metrics(
         weights.
     """
     statistics = metrics.make_statistics(
-        predictions, class_names, positive_index, 0.5
+        predictions.decide(class_names, positive_index, 0.5)
     )
     once = np.ones((1, len(predictions.labels)))
-    found: resampling.Statistics = statistics(
-        once if weights is None else weights
-    )
+    found = statistics(once if weights is None else weights)
     return {
         name: values if weights is not None else float(values[0])
         for (part, name), values in found.items()

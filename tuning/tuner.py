@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from trainer import config, train
 from trainer.data import input_pipeline
-from trainer.evaluation import metrics as metrics_lib
+from trainer.evaluation import metrics
 from trainer.storage import paths
 from tuning import (
     optimism,
@@ -308,13 +308,14 @@ def _judge(cfg, options, data, completed: list[dict], best: dict) -> list[str]:
         for e in completed
     ]
     chosen = data.predictions(data.judged, logits[completed.index(best)])
-    judged = metrics_lib.compute_metrics(
-        chosen, data.class_names, data.positive_index, 0.5, seed=cfg.seed
+    judged = metrics.compute_metrics(
+        chosen.decide(data.class_names, data.positive_index, 0.5),
+        seed=cfg.seed,
     )
     return report.make_verdict(
         options,
         best,
-        judged["metrics"][options.objective],
+        judged.metrics[options.objective],
         optimism.correct(logits, data, options.objective, cfg.seed),
         _score_default(cfg, options, data),
     )

@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import write_records
 from trainer import config
 from trainer.data import input_pipeline
-from trainer.evaluation import predict
+from trainer.evaluation.predictions import make_predictions
 from tuning import search_space, second_stage, trial, tuner
 
 SETTINGS = {
@@ -45,7 +45,7 @@ def sweep(tmp_path, monkeypatch):
         )
         return types.SimpleNamespace(
             predictions={
-                "validation": predict.make_predictions(
+                "validation": make_predictions(
                     index.ids,
                     index.groups,
                     index.labels,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from trainer import config
+from trainer.evaluation.results import Metric
 from tuning import report, search_space, trial_log, tuner
 
 
@@ -93,7 +94,7 @@ def test_verdict_judges_by_the_corrected_score(sweep, default, expected):
     verdict = report.make_verdict(
         options,
         {"trial": "3", "score": 0.9},
-        {"value": 0.9, "interval": [0.8, 1.0]},
+        Metric(value=0.9, interval=(0.8, 1.0)),
         tuner.optimism.Estimate(0.8, [0.6, 0.95], 4),
         default,
     )
