@@ -68,14 +68,6 @@ flags.DEFINE_integer(
     "group spans; 0: on the validation split.",
     lower_bound=0,
 )
-flags.DEFINE_integer(
-    "num_workers",
-    1,
-    "Processes on this machine that run trials. In a cluster start one with "
-    "KERASTUNER_TUNER_ID=chief and the others with names of their own, all "
-    "with KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT of the chief.",
-    lower_bound=1,
-)
 flags.DEFINE_bool(
     "second_stage",
     False,
@@ -120,7 +112,7 @@ def _run(cfg: config.TrainConfig, place: staging.Workspace) -> None:
     startup.import_tensorflow()
     import keras
 
-    from tuning import distributed, search_space, tuner
+    from tuning import search_space, tuner
 
     keras.utils.set_random_seed(cfg.seed)
     try:
@@ -135,18 +127,7 @@ def _run(cfg: config.TrainConfig, place: staging.Workspace) -> None:
             space,
             depths if FLAGS.second_stage else (),
         )
-        role = distributed.role()
-        cfg = config_flags.bring_here(
-            cfg, place, role in ("", distributed.CHIEF)
-        )
-        if role == distributed.CHIEF:
-            distributed.run_chief(cfg, options)
-        elif role:
-            distributed.run_worker(cfg, options, role)
-        elif FLAGS.num_workers > 1:
-            distributed.run_chief(cfg, options, FLAGS.num_workers)
-        else:
-            tuner.run(cfg, options)
+        tuner.run(config_flags.bring_here(cfg, place, True), options)
     except (ValueError, OSError) as error:
         sys.exit(f"tuning.task: {error}")
     except KeyboardInterrupt:

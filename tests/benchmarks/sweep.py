@@ -178,7 +178,7 @@ def run_stock() -> None:
     )
 
 
-def run_lightbox(num_trials: int, directory: str, num_workers: int = 1):
+def run_lightbox(num_trials: int, directory: str):
     """Seconds of a whole sweep with nothing in the cache, and its trials."""
     space = os.path.join(directory, "space.json")
     with open(space, "w", encoding="utf-8") as file:
@@ -202,7 +202,6 @@ def run_lightbox(num_trials: int, directory: str, num_workers: int = 1):
             "--contrast=0",
             f"--search_space={space}",
             f"--max_trials={num_trials}",
-            f"--num_workers={num_workers}",
         ],
         check=True,
         capture_output=True,

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,13 +32,7 @@ def workspace(tmp_path_factory):
     return directory
 
 
-def start(
-    workspace, job_dir, *arguments, num_trials=NUM_TRIALS, variables=None
-):
-    environment = {
-        k: v for k, v in os.environ.items() if not k.startswith("KERASTUNER")
-    }
-    environment |= variables or {}
+def start(workspace, job_dir, *arguments):
     return subprocess.Popen(
         [
             sys.executable,
@@ -52,11 +44,10 @@ def start(
             "--image_size=32",
             "--head_epochs=6",
             "--feature_views=2",
-            f"--max_trials={num_trials}",
+            f"--max_trials={NUM_TRIALS}",
             *arguments,
         ],
         cwd=ROOT,
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -160,69 +151,27 @@ def test_sweep_killed_and_started_again_runs_the_same_trials_once(workspace):
     assert read_trials(workspace, "killed") == read_trials(workspace, "whole")
 
 
-def children(process):
-    path = f"/proc/{process.pid}/task/{process.pid}/children"
-    with open(path) as file:
-        return [int(pid) for pid in file.read().split()]
-
-
-@pytest.mark.skipif(
-    not os.path.exists("/proc/self/task"), reason="needs Linux' /proc"
-)
-def test_two_workers_survive_the_death_of_one_and_then_of_the_chief(workspace):
-    process = start(workspace, "workers", "--num_workers=2")
-    wait_for_trials(workspace, "workers", 3, process)
-    first, second = children(process)
-    os.kill(first, signal.SIGKILL)
-    # The other worker goes on alone.
-    wait_for_trials(workspace, "workers", 8, process)
-    process.kill()
-    process.stderr.close()
-    process.stdout.close()
-    process.wait()
-    deadline = time.monotonic() + 60
-    # The worker that has lost its chief ends by itself.
-    while os.path.exists(f"/proc/{second}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process = start(workspace, "workers", "--num_workers=2")
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    ended = read_ended(workspace, "workers")
-    assert sorted(ended) == sorted(set(ended))
-    assert read_trials(workspace, "workers") == read_trials(workspace, "whole")
-
-
-def test_cluster_shares_nothing_but_a_bucket(workspace, cloud, bucket_name):
+def test_sweep_in_a_bucket_is_the_sweep_on_a_disk(
+    workspace, cloud, bucket_name
+):
     url = f"gs://{bucket_name}"
     records = buckets.Folder(f"{url}/records")
     for path in (workspace / "records").glob("*.*"):
         records.upload(str(path), path.name)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = {
-            "KERASTUNER_ORACLE_IP": "127.0.0.1",
-            "KERASTUNER_ORACLE_PORT": str(probe.getsockname()[1]),
-        }
-    processes = [
-        start(
-            workspace,
-            "unused",
-            f"--data_dir={url}/records",
-            f"--job_dir={url}/sweep",
-            variables=address | {"KERASTUNER_TUNER_ID": name},
-        )
-        for name in ("chief", "worker-0")
-    ]
-    for process in processes:
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
+    process = start(
+        workspace,
+        "unused",
+        f"--data_dir={url}/records",
+        f"--job_dir={url}/sweep",
+    )
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
     assert not (workspace / "unused").exists()
     sweep = buckets.Folder(f"{url}/sweep")
-    found = sweep.list()
-    assert {"_SUCCESS", "sweep.html", "best_hyperparameters.json"} <= set(found)
-    sweep.download(found, str(workspace / "cluster"))
-    assert read_trials(workspace, "cluster") == read_trials(workspace, "whole")
+    names = sweep.list()
+    assert {"_SUCCESS", "sweep.html", "best_hyperparameters.json"} <= set(names)
+    sweep.download(names, str(workspace / "bucket"))
+    assert read_trials(workspace, "bucket") == read_trials(workspace, "whole")
 
 
 @pytest.mark.parametrize(
