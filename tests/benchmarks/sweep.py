@@ -13,7 +13,6 @@ loss, as in a sweep. For sweeps of other sizes than
 says so.
 """
 
-import csv
 import json
 import os
 import subprocess
@@ -207,20 +206,9 @@ def run_lightbox(num_trials: int, directory: str):
         capture_output=True,
     )
     seconds = time.perf_counter() - start
-    with open(f"{directory}/sweep/trials.csv", newline="") as file:
-        scores = {
-            row["trial"]: float(row["score"]) for row in csv.DictReader(file)
-        }
-    values = tuner_values(f"{directory}/sweep/trials.jsonl")
-    order = sorted(scores)
-    return seconds, [values[i] for i in order], [scores[i] for i in order]
-
-
-def tuner_values(path: str) -> dict[str, dict]:
-    """Hyperparameters of each trial of a sweep's log."""
-    with open(path, encoding="utf-8") as file:
-        events = [json.loads(line) for line in file]
-    return {e["trial"]: e["values"] for e in events if e["event"] == "started"}
+    with open(f"{directory}/sweep/trials.jsonl", encoding="utf-8") as file:
+        trials = [json.loads(line) for line in file]
+    return seconds, [t["values"] for t in trials], [t["score"] for t in trials]
 
 
 def describe_agreement(ours: list[float], theirs: list[float]) -> str:
