@@ -1,14 +1,10 @@
 """The metrics that a sweep may have for its objective."""
 
-from collections.abc import Iterable
-from typing import TypeVar
-
 import numpy as np
 
 from trainer.evaluation import metrics, predict, predictions
 
 _LOWER_IS_BETTER = ("log_loss", "brier", "expected_calibration_error")
-Scored = TypeVar("Scored")
 
 
 def metric_names(num_classes: int) -> list[str]:
@@ -34,7 +30,7 @@ def sign(objective: str) -> int:
     return 1 if direction(objective) == "max" else -1
 
 
-def best(scored: Iterable[Scored], objective: str) -> Scored | None:
+def best(scored: list, objective: str):
     """What has the best `score`, of equal ones the first; None if none has."""
     return max(
         (s for s in scored if s.score is not None),

@@ -24,12 +24,10 @@ class Estimate:
     Attributes:
         value: mean over resamples, None if no resample defines it.
         interval: 95 %, likewise.
-        num_trials: that were chosen from.
     """
 
     value: float | None
     interval: list[float] | None
-    num_trials: int
 
 
 def correct(
@@ -65,9 +63,7 @@ def correct(
     scores = scores_left_out[best, np.arange(NUM_RESAMPLES)]
     finite = scores[np.isfinite(scores)]
     if not len(finite):
-        return Estimate(None, None, len(logits))
+        return Estimate(None, None)
     return Estimate(
-        float(finite.mean()),
-        resampling.percentile_interval(scores),
-        len(logits),
+        float(finite.mean()), resampling.percentile_interval(scores)
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import keras_tuner
 from keras_tuner.engine import base_tuner
 
-from tuning import trial_log
+from tuning import objectives, trial_log
 
 _ORACLES = {
     "random": keras_tuner.oracles.RandomSearchOracle,
@@ -20,43 +20,40 @@ _ORACLES = {
     "hyperband": keras_tuner.oracles.HyperbandOracle,
 }
 _ASKER = "sweep"
-# Many failed trials in a row are told, not fatal.
-_ANY_NUMBER = 10**9
 
 
 def make_oracle(
     name: str,
     hyperparameters: keras_tuner.HyperParameters,
     objective: str,
-    direction: str,
     max_trials: int,
     max_epochs: int,
     seed: int,
 ) -> keras_tuner.Oracle:
-    """The oracle of a name.
+    """A fresh oracle.
 
     Args:
         name: random, bayesian, hyperband or grid.
         hyperparameters: the space, all of it.
         objective: name of the metric.
-        direction: "max" or "min".
-        max_trials: at most; not of hyperband, whose number follows from the
-            epochs.
+        max_trials: of hyperband, their number follows from the epochs.
         max_epochs: of a trial of hyperband.
         seed: of the draws.
     """
+    size = {"max_trials": max_trials}
     if name == "hyperband":
         size = {"max_epochs": max_epochs}
-    else:
-        size = {"max_trials": max_trials}
     oracle = _ORACLES[name](
-        objective=keras_tuner.Objective(objective, direction),
+        objective=keras_tuner.Objective(
+            objective, objectives.direction(objective)
+        ),
         hyperparameters=hyperparameters,
         # keras-tuner takes 0 for no seed.
         seed=seed + 1,
         allow_new_entries=False,
         tune_new_entries=False,
-        max_consecutive_failed_trials=_ANY_NUMBER,
+        # Any number of failed trials in a row is told, not fatal.
+        max_consecutive_failed_trials=10**9,
         **size,
     )
     oracle.verbose = 0
@@ -81,25 +78,19 @@ def run_trials(
     with tempfile.TemporaryDirectory() as scratch:
         # A tuner gives its oracle a place for files; here it does no more.
         base_tuner.BaseTuner(oracle, directory=scratch)
-        for logged in list(log.trials):
-            trial = oracle.create_trial(_ASKER)
-            if trial.status != "RUNNING":
-                return
-            _tell(oracle, trial, logged)
+        logged = list(log.trials)
         while (trial := oracle.create_trial(_ASKER)).status == "RUNNING":
-            ended = run(trial.trial_id, dict(trial.hyperparameters.values))
-            log.append(ended)
-            _tell(oracle, trial, ended)
-            yield ended
-
-
-def _tell(oracle, trial, ended: trial_log.EndedTrial) -> None:
-    # What was tried is what counts, should another version of keras-tuner draw
-    # other values.
-    trial.hyperparameters.values = dict(ended.values)
-    trial.status, trial.message = ended.status, ended.message
-    if ended.score is not None:
-        oracle.update_trial(
-            trial.trial_id, {oracle.objective.name: ended.score}
-        )
-    oracle.end_trial(trial)
+            if logged:
+                ended = logged.pop(0)
+            else:
+                ended = run(trial.trial_id, dict(trial.hyperparameters.values))
+                log.append(ended)
+                yield ended
+            # What was tried is what counts, should another version of
+            # keras-tuner draw other values.
+            trial.hyperparameters.values = dict(ended.values)
+            trial.status, trial.message = ended.status, ended.message
+            if ended.score is not None:
+                scores = {oracle.objective.name: ended.score}
+                oracle.update_trial(trial.trial_id, scores)
+            oracle.end_trial(trial)

@@ -31,11 +31,7 @@ class LiveTable:
             print(f"{num_before} trials are finished already.")
 
     def show_last(self, trials: list[EndedTrial]) -> None:
-        """Prints the row of the trial that has just ended.
-
-        Args:
-            trials: all that have ended.
-        """
+        """Prints the row of the last of all trials that have ended."""
         objective = self._options.objective
         if len(trials) == self._num_before + 1:
             print(
@@ -45,30 +41,22 @@ class LiveTable:
         number, left = trials[-1].trial_id, "?"
         if self._options.oracle != "hyperband":
             number += f"/{self._options.max_trials}"
-            left = self._left(len(trials))
+            each = time.monotonic() - self._start
+            each /= len(trials) - self._num_before
+            seconds = int(each * (self._options.max_trials - len(trials)))
+            left = f"{seconds // 60}:{seconds % 60:02d}"
         best = objectives.best(trials, objective)
+        values = " ".join(
+            f"{name}={_short(value)}"
+            for name, value in trials[-1].values.items()
+            if name in search_space.SPACE
+        )
         print(
             f"{number:>9} {_score(trials[-1]):>12} "
             f"{_score(best) if best else '':>8} {trials[-1].seconds:>8.2f} "
-            f"{left:>8}  "
-            f"{trials[-1].message or describe(trials[-1].values)}",
+            f"{left:>8}  {trials[-1].message or values}",
             flush=True,
         )
-
-    def _left(self, num_ended: int) -> str:
-        """Minutes and seconds that the other trials will take."""
-        each = (time.monotonic() - self._start) / (num_ended - self._num_before)
-        seconds = int(each * max(0, self._options.max_trials - num_ended))
-        return f"{seconds // 60}:{seconds % 60:02d}"
-
-
-def describe(values: dict) -> str:
-    """Hyperparameters on one line."""
-    return " ".join(
-        f"{name}={_short(values[name])}"
-        for name in search_space.SPACE
-        if name in values
-    )
 
 
 def _short(value) -> str:
@@ -81,6 +69,7 @@ def _score(trial: EndedTrial) -> str:
 
 def make_verdict(
     options,
+    num_completed: int,
     best: EndedTrial,
     metric: dict,
     estimate: optimism.Estimate,
@@ -90,7 +79,8 @@ def make_verdict(
 
     Args:
         options: of the sweep.
-        best: its best trial.
+        num_completed: trials that it was chosen from.
+        best: the best trial.
         metric: of the images judged on, with its interval.
         estimate: corrected for the choice.
         default_score: of the head without a sweep, on the same images.
@@ -107,12 +97,12 @@ def make_verdict(
     how_much = "; there are too few images to say by how much"
     if estimate.value is not None:
         how_much = (
-            f": choosing among the {estimate.num_trials} trials on some of the "
+            f": choosing among the {num_completed} trials on some of the "
             f"groups and judging on the others gives {estimate.value:.3f} "
             f"({_interval(estimate.interval)})"
         )
     return [
-        f"The best of {estimate.num_trials} trials is {best.trial_id}: mean "
+        f"The best of {num_completed} trials is {best.trial_id}: mean "
         f"{options.objective} {best.score:.3f} on {where}{together}.",
         "It was chosen for being the best on these images, so this is too good"
         f"{how_much}.",
@@ -127,17 +117,14 @@ def _compare(
     objective: str, estimate: optimism.Estimate, default_score: float
 ) -> str:
     """Whether the choice is better than no sweep."""
-    sign = objectives.sign(objective)
-    if estimate.value is None or sign * (estimate.value - default_score) <= 0:
-        return (
-            "the sweep found none that is better beyond the luck of the choice."
-        )
-    worst = estimate.interval and min(sign * end for end in estimate.interval)
-    if worst is None or worst <= sign * default_score:
-        return (
-            "what the sweep found may be better, but the interval does not "
-            "show it."
-        )
+
+    def is_better(score):
+        return objectives.sign(objective) * (score - default_score) > 0
+
+    if estimate.value is None or not is_better(estimate.value):
+        return "the sweep found none better beyond the luck of the choice."
+    if not all(map(is_better, estimate.interval or [default_score])):
+        return "its choice may be better, but the interval does not show it."
     return "the sweep found a better one."
 
 
@@ -179,18 +166,12 @@ def make_files(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True
     )
     environment.filters |= {"short": _short, "score": _score}
+    searched = {k: v for k, v in best.values.items() if k in search_space.SPACE}
     page = environment.get_template(PAGE_FILE).render(
         objective=options.objective,
         verdict=verdict,
         best=best,
-        best_values=json.dumps(
-            {
-                name: value
-                for name, value in best.values.items()
-                if name in search_space.SPACE
-            },
-            indent=2,
-        ),
+        best_values=json.dumps(searched, indent=2),
         picture=base64.b64encode(picture).decode("ascii"),
         names=list(search_space.SPACE),
         trials=sorted(
@@ -210,12 +191,9 @@ def _draw(options, trials, best) -> bytes:
         for name in search_space.SPACE
         if len({t.values.get(name) for t in completed}) > 1
     ]
-    num_columns = 4
-    num_rows = -(-(len(names) + 1) // num_columns)
-    fig = figure.Figure(
-        figsize=(3.2 * num_columns, 2.6 * num_rows), layout="constrained"
-    )
-    axes = fig.subplots(num_rows, num_columns, squeeze=False).ravel()
+    num_rows = -(-(len(names) + 1) // 4)
+    fig = figure.Figure(figsize=(12.8, 2.6 * num_rows), layout="constrained")
+    axes = fig.subplots(num_rows, 4, squeeze=False).ravel()
     scores = np.array([t.score for t in completed])
     sign = objectives.sign(options.objective)
     so_far = sign * np.maximum.accumulate(sign * scores)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, train
+from trainer import config, config_flags, train
 from trainer.data import input_pipeline
 from trainer.storage import paths
 from tuning import objectives, optimism, trial
@@ -40,20 +40,18 @@ class Depth:
 def try_depths(
     cfg: config.TrainConfig,
     strategy: tf.distribute.Strategy,
-    depths: tuple[int, ...],
+    options,
     best_trial: str,
     settings: dict,
-    objective: str,
 ) -> list[Depth]:
     """Trains once for each depth; a depth that is finished is kept.
 
     Args:
         cfg: of the sweep.
         strategy: of this process.
-        depths: numbers of blocks to fine-tune; 0 trains the head alone.
+        options: of the sweep; a depth of 0 trains the head alone.
         best_trial: the trial whose head it is.
         settings: of that trial, fields of a `TrainConfig`.
-        objective: a metric of `metrics.json`.
 
     Raises:
         ValueError: if an earlier result is of other flags, or the objective is
@@ -61,17 +59,18 @@ def try_depths(
     """
     info = input_pipeline.read_dataset_info(cfg.data_dir)
     tried = []
-    for blocks in depths:
-        run_cfg = dataclasses.replace(
-            cfg,
-            **settings | {"hidden_units": tuple(settings["hidden_units"])},
-            **depth_settings(cfg, blocks),
-            job_dir=paths.join(
-                cfg.job_dir, DIRECTORY, f"trial-{best_trial}-blocks-{blocks}"
-            ),
+    for blocks in options.depths:
+        job_dir = paths.join(
+            cfg.job_dir, DIRECTORY, f"trial-{best_trial}-blocks-{blocks}"
+        )
+        run_cfg = config_flags.make_config(
+            vars(cfg)
+            | settings
+            | depth_settings(cfg, blocks)
+            | {"job_dir": job_dir}
         )
         train.claim_job_dir(run_cfg, info, is_chief=True)
-        path = paths.join(run_cfg.job_dir, RESULT_FILE)
+        path = paths.join(job_dir, RESULT_FILE)
         if not paths.exists(path):
             logging.info("second stage: %d block(s) fine-tuned", blocks)
             trained = train.train_and_predict(run_cfg, info, strategy)
@@ -81,13 +80,13 @@ def try_depths(
             )
             result = {"metrics": metrics, "logits": validation.logits.tolist()}
             paths.write_atomically(path, json.dumps(result) + "\n")
-            tf.io.gfile.rmtree(paths.join(run_cfg.job_dir, "checkpoints"))
+            tf.io.gfile.rmtree(paths.join(job_dir, "checkpoints"))
         result = json.loads(paths.read_bytes(path))
-        score = result["metrics"][objective]
+        score = result["metrics"][options.objective]
         if not np.isfinite(score):
             raise ValueError(
-                f"{objective} is not defined: the validation split lacks a "
-                "class. Leave --second_stage out."
+                f"{options.objective} is not defined: the validation split "
+                "lacks a class. Leave --second_stage out."
             )
         logits = np.array(result["logits"], np.float32)
         tried.append(Depth(blocks, score, result["metrics"], logits))

@@ -64,11 +64,12 @@ def load(
     with strategy.scope():
         views = {}
         for strength in strengths:
-            settings = search_space.scale_augmentation(vars(cfg), strength)
+            settings = vars(cfg) | search_space.scale_augmentation(
+                vars(cfg), strength
+            )
+            augmentation = run.make_augmentation(settings)
             views[strength] = read(
-                trained_on,
-                settings.get("feature_views", cfg.feature_views),
-                run.make_augmentation(vars(cfg) | settings),
+                trained_on, settings["feature_views"], augmentation
             )
         (features,) = read(judged_on, 1, None)
     logging.info(

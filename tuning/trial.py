@@ -1,6 +1,7 @@
 """Runs a trial: trains heads with its hyperparameters and judges them."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -77,13 +78,11 @@ class TrialResult:
 
     Attributes:
         metrics: mean over seeds and folds of each metric of `metrics.json`.
-        executions: the objective of each seed and fold.
         logits: float32 `[judged, K]`, mean over the seeds.
         num_epochs: mean epochs until the best.
     """
 
     metrics: dict[str, float]
-    executions: list[float]
     logits: np.ndarray
     num_epochs: float
 
@@ -107,17 +106,17 @@ def run_trial(
     Raises:
         ValueError: if a loss is not finite, or the objective is not defined.
     """
-    names = {
-        field.name for field in dataclasses.fields(head_training.HeadSettings)
+    of_head = {
+        field.name: settings[field.name]
+        for field in dataclasses.fields(head_training.HeadSettings)
+        if field.name in settings
     }
-    chosen = {k: v for k, v in settings.items() if k in names}
-    chosen["hidden_units"] = tuple(chosen.get("hidden_units", ()))
+    of_head["hidden_units"] = tuple(settings["hidden_units"])
+    of_head["num_classes"] = len(data.class_names)
     order = np.argsort(np.concatenate([judged for _, judged in data.folds]))
     metrics, epochs, logits = [], [], 0.0
     for seed in seeds:
-        head = head_training.HeadSettings(
-            num_classes=len(data.class_names), **{**chosen, "seed": seed}
-        )
+        head = head_training.HeadSettings(**of_head | {"seed": seed})
         logits_of_seed = []
         for train, judged in data.folds:
             trained = head_training.train_head(
@@ -126,35 +125,29 @@ def run_trial(
                 data.labels[train],
                 data.features[judged - data.first_judged],
                 data.labels[judged],
-                goes_on=_Probation(head.head_epochs),
+                goes_on=functools.partial(_goes_on, head.head_epochs),
             )
             metrics.append(data.metrics(judged, trained.logits))
             epochs.append(trained.best_epoch)
             logits_of_seed.append(trained.logits)
         logits += np.concatenate(logits_of_seed)[order] / len(seeds)
-    executions = [execution[objective] for execution in metrics]
-    if not np.isfinite(executions).all():
+    means = {
+        name: float(np.mean([execution[name] for execution in metrics]))
+        for name in metrics[0]
+    }
+    if not np.isfinite(means[objective]):
         raise ValueError(
             f"{objective} is not defined: the images judged on lack a class."
         )
     return TrialResult(
-        {
-            name: float(np.mean([execution[name] for execution in metrics]))
-            for name in metrics[0]
-        },
-        executions,
+        means,
         logits.astype(np.float32),
         float(np.mean(epochs)),
     )
 
 
-class _Probation:
-    """Stops a head that has not become better than it began."""
-
-    def __init__(self, num_epochs: int):
-        self._last = max(3, int(num_epochs * PROBATION))
-
-    def __call__(self, history: list[dict]) -> bool:
-        if len(history) != self._last:
-            return True
-        return min(row["val_loss"] for row in history) < history[0]["val_loss"]
+def _goes_on(num_epochs: int, history: list[dict]) -> bool:
+    """Whether a head, at the end of its probation, is better than it began."""
+    losses = [row["val_loss"] for row in history]
+    is_end = len(losses) == max(3, int(num_epochs * PROBATION))
+    return not is_end or min(losses) < losses[0]

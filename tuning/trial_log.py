@@ -24,7 +24,6 @@ class EndedTrial:
         seconds: that it took.
         score: the objective, mean over seeds and folds; None if it failed.
         metrics: likewise, each metric of `metrics.json`.
-        executions: the objective of each seed and fold.
         num_epochs: mean epochs until the best.
         message: why it failed.
     """
@@ -34,7 +33,6 @@ class EndedTrial:
     seconds: float
     score: float | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    executions: list[float] = dataclasses.field(default_factory=list)
     num_epochs: float | None = None
     message: str = ""
 
@@ -48,17 +46,16 @@ class TrialLog:
     """Appends trials to `trials.jsonl` and reads those of earlier starts."""
 
     def __init__(self, job_dir: str):
-        """Reads the log of a job directory, if it has one.
+        """Reads the log of a job directory, and makes one if there is none.
 
         Raises:
             ValueError: if a line is damaged.
         """
         self._path = paths.join(job_dir, LOG_FILE)
-        self.trials: list[EndedTrial] = []
         os.makedirs(job_dir, exist_ok=True)
-        if not os.path.exists(self._path):
-            return
-        data = paths.read_bytes(self._path)
+        with open(self._path, "a+b") as file:
+            file.seek(0)
+            data = file.read()
         # A kill or a full disk may have left a part of a last line.
         whole = data[: data.rfind(b"\n") + 1]
         try:

@@ -43,25 +43,15 @@ _FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """What a sweep does beside what a run does.
-
-    Attributes:
-        oracle: see `oracles.make_oracle`.
-        max_trials: at most.
-        objective: a metric of `metrics.json`.
-        executions_per_trial: heads of other seeds that a trial trains.
-        num_folds: see `sweep_data.load`.
-        space: what is searched.
-        depths: of fine-tuning, tried with the best head; none: no second
-            stage.
-    """
+    """What a sweep does beside what a run does, as the flags say."""
 
     oracle: str
     max_trials: int
     objective: str
     executions_per_trial: int
     num_folds: int
-    space: dict
+    space: dict[str, search_space.Choice | search_space.Range]
+    # Of fine-tuning, tried with the best head; none: no second stage.
     depths: tuple[int, ...] = ()
 
 
@@ -88,7 +78,6 @@ def run(cfg: config.TrainConfig, options: SweepOptions) -> dict:
         options.oracle,
         search_space.to_hyperparameters(options.space),
         options.objective,
-        objectives.direction(options.objective),
         options.max_trials,
         cfg.head_epochs,
         cfg.seed,
@@ -102,7 +91,7 @@ def run(cfg: config.TrainConfig, options: SweepOptions) -> dict:
 
 
 def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
-    """Checks that a job directory is this sweep's, and makes it so.
+    """Makes a job directory this sweep's.
 
     Raises:
         ValueError: if it is another sweep's, or the objective is no metric.
@@ -114,14 +103,9 @@ def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
             f"--objective must be one of {', '.join(names)}. Received: "
             f"objective={options.objective}."
         )
-    facts = dataclasses.asdict(options) | {
-        "data": info.fingerprint,
-        "config": {
-            name: value
-            for name, value in cfg.settings.items()
-            if name not in _FREE
-        },
-    }
+    settings = {k: v for k, v in cfg.settings.items() if k not in _FREE}
+    facts = {"data": info.fingerprint, "config": settings}
+    facts |= dataclasses.asdict(options)
     del facts["depths"]
     if options.oracle not in ("bayesian", "grid"):
         # More trials are those of fewer, and others.
@@ -149,15 +133,10 @@ def _run_one(
     What its heads said of each image is on the disk before the log has it.
     """
     start = time.monotonic()
-    base = dataclasses.asdict(cfg)
+    settings = search_space.to_settings(values, vars(cfg))
+    strength = values["augmentation_strength"]
     try:
-        result = trial.run_trial(
-            base | search_space.to_settings(values, base),
-            values["augmentation_strength"],
-            data,
-            _seeds(cfg, options),
-            options.objective,
-        )
+        result = _train(cfg, options, data, settings, strength)
     except (ValueError, ArithmeticError, MemoryError) as error:
         # Some errors say no more than what they are.
         message = (str(error) or type(error).__name__).splitlines()[0]
@@ -172,13 +151,18 @@ def _run_one(
         time.monotonic() - start,
         result.metrics[options.objective],
         result.metrics,
-        result.executions,
         result.num_epochs,
     )
 
 
-def _seeds(cfg, options) -> list[int]:
-    return [cfg.seed + i for i in range(options.executions_per_trial)]
+def _train(cfg, options, data, settings, strength) -> trial.TrialResult:
+    return trial.run_trial(
+        vars(cfg) | settings,
+        strength,
+        data,
+        [cfg.seed + i for i in range(options.executions_per_trial)],
+        options.objective,
+    )
 
 
 def _logits_path(cfg, trial_id: str) -> str:
@@ -207,30 +191,23 @@ def _finish(
     write(report.TRIALS_FILE, report.make_csv(trials))
     best = objectives.best(trials, options.objective)
     if best is None:
-        reason = trials[-1].message if trials else "none was run"
         raise ValueError(
-            f"None of {len(trials)} trials succeeded ({reason}): see "
-            f"{paths.join(cfg.job_dir, report.TRIALS_FILE)}, and narrow the "
-            "space with --search_space."
+            f"None of {len(trials)} trials succeeded ({trials[-1].message}): "
+            f"see {paths.join(cfg.job_dir, report.TRIALS_FILE)}, and narrow "
+            "the space with --search_space."
         )
-    settings = search_space.to_settings(best.values, dataclasses.asdict(cfg))
+    settings = search_space.to_settings(best.values, vars(cfg))
     verdict = _judge(cfg, options, data, trials, best)
     write_result(settings, verdict, [])
     if options.depths:
         depths = second_stage.try_depths(
-            cfg,
-            strategy,
-            options.depths,
-            best.trial_id,
-            settings,
-            options.objective,
+            cfg, strategy, options, best.trial_id, settings
         )
         chosen = objectives.best(depths, options.objective)
         settings |= second_stage.depth_settings(cfg, chosen.blocks)
-        # Before the last sentence, which is about the test split.
-        verdict.insert(
-            -1, second_stage.make_verdict(depths, data, options.objective)
-        )
+        sentence = second_stage.make_verdict(depths, data, options.objective)
+        # Before the last one, which is about the test split.
+        verdict.insert(-1, sentence)
         write_result(settings, verdict, depths)
     job_dir = paths.as_given(cfg.job_dir)
     print(
@@ -247,10 +224,7 @@ def _finish(
 def _judge(cfg, options, data, trials, best) -> list[str]:
     """How good the best trial is, without the luck of the choice."""
     completed = [t for t in trials if t.score is not None]
-    logits = [
-        np.load(io.BytesIO(paths.read_bytes(_logits_path(cfg, t.trial_id))))
-        for t in completed
-    ]
+    logits = [np.load(_logits_path(cfg, t.trial_id)) for t in completed]
     of_best = metrics.compute_metrics(
         data.predictions(data.judged, logits[completed.index(best)]),
         data.class_names,
@@ -259,15 +233,10 @@ def _judge(cfg, options, data, trials, best) -> list[str]:
         seed=cfg.seed,
     )
     # The head that a run has without a sweep.
-    default = trial.run_trial(
-        dataclasses.asdict(cfg),
-        max(data.views),
-        data,
-        _seeds(cfg, options),
-        options.objective,
-    )
+    default = _train(cfg, options, data, {}, max(data.views))
     return report.make_verdict(
         options,
+        len(completed),
         best,
         of_best["metrics"][options.objective],
         optimism.correct(logits, data, options.objective, cfg.seed),

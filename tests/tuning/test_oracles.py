@@ -16,12 +16,11 @@ def run_one(trial_id, values):
     return trial_log.EndedTrial(trial_id, values, 0.5, score)
 
 
-def make_oracle(name, max_trials=7, direction="max", seed=0):
+def make_oracle(name, max_trials=7, objective="roc_auc", seed=0):
     return oracles.make_oracle(
         name,
         search_space.to_hyperparameters(SPACE),
-        "roc_auc",
-        direction,
+        objective,
         max_trials,
         max_epochs=4,
         seed=seed,
@@ -50,9 +49,9 @@ def test_sweep_killed_at_any_moment_runs_the_same_trials_once(tmp_path, name):
         assert log.read_bytes() == content
 
 
-@pytest.mark.parametrize("direction", ["max", "min"])
-def test_hyperband_trains_on_what_is_best(tmp_path, direction):
-    trials = search(tmp_path, "hyperband", direction=direction)
+@pytest.mark.parametrize("objective", ["roc_auc", "log_loss"])
+def test_hyperband_trains_on_what_is_best(tmp_path, objective):
+    trials = search(tmp_path, "hyperband", objective=objective)
     first, second = (
         [
             t
@@ -62,7 +61,7 @@ def test_hyperband_trains_on_what_is_best(tmp_path, direction):
         ]
         for number in (0, 1)
     )
-    first.sort(key=lambda t: t.score, reverse=direction == "max")
+    first.sort(key=lambda t: t.score, reverse=objective == "roc_auc")
     assert 0 < len(second) < len(first)
     assert {t.values["tuner/trial_id"] for t in second} == {
         t.trial_id for t in first[: len(second)]

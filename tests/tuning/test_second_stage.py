@@ -8,7 +8,7 @@ import pytest
 
 from trainer.data import input_pipeline
 from trainer.evaluation import predict
-from tuning import objectives, second_stage, tuner
+from tuning import second_stage, tuner
 
 SETTINGS = {
     "hidden_units": [8],
@@ -44,10 +44,9 @@ def runs(monkeypatch):
     return configurations
 
 
-def try_depths(cfg, depths=(0, 1, 2), trial_name="07", objective="roc_auc"):
-    return second_stage.try_depths(
-        cfg, None, depths, trial_name, SETTINGS, objective
-    )
+def try_depths(cfg, depths=(0, 1, 2), trial_name="07"):
+    options = tuner.SweepOptions("random", 4, "roc_auc", 1, 0, {}, depths)
+    return second_stage.try_depths(cfg, None, options, trial_name, SETTINGS)
 
 
 def test_each_depth_is_the_run_of_the_best_trial(sweep, runs):
@@ -84,15 +83,6 @@ def test_result_of_other_flags_is_refused(sweep, runs):
         try_depths(other, (1,))
 
 
-@pytest.mark.parametrize(
-    ("objective", "blocks"), [("roc_auc", 1), ("log_loss", 1), ("brier", 1)]
-)
-def test_best_depth_goes_by_the_objective(sweep, runs, objective, blocks):
-    depths = try_depths(sweep[0], objective=objective)
-    assert objectives.best(depths, objective).blocks == blocks
-    assert depths[1].score == depths[1].metrics[objective]
-
-
 def test_verdict_gives_every_depth_and_the_honest_estimate(sweep, runs, data):
     depths = try_depths(sweep[0])
     # Of folds: the second stage is judged on validation all the same.
@@ -105,11 +95,15 @@ def test_verdict_gives_every_depth_and_the_honest_estimate(sweep, runs, data):
     assert abs(estimate - depths[1].score) < 0.1
 
 
-@pytest.mark.parametrize("depths", [(0, 1), (0,)])
-def test_best_depth_is_added_to_the_result(sweep, runs, tmp_path, depths):
+@pytest.mark.parametrize(
+    ("depths", "objective"), [((0, 1, 2), "log_loss"), ((0,), "roc_auc")]
+)
+def test_best_depth_is_added_to_the_result(
+    sweep, runs, tmp_path, depths, objective
+):
     cfg, options = sweep
-    options = dataclasses.replace(options, max_trials=2, depths=depths)
-    tuner.run(cfg, options)
+    changes = {"max_trials": 2, "depths": depths, "objective": objective}
+    tuner.run(cfg, dataclasses.replace(options, **changes))
     best = json.loads((tmp_path / "job" / tuner.BEST_FILE).read_text())
     assert best["fine_tune_epochs"] == (5 if 1 in depths else 0)
     assert best.get("fine_tune_blocks") == (1 if 1 in depths else None)

@@ -125,8 +125,7 @@ def test_sweep_leaves_its_result_and_says_how_far_to_trust_it(whole, workspace):
 def test_run_with_the_result_repeats_the_validation_of_the_best_trial(
     whole, workspace
 ):
-    trials = read_trials(workspace / "whole")
-    best = max(trials, key=lambda t: t.score)
+    best = max(read_trials(workspace / "whole"), key=lambda t: t.score)
     run = workspace / f"whole/second_stage/trial-{best.trial_id}-blocks-0"
     metrics = json.loads((run / "result.json").read_text())["metrics"]
     assert metrics == pytest.approx(best.metrics, rel=1e-4, nan_ok=True)

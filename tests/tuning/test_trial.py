@@ -33,7 +33,6 @@ def test_trial_is_judged_by_scikit_learns_metrics(data):
     for name, value in expected.items():
         assert result.metrics[name] == pytest.approx(value, rel=1e-5), name
     assert expected["sensitivity"] != expected["specificity"]
-    assert result.executions == [result.metrics["roc_auc"]]
 
 
 def test_executions_are_of_other_seeds_and_their_mean_counts(data):
@@ -42,11 +41,9 @@ def test_executions_are_of_other_seeds_and_their_mean_counts(data):
         trial.run_trial(SETTINGS, 0.0, data, [seed], "log_loss")
         for seed in range(3)
     ]
-    assert len(set(result.executions)) == 3
-    assert result.executions == [a.executions[0] for a in alone]
-    assert result.metrics["log_loss"] == pytest.approx(
-        np.mean(result.executions)
-    )
+    losses = [a.metrics["log_loss"] for a in alone]
+    assert len(set(losses)) == 3
+    assert result.metrics["log_loss"] == pytest.approx(np.mean(losses))
     np.testing.assert_allclose(
         result.logits, np.mean([a.logits for a in alone], 0), rtol=1e-5
     )
@@ -69,7 +66,8 @@ def test_folds_judge_every_image_once(data):
         folded.metrics(judged, result.logits[judged])["roc_auc"]
         for judged in (odd, even)
     ]
-    assert result.executions == by_hand
+    assert by_hand[0] != by_hand[1]
+    assert result.metrics["roc_auc"] == np.mean(by_hand)
 
 
 def test_objective_without_a_value_fails_the_trial(data):
@@ -80,21 +78,12 @@ def test_objective_without_a_value_fails_the_trial(data):
 
 
 def test_trial_that_gets_worse_is_ended_early(data):
-    probation = trial._Probation(60)
     rising = [{"val_loss": float(i)} for i in range(60)]
-    assert [probation(rising[:n]) for n in (1, 19, 21)] == [True] * 3
-    assert not probation(rising[:20])
-    falling = [{"val_loss": -float(i)} for i in range(20)]
-    assert probation(falling)
+    assert [trial._goes_on(60, rising[:n]) for n in (1, 19, 21)] == [True] * 3
+    assert not trial._goes_on(60, rising[:20])
+    assert trial._goes_on(60, [{"val_loss": -float(i)} for i in range(20)])
     settings = {**SETTINGS, "head_epochs": 60, "head_learning_rate": 5.0}
     assert trial.run_trial(settings, 0.0, data, [0], "roc_auc").num_epochs < 60
-
-
-def test_metric_names_are_those_of_the_report():
-    names = objectives.metric_names(2)
-    assert {"roc_auc", "log_loss", "accuracy", "sensitivity"} <= set(names)
-    assert objectives.direction("log_loss") == "min"
-    assert objectives.direction("roc_auc") == "max"
 
 
 @pytest.mark.parametrize("objective", ["roc_auc", "log_loss"])
@@ -105,7 +94,6 @@ def test_correction_takes_the_luck_out_of_the_choice(data, objective):
     sign = objectives.sign(objective)
     scores = [sign * data.metrics(data.judged, z)[objective] for z in logits]
     estimate = optimism.correct(logits, data, objective)
-    assert estimate.num_trials == 200
     assert sign * estimate.value < max(scores) - 0.1
     low, high = sorted(sign * end for end in estimate.interval)
     assert low < np.mean(scores) < high

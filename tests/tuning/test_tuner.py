@@ -139,9 +139,10 @@ def test_verdict_judges_by_the_corrected_score(
     interval = sorted((flip(0.6), flip(0.95)))
     verdict = report.make_verdict(
         dataclasses.replace(options, objective=objective),
+        4,
         trial_log.EndedTrial("3", {}, 1.0, 0.9),
         {"value": 0.9, "interval": [0.8, 1.0]},
-        optimism.Estimate(flip(0.8), interval, 4),
+        optimism.Estimate(flip(0.8), interval),
         flip(default),
     )
     text = " ".join(verdict)
