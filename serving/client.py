@@ -36,6 +36,11 @@ _REQUIRED = (
     signature.SCORE,
     signature.VALID,
 )
+_NUMBERS = (
+    signature.PROBABILITIES,
+    signature.SCORE,
+    signature.OUT_OF_DISTRIBUTION,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,40 +290,26 @@ def _parse_target(target: str) -> urllib.parse.SplitResult:
 
 def _to_predictions(outputs: dict, num_images: int) -> list[Prediction]:
     """Returns predictions from the columns of a server's answer."""
-    columns = {
-        signature.DECISION: [None] * num_images,
-        signature.IS_OUT_OF_DISTRIBUTION: [None] * num_images,
-        signature.OVERLAY: [None] * num_images,
-        **outputs,
-    }
-    missing = [name for name in _REQUIRED if name not in columns]
+    missing = [name for name in _REQUIRED if name not in outputs]
     if missing:
         raise ServerError(
             "FAILED_PRECONDITION",
             "The model must have the outputs of Lightbox's serving_default "
             f"signature. Missing: {', '.join(missing)}.",
         )
+    unknown = [None] * num_images
+    # The fields are called as the outputs are, but for the overlay.
+    columns = {
+        field.name: outputs.get(field.name, unknown)
+        for field in dataclasses.fields(Prediction)
+    }
     # The model's numbers are float32. REST writes them with the digits that
     # tell them apart, which as doubles would differ from what gRPC carries.
-    probabilities = np.float32(columns[signature.PROBABILITIES]).tolist()
-    scores = np.float32(columns[signature.SCORE]).tolist()
-    unlike = [None] * num_images
-    if signature.OUT_OF_DISTRIBUTION in columns:
-        unlike = np.float32(columns[signature.OUT_OF_DISTRIBUTION]).tolist()
-    return [
-        Prediction(
-            probabilities=tuple(probabilities[row]),
-            label=columns[signature.LABEL][row],
-            label_index=columns[signature.LABEL_INDEX][row],
-            score=scores[row],
-            decision=columns[signature.DECISION][row],
-            valid=columns[signature.VALID][row],
-            out_of_distribution=unlike[row],
-            is_out_of_distribution=columns[signature.IS_OUT_OF_DISTRIBUTION][
-                row
-            ],
-            # Empty for an image that cannot be decoded.
-            overlay=columns[signature.OVERLAY][row] or None,
-        )
-        for row in range(num_images)
-    ]
+    for name in _NUMBERS:
+        if name in outputs:
+            columns[name] = np.float32(outputs[name]).tolist()
+    columns["probabilities"] = map(tuple, columns["probabilities"])
+    # Empty for an image that cannot be decoded.
+    overlays = outputs.get(signature.OVERLAY, unknown)
+    columns["overlay"] = [overlay or None for overlay in overlays]
+    return [Prediction(*row) for row in zip(*columns.values(), strict=True)]

@@ -5,6 +5,7 @@ Importing this module imports TensorFlow, which the official protos need.
 
 import grpc
 import tensorflow as tf
+from google.protobuf import json_format
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -15,7 +16,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving import metadata_json, status_codes
+from serving import status_codes
 from trainer.export import signature
 
 
@@ -101,12 +102,18 @@ class GrpcTransport:
     def metadata(self, timeout_s: float) -> dict:
         """Returns the metadata in the form of the REST API."""
         request = get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=self._spec, metadata_field=[metadata_json.SIGNATURE_DEF]
+            model_spec=self._spec, metadata_field=["signature_def"]
         )
         answer = self._call(
             self._predictions.GetModelMetadata, request, timeout_s
         )
-        return metadata_json.to_document(answer)
+        document = json_format.MessageToDict(
+            answer,
+            always_print_fields_with_no_presence=True,
+            preserving_proto_field_name=True,
+        )
+        del document["metadata"]["signature_def"]["@type"]
+        return document
 
     def close(self) -> None:
         """Closes the channel."""

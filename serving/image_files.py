@@ -98,40 +98,33 @@ def predict_files(
         ServerError: the server cannot answer.
     """
     options = options or ReadOptions()
-    starts = iter(range(0, len(files), batch_size))
     under_way: collections.deque = collections.deque()
-    bar = tqdm.tqdm(
+    executor = concurrent.futures.ThreadPoolExecutor(concurrency)
+    with tqdm.tqdm(
         total=len(files),
         unit="file",
         disable=not (progress and sys.stderr.isatty()) or len(files) < 2,
         leave=False,
-    )
-    executor = concurrent.futures.ThreadPoolExecutor(concurrency)
-
-    def submit() -> None:
-        start = next(starts, None)
-        if start is not None:
-            batch = files[start : start + batch_size]
-            future = executor.submit(
-                _predict_batch, asked, batch, options, explain
-            )
-            under_way.append((len(batch), future))
-
-    try:
-        # One more than are under way, so that no thread waits for a consumer
-        # that is busy with an answer.
-        for _ in range(concurrency + 1):
-            submit()
-        while under_way:
-            num_files, future = under_way.popleft()
-            answers = future.result()
-            submit()
-            yield from answers
-            bar.update(num_files)
-    finally:
-        bar.close()
-        # When one batch fails, the others would fail in the same way.
-        executor.shutdown(wait=False, cancel_futures=True)
+    ) as bar:
+        try:
+            for start in range(0, len(files), batch_size):
+                batch = files[start : start + batch_size]
+                under_way.append(
+                    executor.submit(
+                        _predict_batch, asked, batch, options, explain
+                    )
+                )
+                # One more than are under way, so that no thread waits for a
+                # consumer that is busy with an answer.
+                if len(under_way) > concurrency + 1:
+                    yield from under_way.popleft().result()
+                    bar.update(batch_size)
+            while under_way:
+                yield from under_way.popleft().result()
+                bar.update(min(batch_size, len(files) - bar.n))
+        finally:
+            # When one batch fails, the others would fail in the same way.
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _predict_batch(

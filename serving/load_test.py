@@ -18,13 +18,14 @@ import itertools
 import json
 import os
 import random
+import statistics
 import sys
-import threading
 import time
 
+import numpy as np
 from absl import app, flags
 
-from serving import client, image_files
+from serving import client, client_flags, image_files
 
 FLAGS = flags.FLAGS
 MODES = ("closed", "open")
@@ -50,15 +51,8 @@ class Sample:
 
 def define_flags() -> None:
     """Defines the flags; only the command calls it."""
-    flags.DEFINE_string(
-        "target",
-        None,
-        "grpc://HOST:PORT or http://HOST:PORT; grpcs or https for TLS.",
-        required=True,
-    )
-    flags.DEFINE_string(
-        "model_name", None, "What the server calls the model.", required=True
-    )
+    client_flags.define_flags(batch_size=1)
+    flags.adopt_module_key_flags(client_flags)
     flags.DEFINE_enum("mode", "closed", MODES, "How requests follow.")
     flags.DEFINE_integer(
         "concurrency",
@@ -75,16 +69,6 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "warm_up_s", 1.0, "Seconds to ask before that.", lower_bound=0
     )
-    flags.DEFINE_integer("batch_size", 1, "Images per request.", lower_bound=1)
-    flags.DEFINE_float(
-        "timeout_s", 30.0, "Seconds to wait for an answer.", lower_bound=0.001
-    )
-    flags.DEFINE_string(
-        "ca_file", None, "PEM file of the authority to trust with TLS."
-    )
-    flags.DEFINE_string(
-        "token_file", None, "File with a token to send as authorization."
-    )
     flags.DEFINE_string("output_dir", ".", "Where JSON and PNG go.")
     flags.DEFINE_integer("seed", 0, "Of the moments in open mode.")
 
@@ -97,21 +81,15 @@ def run_closed(
 ) -> list[Sample]:
     """Returns the requests of clients that wait for each answer."""
     started = time.perf_counter()
-    next_batch = itertools.count()
+    next_batch = itertools.cycle(batches)
     samples: list[Sample] = []
 
-    def ask_until_the_end() -> None:
+    def ask_until_the_end(unused_number) -> None:
         while (due := time.perf_counter()) < started + duration_s:
-            batch = batches[next(next_batch) % len(batches)]
-            samples.append(_ask(asked, batch, started, due))
+            samples.append(_ask(asked, next(next_batch), started, due))
 
-    threads = [
-        threading.Thread(target=ask_until_the_end) for _ in range(concurrency)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor(concurrency) as executor:
+        list(executor.map(ask_until_the_end, range(concurrency)))
     return samples
 
 
@@ -128,21 +106,17 @@ def run_open(
         ValueError: the server is so slow that requests pile up.
     """
     generator = random.Random(seed)
-    moments = []
-    moment_s = generator.expovariate(rate)
-    while moment_s < duration_s:
-        moments.append(moment_s)
-        moment_s += generator.expovariate(rate)
+    next_batch = itertools.cycle(batches)
     started = time.perf_counter()
+    moment_s = generator.expovariate(rate)
+    under_way = []
     with concurrent.futures.ThreadPoolExecutor(MAX_UNDER_WAY) as executor:
-        under_way = []
-        for index, moment_s in enumerate(moments):
-            wait_s = started + moment_s - time.perf_counter()
-            if wait_s > 0:
-                time.sleep(wait_s)
-            batch = batches[index % len(batches)]
+        while moment_s < duration_s:
             due = started + moment_s
-            under_way.append(executor.submit(_ask, asked, batch, started, due))
+            time.sleep(max(0, due - time.perf_counter()))
+            under_way.append(
+                executor.submit(_ask, asked, next(next_batch), started, due)
+            )
             num_waiting = sum(not future.done() for future in under_way[-600:])
             if num_waiting >= MAX_UNDER_WAY:
                 executor.shutdown(cancel_futures=True)
@@ -151,7 +125,8 @@ def run_open(
                     f"{moment_s:.1f} s {num_waiting} requests wait for their "
                     "answers. Choose a lower rate."
                 )
-        return [future.result() for future in under_way]
+            moment_s += generator.expovariate(rate)
+    return [future.result() for future in under_way]
 
 
 def summarize(samples: list[Sample], batch_size: int) -> dict:
@@ -162,7 +137,7 @@ def summarize(samples: list[Sample], batch_size: int) -> dict:
         batch_size: images in each request.
     """
     errors = collections.Counter(s.error for s in samples if s.error)
-    latencies_ms = sorted(1e3 * s.latency_s for s in samples if not s.error)
+    latencies_ms = [1e3 * s.latency_s for s in samples if not s.error]
     # From the first request to the last answer, not the time that was set:
     # the last answers may come much later.
     elapsed_s = max(s.due_s + s.latency_s for s in samples)
@@ -175,13 +150,19 @@ def summarize(samples: list[Sample], batch_size: int) -> dict:
         "images_per_s": len(latencies_ms) * batch_size / elapsed_s,
     }
     if latencies_ms:
+        # Each percentile is the latency of a request.
+        percentiles = np.percentile(
+            latencies_ms, PERCENTILES, method="inverted_cdf"
+        )
         summary["latency_ms"] = {
-            "mean": sum(latencies_ms) / len(latencies_ms),
+            "mean": statistics.fmean(latencies_ms),
             **{
-                f"p{percent}": _percentile(latencies_ms, percent)
-                for percent in PERCENTILES
+                f"p{percent}": float(latency_ms)
+                for percent, latency_ms in zip(
+                    PERCENTILES, percentiles, strict=True
+                )
             },
-            "max": latencies_ms[-1],
+            "max": max(latencies_ms),
         }
     return summary
 
@@ -196,37 +177,24 @@ def draw(samples: list[Sample], summary: dict, title: str, path: str) -> None:
     figure, (left, right) = pyplot.subplots(
         1, 2, figsize=(11, 4), constrained_layout=True
     )
-    good = [s for s in samples if not s.error]
-    bad = [s for s in samples if s.error]
-    left.scatter(
-        [s.due_s for s in good],
-        [1e3 * s.latency_s for s in good],
-        s=6,
-        alpha=0.5,
-        label="answered",
-    )
-    if bad:
-        left.scatter(
-            [s.due_s for s in bad],
-            [1e3 * s.latency_s for s in bad],
-            s=14,
-            color="tab:red",
-            marker="x",
-            label="error",
-        )
+    for label, marker, some in (
+        ("answered", ".", [s for s in samples if not s.error]),
+        ("error", "x", [s for s in samples if s.error]),
+    ):
+        latencies = [1e3 * s.latency_s for s in some]
+        if some:
+            left.plot([s.due_s for s in some], latencies, marker, label=label)
+        if some and label == "answered":
+            right.ecdf(latencies)
     left.set(xlabel="due at, s", ylabel="latency, ms", ylim=(0, None))
     left.legend()
-    latencies = sorted(1e3 * s.latency_s for s in good)
-    shares = [100 * (i + 1) / len(latencies) for i in range(len(latencies))]
-    right.plot(latencies, shares)
     for name, value in summary.get("latency_ms", {}).items():
         if name.startswith("p"):
             right.axvline(value, color="grey", linewidth=0.8)
             # Percentiles may lie close together: each name at its own height.
-            right.annotate(
-                f" {name} {value:.1f} ms", (value, float(name[1:]) - 6)
-            )
-    right.set(xlabel="latency, ms", ylabel="% of the answers", ylim=(0, 101))
+            height = float(name[1:]) / 100 - 0.06
+            right.annotate(f" {name} {value:.1f} ms", (value, height))
+    right.set(xlabel="latency, ms", ylabel="share of the answers")
     figure.suptitle(
         f"{title}: {summary['images_per_s']:.1f} images/s, "
         f"{summary['num_errors']} errors in {summary['num_requests']} requests"
@@ -246,24 +214,15 @@ def _ask(
     return Sample(due - started, time.perf_counter() - due, error)
 
 
-def _percentile(ordered: list[float], percent: float) -> float:
-    """Returns the smallest value that `percent` % do not exceed."""
-    index = -(-len(ordered) * percent // 100) - 1
-    return ordered[max(int(index), 0)]
-
-
 def _read_batches(paths: list[str], batch_size: int) -> list[list[bytes]]:
-    images, errors = [], []
+    images = []
     for file in image_files.find_files(paths):
         for name, encoded, error in image_files.read(
             file, image_files.ReadOptions()
         ):
-            if error is None:
-                images.append(encoded)
-            else:
-                errors.append(f"{name}: {error}")
-    if errors:
-        raise ValueError(errors[0])
+            if error is not None:
+                raise ValueError(f"{name}: {error}")
+            images.append(encoded)
     if not images:
         raise ValueError(
             f"There must be at least one image. Received: {paths}."
@@ -279,26 +238,16 @@ def run(paths: list[str]) -> None:
     """Asks, prints a line and writes the files."""
     batches = _read_batches(paths, FLAGS.batch_size)
     os.makedirs(FLAGS.output_dir, exist_ok=True)
-    with client.Client(
-        FLAGS.target,
-        FLAGS.model_name,
-        timeout_s=FLAGS.timeout_s,
-        batch_size=FLAGS.batch_size,
-        token=client.read_token(FLAGS.token_file),
-        ca_file=FLAGS.ca_file,
-        max_attempts=1,
-    ) as asked:
+    with client_flags.open_client(max_attempts=1) as asked:
         asked.predict(batches[0])  # Says what is wrong, before any load.
         run_closed(asked, batches, FLAGS.concurrency, FLAGS.warm_up_s)
         if FLAGS.mode == "closed":
-            load = {"concurrency": FLAGS.concurrency}
-            samples = run_closed(
-                asked, batches, FLAGS.concurrency, FLAGS.duration_s
-            )
+            name, value = "concurrency", FLAGS.concurrency
+            samples = run_closed(asked, batches, value, FLAGS.duration_s)
         else:
-            load = {"rate": FLAGS.rate}
+            name, value = "rate", FLAGS.rate
             samples = run_open(
-                asked, batches, FLAGS.rate, FLAGS.duration_s, FLAGS.seed
+                asked, batches, value, FLAGS.duration_s, FLAGS.seed
             )
     if not samples:
         raise ValueError(
@@ -306,18 +255,11 @@ def run(paths: list[str]) -> None:
             f"--duration_s={FLAGS.duration_s:g}, --rate={FLAGS.rate:g}."
         )
     summary = summarize(samples, FLAGS.batch_size)
-    setting = {
-        "target": FLAGS.target,
-        "model_name": FLAGS.model_name,
-        "mode": FLAGS.mode,
-        **load,
-        "duration_s": FLAGS.duration_s,
-        "batch_size": FLAGS.batch_size,
-    }
+    names = ("target", "model_name", "mode", name, "duration_s", "batch_size")
+    setting = {name: FLAGS[name].value for name in names}
     report = os.path.join(FLAGS.output_dir, "load_test.json")
     with open(report, "w", encoding="utf-8") as file:
         json.dump({**setting, **summary}, file, indent=2)
-    ((name, value),) = load.items()
     draw(
         samples,
         summary,

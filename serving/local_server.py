@@ -19,8 +19,9 @@ import threading
 
 from absl import app, flags, logging
 
-from serving import bucket_versions
 from trainer import startup
+from trainer.export import versions
+from trainer.storage import paths
 
 MAX_REQUEST_BYTES = 256 * 2**20
 TIMEOUT_S = 30.0
@@ -148,10 +149,10 @@ def start(
         check_base_path(model_base_path)
     # TensorFlow takes seconds to import: only once the flags are known good.
     startup.import_tensorflow()
-    from serving import grpc_service, metrics, rest_api
+    from serving.server import grpc_service, metrics, rest_api
 
     models = _load_models(model_base_path, model_name, config_file)
-    counters = metrics.Metrics()
+    counters = metrics.Metrics(models)
     grpc_server, grpc_port = grpc_service.start(
         models, counters, host, port, max_request_bytes
     )
@@ -169,7 +170,8 @@ def _load_models(
     model_base_path: str | None, model_name: str | None, config_file: str | None
 ):
     """Returns the ServedModels, each with a version that is available."""
-    from serving import saved_models, served_models, status_codes
+    from serving import status_codes
+    from serving.server import saved_models, served_models
 
     if config_file is None:
         config = served_models.make_config(
@@ -194,26 +196,24 @@ def _load_models(
 
 
 def _absolute(model_base_path: str) -> str:
-    if bucket_versions.is_bucket(model_base_path):
+    if paths.is_bucket(model_base_path):
         return model_base_path
     return os.path.abspath(model_base_path)
 
 
 def check_base_path(model_base_path: str) -> None:
     """Raises FileNotFoundError unless the directory holds a version."""
-    from serving import model_versions
-
-    if bucket_versions.is_bucket(model_base_path):
-        return  # Listing it takes TensorFlow.
+    if paths.is_bucket(model_base_path):
+        return  # It is listed when the server starts.
     if not os.path.isdir(model_base_path):
         raise FileNotFoundError(
             "--model_base_path must be a directory. Received: "
             f"{model_base_path}."
         )
-    if model_versions.find_versions(model_base_path):
+    if versions.list_versions(model_base_path):
         return
     advice = "Export a model into it, for example with `trainer.task`."
-    if os.path.exists(os.path.join(model_base_path, "saved_model.pb")):
+    if os.path.exists(os.path.join(model_base_path, versions.GRAPH_FILE)):
         parent = os.path.dirname(os.path.abspath(model_base_path))
         advice = f"It is a version itself: pass {parent}."
     raise FileNotFoundError(

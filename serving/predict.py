@@ -18,7 +18,7 @@ import sys
 
 from absl import app, flags
 
-from serving import client, image_files
+from serving import client, client_flags, image_files
 
 FLAGS = flags.FLAGS
 COLUMNS = ("file", "label", "score", "decision", "unlike", "probabilities")
@@ -32,41 +32,16 @@ FIELDS = tuple(
 
 def define_flags() -> None:
     """Defines the flags; only the command calls it."""
-    flags.DEFINE_string(
-        "target",
-        None,
-        "grpc://HOST:PORT or http://HOST:PORT; grpcs or https for TLS.",
-        required=True,
-    )
-    flags.DEFINE_string(
-        "model_name", None, "What the server calls the model.", required=True
-    )
+    client_flags.define_flags(image_files.BATCH_SIZE)
+    flags.adopt_module_key_flags(client_flags)
     flags.DEFINE_integer(
         "model_version", None, "Version to ask; default: the newest."
-    )
-    flags.DEFINE_float(
-        "timeout_s",
-        30.0,
-        "Seconds to wait for each request, retries included.",
-        lower_bound=0.001,
-    )
-    flags.DEFINE_integer(
-        "batch_size",
-        image_files.BATCH_SIZE,
-        "Images per request.",
-        lower_bound=1,
     )
     flags.DEFINE_integer(
         "concurrency",
         image_files.CONCURRENCY,
         "Requests under way at a time.",
         lower_bound=1,
-    )
-    flags.DEFINE_string(
-        "ca_file", None, "PEM file of the authority to trust with TLS."
-    )
-    flags.DEFINE_string(
-        "token_file", None, "File with a token to send as authorization."
     )
     flags.DEFINE_float(
         "window_center",
@@ -192,15 +167,7 @@ def run(paths: list[str]) -> int:
     options = image_files.ReadOptions(
         FLAGS.window_center, FLAGS.window_width, FLAGS.slice_axis
     )
-    with client.Client(
-        FLAGS.target,
-        FLAGS.model_name,
-        version=FLAGS.model_version,
-        timeout_s=FLAGS.timeout_s,
-        batch_size=FLAGS.batch_size,
-        token=client.read_token(FLAGS.token_file),
-        ca_file=FLAGS.ca_file,
-    ) as asked:
+    with client_flags.open_client(FLAGS.model_version) as asked:
         answers = [
             _keep(answer)
             for answer in image_files.predict_files(

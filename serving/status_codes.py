@@ -28,20 +28,12 @@ HTTP_STATUS = {
 # The way back is not unique: the first code of the canonical numbering that a
 # client would act on. A proxy's 408, 502 and 413 mean the same to a client.
 CODE_OF_HTTP_STATUS = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
+    **{status: code for code, status in reversed(HTTP_STATUS.items())},
     408: "DEADLINE_EXCEEDED",
     409: "ABORTED",
     413: "RESOURCE_EXHAUSTED",
-    429: "RESOURCE_EXHAUSTED",
-    499: "CANCELLED",
     500: "INTERNAL",
-    501: "UNIMPLEMENTED",
     502: "UNAVAILABLE",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
 }
 
 

@@ -95,7 +95,7 @@ def write_records(directory, counts: dict[str, int], num_shards: int = 2):
     return info
 
 
-def write_backbone(path) -> None:
+def write_backbone(path, build=None) -> None:
     """Writes weights of a random backbone whose features tell images apart.
 
     Features of fresh weights vanish, and labels would be decided by rounding:
@@ -104,7 +104,7 @@ def write_backbone(path) -> None:
     import keras
 
     keras.utils.set_random_seed(0)
-    backbone = keras.applications.EfficientNetB0(
+    backbone = (build or keras.applications.EfficientNetB0)(
         include_top=False, weights=None, input_shape=(32, 32, 3)
     )
     for layer in backbone.layers:
@@ -133,34 +133,6 @@ def classifier_model():
     keras.utils.set_random_seed(0)
     head = classifier.build_head(2, (8,), 0.3)
     return classifier.build_classifier(IMAGE_SIZE, 1, head)
-
-
-# `trainer.task` on several logical CPUs: a machine with several GPUs. It ends
-# when the model is trained: what comes then is the same on one device.
-TRAIN_ONLY = """
-import sys
-import tensorflow as tf
-from absl import app
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * int(sys.argv.pop(1)),
-)
-from trainer import pipeline, task, train
-from trainer.data import input_pipeline
-from trainer.export import saved_model
-from trainer.storage import paths
-
-def run(cfg):
-    info = input_pipeline.read_dataset_info(cfg.data_dir)
-    trained = train.train_and_predict(cfg, info, train.set_up(cfg))
-    if trained.job.is_chief:
-        model = train.copy_for_inference(trained.job)
-        path = paths.join(cfg.job_dir, pipeline.MODEL_FILE)
-        saved_model.save_keras(model, path)
-
-pipeline.run = run
-app.run(task.main)
-"""
 
 
 @functools.cache

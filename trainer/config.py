@@ -255,7 +255,7 @@ class TrainConfig:
     )
     profile_steps: str = _field(
         "",
-        "First and last step of each phase to profile for TensorBoard, for "
+        "First and last step of fine-tuning to profile for TensorBoard, for "
         "example 10,20; empty: none.",
         varies=BETWEEN_STARTS,
     )

@@ -43,13 +43,13 @@ def values() -> dict:
         ValueError: if its environment names ones that cannot be used.
     """
     names = [field.name for field in dataclasses.fields(config.TrainConfig)]
-    found = {
+    given = {
         name: flags.FLAGS[name].value for name in names if name in flags.FLAGS
     }
     for name in ("data_dir", "job_dir", "export_dir"):
-        if found.get(name) == "":
-            found[name] = vertex.default_path(name)
-    return found
+        if given.get(name) == "":
+            given[name] = vertex.default_path(name)
+    return given
 
 
 def make_config(settings: dict) -> config.TrainConfig:

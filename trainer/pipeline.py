@@ -9,21 +9,26 @@ import numpy as np
 from absl import logging
 
 from trainer import config, folds, train, vertex
-from trainer import run as job_lib
 from trainer.data import input_pipeline, records
 from trainer.data.build import output
-from trainer.evaluation import baselines, calibration, metrics
-from trainer.evaluation import cross_validation as folds_lib
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import (
+    baselines,
+    calibration,
+    cross_validation,
+    metrics,
+)
+from trainer.evaluation.predictions import Predictions
 from trainer.export import (
     blessing,
     saved_model,
     serving_module,
     signature,
+    versions,
     warmup,
 )
 from trainer.model import out_of_distribution, saliency
 from trainer.report import data_audit, report
+from trainer.run import Run
 from trainer.storage import paths
 from trainer.training import cluster, run_record
 
@@ -66,22 +71,22 @@ def run(cfg: config.TrainConfig) -> str:
     trained = train.train_and_predict(cfg, info, strategy)
     # Outside the scope: what one worker does alone must create no variables
     # that the others would have to create with it.
-    if not trained.job.is_chief:
+    if not trained.run.is_chief:
         return ""
     start = time.monotonic()
-    model = train.copy_for_inference(trained.job)
-    detector = _make_detector(trained.job, model)
+    model = trained.run.copy_for_inference()
+    detector = _make_detector(trained.run, model)
     evaluation = _evaluate(trained, model, detector, by_fold)
     logging.info(
         "evaluate  took %.0f s beyond prediction", time.monotonic() - start
     )
     judged = evaluation.metrics["splits"]["validation"]["metrics"]
     vertex.report_metrics(
-        {name: found.get("value") for name, found in judged.items()},
+        {name: metric.get("value") for name, metric in judged.items()},
         step=len(trained.rows),
     )
-    version_dir = _export(trained.job, model, detector, evaluation)
-    _bless(trained.job, version_dir)
+    version_dir = _export(trained.run, model, detector, evaluation)
+    _bless(trained.run, version_dir)
     paths.write_atomically(paths.join(cfg.job_dir, paths.SUCCESS_FILE), b"")
     return version_dir
 
@@ -95,16 +100,16 @@ def _evaluate(
     trained: train.Trained,
     model: keras.Model,
     detector: out_of_distribution.Detector,
-    by_fold: list[dict[str, predictions_lib.Predictions]],
+    by_fold: list[dict[str, Predictions]],
 ) -> report.Evaluation:
     """Writes `job_dir/evaluation`."""
-    job, cfg = trained.job, trained.job.cfg
+    run, cfg = trained.run, trained.run.cfg
     directory = paths.join(cfg.job_dir, "evaluation")
-    context = _report_context(job, model, detector)
+    context = _report_context(run, model, detector)
     if by_fold:
-        summary, table = folds_lib.summarize(
+        summary, table = cross_validation.summarize(
             by_fold,
-            job.info,
+            run.info,
             cfg.operating_point,
             context.prevalences,
             cfg.seed,
@@ -115,7 +120,7 @@ def _evaluate(
         context = dataclasses.replace(context, cross_validation=summary)
     evaluation = report.evaluate(
         trained.predictions,
-        job.info,
+        run.info,
         trained.rows,
         cfg.settings,
         cfg.operating_point,
@@ -124,65 +129,65 @@ def _evaluate(
     )
     for name, content in evaluation.files.items():
         paths.write_atomically(paths.join(directory, name), content)
-    for split, found in evaluation.metrics["splits"].items():
+    for split, result in evaluation.metrics["splits"].items():
         logging.info(
             "evaluate  %s: %d images, accuracy %s, ROC AUC %s",
             split,
-            found["num_images"],
-            report.format_metric(found["metrics"]["accuracy"]),
-            report.format_metric(found["metrics"]["roc_auc"]),
+            result["num_images"],
+            report.format_metric(result["metrics"]["accuracy"]),
+            report.format_metric(result["metrics"]["roc_auc"]),
         )
     logging.info("evaluate  %s", paths.join(directory, "report.html"))
     return evaluation
 
 
 def _report_context(
-    job: job_lib.Job,
+    run: Run,
     model: keras.Model,
     detector: out_of_distribution.Detector,
 ) -> report.Context:
     """What the report tells beside predictions."""
     images = {
         split: baselines.describe_images(
-            input_pipeline.iterate_encoded(job.files(split)),
-            job.index[split].labels,
+            input_pipeline.iterate_encoded(run.files(split)),
+            run.index[split].labels,
         )
-        for split in job.info.splits
+        for split in run.info.splits
     }
     columns = {
         name: {
             split: [value_of.get(image_id, "") for image_id in index.ids]
-            for split, index in job.index.items()
+            for split, index in run.index.items()
         }
-        for name, value_of in _read_columns(job.cfg).items()
+        for name, value_of in _read_columns(run.cfg).items()
     }
-    shown = "test" if "test" in job.info.splits else "validation"
+    shown = "test" if "test" in run.info.splits else "validation"
     return report.Context(
-        prevalences=metrics.parse_prevalences(job.cfg.prevalences.split(",")),
+        prevalences=metrics.parse_prevalences(run.cfg.prevalences.split(",")),
         columns=columns,
-        baselines=baselines.make_baselines(images, job.info.num_classes),
-        train_groups=frozenset(job.index["train"].groups),
+        baselines=baselines.make_baselines(images, run.info.num_classes),
+        train_groups=frozenset(run.index["train"].groups),
         read_images=lambda split, indices: input_pipeline.read_encoded(
-            job.files(split), indices
+            run.files(split), indices
         ),
         explain=functools.partial(saliency.explain_images, model),
-        out_of_distribution={shown: _unlikeness(job, model, detector, shown)},
-        audit=data_audit.read_audit(job.cfg.data_dir, job.read_by_id),
-        starts=run_record.read_starts(job.cfg.job_dir),
+        out_of_distribution={shown: _unlikeness(run, model, detector, shown)},
+        audit=data_audit.read_audit(run.cfg.data_dir, run.read_by_id),
+        starts=run_record.read_starts(run.cfg.job_dir),
     )
 
 
 def _unlikeness(
-    job: job_lib.Job,
+    run: Run,
     model: keras.Model,
     detector: out_of_distribution.Detector,
     split: str,
 ) -> np.ndarray:
     """How unlike the training set images are; NaN for those beyond a sample."""
-    num_images = job.info.num_images(split)
+    num_images = run.info.num_images(split)
     chosen = out_of_distribution.choose_exemplars(num_images)
     descriptors = out_of_distribution.describe_images(
-        model, input_pipeline.read_encoded(job.files(split), chosen)
+        model, input_pipeline.read_encoded(run.files(split), chosen)
     )
     scores = np.full(num_images, np.nan)
     scores[chosen] = detector.score(descriptors).numpy()
@@ -190,13 +195,13 @@ def _unlikeness(
 
 
 def _export(
-    job: job_lib.Job,
+    run: Run,
     model: keras.Model,
     detector: out_of_distribution.Detector,
     evaluation: report.Evaluation,
 ) -> str:
     """Writes the Keras file and the next SavedModel version."""
-    cfg, info = job.cfg, job.info
+    cfg, info = run.cfg, run.info
     saved_model.save_keras(model, paths.join(cfg.job_dir, MODEL_FILE))
     facts = {
         "weights_sha256": saved_model.weights_sha256(model),
@@ -206,7 +211,7 @@ def _export(
         "signatures": list(signature.SIGNATURES),
     }
     export_dir = cfg.export_dir or paths.join(cfg.job_dir, "export")
-    existing = saved_model.find_version(export_dir, facts)
+    existing = versions.find_same(export_dir, facts)
     if existing:
         logging.info("export    %s holds this model already.", existing)
         return existing
@@ -220,7 +225,7 @@ def _export(
     )
     count = min(8, info.num_images("validation"))
     images = input_pipeline.read_encoded(
-        job.files("validation"), list(range(count))
+        run.files("validation"), list(range(count))
     )
     version_dir = saved_model.export_version(
         module,
@@ -238,14 +243,14 @@ def _export(
     return version_dir
 
 
-def _bless(job: job_lib.Job, version_dir: str) -> None:
+def _bless(run: Run, version_dir: str) -> None:
     """Tries the export in a process of its own."""
     if not blessing.refusal(version_dir):
         return
     refusal = blessing.bless_in_new_process(
         version_dir,
-        job.cfg.data_dir,
-        paths.join(job.cfg.job_dir, "evaluation", "predictions.csv"),
+        run.cfg.data_dir,
+        paths.join(run.cfg.job_dir, "evaluation", "predictions.csv"),
     )
     if refusal:
         logging.error("export    must not be published: %s", refusal)
@@ -254,16 +259,16 @@ def _bless(job: job_lib.Job, version_dir: str) -> None:
 
 
 def _make_detector(
-    job: job_lib.Job, model: keras.Model
+    run: Run, model: keras.Model
 ) -> out_of_distribution.Detector:
     """Knows the training images, and from validation how far is too far."""
 
     def describe(split):
         chosen = out_of_distribution.choose_exemplars(
-            job.info.num_images(split)
+            run.info.num_images(split)
         )
         return out_of_distribution.describe_images(
-            model, input_pipeline.read_encoded(job.files(split), chosen)
+            model, input_pipeline.read_encoded(run.files(split), chosen)
         )
 
     return out_of_distribution.fit(

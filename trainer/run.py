@@ -7,34 +7,60 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
-from trainer.data import augmentation, input_pipeline
+from trainer import config
+from trainer.data import augmentation, input_pipeline, records
+from trainer.evaluation import predict, predictions
 from trainer.model import classifier, dropout, folding
 from trainer.storage import paths
 from trainer.training import (
     distribution,
-    feature_cache,
     features,
+    head_training,
     loop,
     preemption,
 )
+
+CONFIG_FILE = "config.json"
 
 
 def make_augmentation(settings: dict) -> augmentation.Augmentation:
     """The augmentation that the fields of a `TrainConfig` say."""
     return augmentation.Augmentation(
-        **{
-            field.name: settings[field.name]
-            for field in dataclasses.fields(augmentation.Augmentation)
-        }
+        **_fields_of(augmentation.Augmentation, settings)
     )
 
 
-class Job:
-    """One run: the model, the data and the strategy that its steps share."""
+def make_head_settings(
+    settings: dict, num_classes: int
+) -> head_training.HeadSettings:
+    """The head and its training that the fields of a `TrainConfig` say."""
+    settings = {
+        **settings,
+        "num_classes": num_classes,
+        "hidden_units": tuple(settings["hidden_units"]),
+    }
+    return head_training.HeadSettings(
+        **_fields_of(head_training.HeadSettings, settings)
+    )
 
-    def __init__(self, cfg, info, strategy):
+
+def _fields_of(kind: type, settings: dict) -> dict:
+    return {f.name: settings[f.name] for f in dataclasses.fields(kind)}
+
+
+class Run:
+    """The model, the data and the strategy that the steps of a run share."""
+
+    def __init__(
+        self,
+        cfg: config.TrainConfig,
+        info: records.DatasetInfo,
+        strategy: tf.distribute.Strategy,
+    ):
+        """Builds the model; call it in the scope of the strategy."""
         self.cfg = cfg
         self.info = info
         self.strategy = strategy
@@ -48,6 +74,9 @@ class Job:
         )
         self.sigterm = preemption.SigtermWatch()
         self.index = input_pipeline.read_index(cfg.data_dir, info)
+        settings = dataclasses.asdict(cfg)
+        self.augmentation = make_augmentation(settings)
+        self.head_settings = make_head_settings(settings, info.num_classes)
         start = time.monotonic()
         self.head = classifier.build_head(
             info.num_classes,
@@ -64,7 +93,6 @@ class Job:
             cfg.weights,
             dropout.GlobalBatchDropout,
         )
-        self.augmentation = make_augmentation(dataclasses.asdict(cfg))
         logging.info(
             "Model: EfficientNetB0 at %d px, %d channel(s), weights=%s, built "
             "in %.0f s.",
@@ -74,8 +102,12 @@ class Job:
             time.monotonic() - start,
         )
 
-    def files(self, split):
+    def files(self, split: str) -> list[str]:
         return input_pipeline.split_files(self.cfg.data_dir, self.info, split)
+
+    def labels(self, split: str) -> np.ndarray:
+        """int32 `[images]`."""
+        return np.array(self.index[split].labels, np.int32)
 
     # Traced once, and used for every split and phase.
     @functools.cached_property
@@ -94,7 +126,9 @@ class Job:
             self.strategy, folding.fold_batch_norm(self._backbone)
         )
 
-    def outputs(self, predict_step, split, view=0, augmented_by=None):
+    def outputs(
+        self, predict_step, split, view=0, augmented_by=None, outputs=None
+    ) -> np.ndarray:
         """Outputs of a compiled step for every image of a split."""
         num_images = self.info.num_images(split)
         batch_size = self.cfg.global_batch_size // self.cfg.accumulation_steps
@@ -119,28 +153,30 @@ class Job:
             distribution.distribute(self.strategy, make_dataset),
             num_images,
             batch_size,
+            outputs,
         )
 
     def features(
         self,
         split: str,
-        num_views: int = 1,
+        view: int = 0,
         augmented_by: augmentation.Augmentation | None = None,
-    ) -> np.ndarray:
-        """Features of a split by the backbone as it came, cached on disk.
+    ) -> np.ndarray | None:
+        """Features of a split by the backbone as it came, kept on disk.
 
         Args:
             split: "train" or "validation".
-            num_views: of each image; one if they are not augmented.
+            view: number of the augmented view.
             augmented_by: None for the images as they are served.
 
         Returns:
-            float32 `[views, images, features]`.
+            float16 `[images, features]`; None for a worker that is not the
+            chief.
         """
         facts = {
             "data": self.info.fingerprint,
             "split": split,
-            "num_views": num_views,
+            "view": view,
             "augmentation": augmented_by and dataclasses.asdict(augmented_by),
             "seed": augmented_by and self.cfg.seed,
             "image_size": self.cfg.image_size,
@@ -148,38 +184,110 @@ class Job:
             "precision": keras.config.dtype_policy().name,
             "code": features.code_sha256(),
         }
+        shape = (self.info.num_images(split), classifier.NUM_FEATURES)
 
-        def compute():
+        def compute(outputs):
             start = time.monotonic()
-            views = [
-                self.outputs(self._features_step, split, view, augmented_by)
-                for view in range(num_views)
-            ]
-            logging.info(
-                "features  of %d %s images in %d view(s): %.0f images/s",
-                len(views[0]),
-                split,
-                len(views),
-                len(views) * len(views[0]) / (time.monotonic() - start),
+            self.outputs(
+                self._features_step, split, view, augmented_by, outputs
             )
-            return np.stack(views)
+            logging.info(
+                "features  of %d %s images, view %d: %.0f images/s",
+                len(outputs),
+                split,
+                view + 1,
+                len(outputs) / (time.monotonic() - start),
+            )
 
-        return feature_cache.load_or_compute(
+        return features.load_or_compute(
             self.cfg.features_dir or paths.join(self.cfg.data_dir, "features"),
             facts,
+            shape,
             compute,
             is_chief=self.is_chief,
             all_have=lambda has: distribution.all_agree(self.strategy, has),
         )
 
+    def predict(self) -> dict[str, predictions.Predictions]:
+        """Predicts every image of validation and test; on all workers."""
+        # What is evaluated is what is served: in float32, whatever it was
+        # trained in.
+        predict_step = self.predict_step
+        if keras.config.dtype_policy().name != "float32":
+            predict_step = loop.make_predict_function(
+                self.strategy, self.copy_for_inference()
+            )
+        # GPUs would round what they multiply to ten bits.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        return {
+            split: predict.make_predictions(
+                *self.index[split], self.outputs(predict_step, split)
+            )
+            for split in self.info.splits
+            if split != "train"
+        }
+
+    def copy_for_inference(self) -> keras.Model:
+        """The model as it is served: in float32, without dropout."""
+        return classifier.copy_for_inference(
+            self.model,
+            self.cfg.image_size,
+            self.info.channels,
+            self.info.num_classes,
+            self.cfg.hidden_units,
+            self.cfg.dropout,
+            self.cfg.weights,
+            self.cfg.head_activation,
+            self.cfg.head_batch_norm,
+        )
+
     def read_by_id(self, image_ids: Sequence[str]) -> dict[str, bytes]:
         """The encoded images of those ids that are in the records."""
-        wanted, found = set(image_ids), {}
+        wanted, encoded_of = set(image_ids), {}
         for split in self.info.splits:
             ids = self.index[split].ids
             places = [i for i, name in enumerate(ids) if name in wanted]
             encoded = input_pipeline.read_encoded(self.files(split), places)
-            found |= {
+            encoded_of |= {
                 ids[i]: data for i, data in zip(places, encoded, strict=True)
             }
-        return found
+        return encoded_of
+
+
+def claim_job_dir(
+    cfg: config.TrainConfig, info: records.DatasetInfo, is_chief: bool
+) -> None:
+    """Checks that the job directory is this run's; the chief writes into it.
+
+    Raises:
+        ValueError: if it belongs to a run with other flags or other data.
+    """
+    config_path = paths.join(cfg.job_dir, CONFIG_FILE)
+    dataset_path = paths.join(cfg.job_dir, records.DATASET_FILE)
+    if paths.exists(config_path):
+        text = paths.read_bytes(config_path).decode("utf-8")
+        previous = config.TrainConfig.from_json(text, config_path)
+        differences = cfg.differences(previous)
+        if differences:
+            changes = ", ".join(
+                f"--{name}={old} (now {new})"
+                for name, (new, old) in differences.items()
+            )
+            raise ValueError(
+                f"{cfg.job_dir} belongs to a run with {changes}: give the "
+                "same flags to continue it, or another --job_dir."
+            )
+    if paths.exists(dataset_path):
+        text = paths.read_bytes(dataset_path).decode("utf-8")
+        previous_info = records.DatasetInfo.from_json(text, dataset_path)
+        if previous_info.fingerprint != info.fingerprint:
+            raise ValueError(
+                f"{cfg.job_dir} belongs to another data set than "
+                f"{cfg.data_dir} holds (fingerprints "
+                f"{previous_info.fingerprint[:12]} and "
+                f"{info.fingerprint[:12]}): use another --job_dir."
+            )
+    if is_chief:
+        paths.remove(paths.join(cfg.job_dir, paths.SUCCESS_FILE))
+        paths.write_atomically(dataset_path, info.to_json())
+        paths.write_atomically(config_path, cfg.to_json())

@@ -49,14 +49,14 @@ def _read(variable: str) -> str:
 
 
 def _read_job_dir() -> str:
-    found = {v: _read(v) for v in _DIRECTORIES if _read(v)}
-    parents = {os.path.dirname(path) for path in found.values()}
+    given = {v: _read(v) for v in _DIRECTORIES if _read(v)}
+    parents = {os.path.dirname(path) for path in given.values()}
     is_usual = all(
         os.path.basename(path) == _DIRECTORIES[variable]
-        for variable, path in found.items()
+        for variable, path in given.items()
     )
     if len(parents) > 1 or not is_usual:
-        said = ", ".join(f"{v}={path}" for v, path in found.items())
+        said = ", ".join(f"{v}={path}" for v, path in given.items())
         raise ValueError(
             "The environment must name checkpoints, logs and model of one "
             f"directory. Received: {said}. Give --job_dir."
@@ -65,16 +65,16 @@ def _read_job_dir() -> str:
 
 
 def _read_data_dir() -> str:
-    found = {v: _read(v) for v in _DATA if _read(v)}
+    given = {v: _read(v) for v in _DATA if _read(v)}
     kind = os.environ.get("AIP_DATA_FORMAT", "")
     parents = set()
-    for path in found.values():
+    for path in given.values():
         directory, name = os.path.split(path)
         # Shards by a pattern, or the directory that has them.
         is_shards = "*" in name or name.endswith(".tfrecord")
         parents.add(directory if is_shards else path)
-    if len(parents) > 1 or (found and kind not in ("", "tfrecord")):
-        said = ", ".join(f"{v}={path}" for v, path in found.items())
+    if len(parents) > 1 or (given and kind not in ("", "tfrecord")):
+        said = ", ".join(f"{v}={path}" for v, path in given.items())
         raise ValueError(
             "Training reads records of trainer.data.build_records, all of one "
             f"directory. Received: {said}"

@@ -13,6 +13,7 @@ from absl import logging
 
 from trainer import config, config_flags, train
 from trainer.data import input_pipeline
+from trainer.run import claim_job_dir
 from trainer.storage import paths
 from tuning import objectives, optimism, trial
 
@@ -69,7 +70,7 @@ def try_depths(
             | depth_settings(cfg, blocks)
             | {"job_dir": job_dir}
         )
-        train.claim_job_dir(run_cfg, info, is_chief=True)
+        claim_job_dir(run_cfg, info, is_chief=True)
         path = paths.join(job_dir, RESULT_FILE)
         if not paths.exists(path):
             logging.info("second stage: %d block(s) fine-tuned", blocks)

@@ -37,9 +37,9 @@ def load(
             "needs train and validation: build the records again."
         )
     with strategy.scope():
-        sweep_job = run.Job(cfg, info, strategy)
+        sweep_run = run.Run(cfg, info, strategy)
     splits = ("train", "validation")
-    index = [sweep_job.index[split] for split in splits]
+    index = [sweep_run.index[split] for split in splits]
     ids, groups, labels = (
         [value for split in index for value in getattr(split, name)]
         for name in ("ids", "groups", "labels")
@@ -54,27 +54,26 @@ def load(
     trained_on = splits if num_folds else splits[:1]
     judged_on = splits if num_folds else splits[1:]
 
-    def read(some_splits, num_views, augmentation):
+    def read(some_splits, view, augmentation):
         parts = [
-            sweep_job.features(split, num_views, augmentation)
+            sweep_run.features(split, view, augmentation)
             for split in some_splits
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     with strategy.scope():
         views = {}
         for strength in strengths:
-            settings = vars(cfg) | search_space.scale_augmentation(
-                vars(cfg), strength
-            )
-            augmentation = run.make_augmentation(settings)
-            views[strength] = read(
-                trained_on, settings["feature_views"], augmentation
-            )
-        (features,) = read(judged_on, 1, None)
+            settings = search_space.scale_augmentation(vars(cfg), strength)
+            settings = vars(cfg) | settings
+            views[strength] = [
+                read(trained_on, view, run.make_augmentation(settings))
+                for view in range(settings["feature_views"])
+            ]
+        features = read(judged_on, 0, None)
     logging.info(
         "sweep     %d images to train on, %d to judge on, %d fold(s).",
-        views[strengths[0]].shape[1],
+        len(views[strengths[0]][0]),
         len(features),
         len(folds),
     )

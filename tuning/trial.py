@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 
+from trainer import run
 from trainer.evaluation import predict, predictions
 from trainer.training import head_training
 from tuning import objectives
@@ -19,8 +20,8 @@ class SweepData:
     """What all trials of a sweep share.
 
     Attributes:
-        views: augmentation strength -> float32 `[views, images, features]`.
-        features: float32 `[judged, features]` of the images to judge on, as
+        views: augmentation strength -> each view, float16 `[images, features]`.
+        features: float16 `[judged, features]` of the images to judge on, as
             they are served.
         first_judged: the place among the images of the first of those.
         ids: of the images.
@@ -31,7 +32,7 @@ class SweepData:
         positive_index: of the positive of two classes.
     """
 
-    views: dict[float, np.ndarray]
+    views: dict[float, list[np.ndarray]]
     features: np.ndarray
     first_judged: int
     ids: list[str]
@@ -106,22 +107,18 @@ def run_trial(
     Raises:
         ValueError: if a loss is not finite, or the objective is not defined.
     """
-    of_head = {
-        field.name: settings[field.name]
-        for field in dataclasses.fields(head_training.HeadSettings)
-        if field.name in settings
-    }
-    of_head["hidden_units"] = tuple(settings["hidden_units"])
-    of_head["num_classes"] = len(data.class_names)
     order = np.argsort(np.concatenate([judged for _, judged in data.folds]))
     metrics, epochs, logits = [], [], 0.0
     for seed in seeds:
-        head = head_training.HeadSettings(**of_head | {"seed": seed})
+        head = run.make_head_settings(
+            settings | {"seed": seed}, len(data.class_names)
+        )
         logits_of_seed = []
         for train, judged in data.folds:
             trained = head_training.train_head(
                 head,
-                data.views[strength][:, train],
+                data.views[strength],
+                train,
                 data.labels[train],
                 data.features[judged - data.first_judged],
                 data.labels[judged],

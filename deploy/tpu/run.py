@@ -11,103 +11,95 @@ computer itself is cut off, it stays.
 """
 
 import shlex
-import shutil
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from deploy.tpu import vm
 from trainer import startup
+from trainer.storage import buckets
 
 FLAGS = flags.FLAGS
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("name", None, "Of the TPU VM; must be free.")
-    flags.DEFINE_string("zone", None, "For example us-west4-a.")
+    text, switch = flags.DEFINE_string, flags.DEFINE_bool
+    text("name", None, "Of the TPU VM; must be free.", required=True)
+    text("zone", None, "For example us-west4-a.", required=True)
+    text("image", None, "Of train-tpu.Dockerfile.", required=True)
+    text("project", "", "'' for the one gcloud is set to.")
+    text("service_account", "", "The VM's; '' for the project's default.")
+    text("network", "", "VPC network; '' for the default.")
+    text("subnetwork", "", "'' for the network's.")
+    switch("internal_ips", False, "No address outside of the network.")
+    switch("spot", False, "Cheaper, taken back at any time: the run resumes.")
+    switch("dry_run", False, "Print the commands, call none.")
     flags.DEFINE_enum(
         "accelerator_type",
         "v5litepod-8",
-        vm.ACCELERATOR_TYPES,
-        "TPU type; the last number counts cores (v2 to v4, v5p) or chips.",
+        list(vm.SOFTWARE),
+        "TPU of one VM; the last number counts cores (v2 to v4, v5p) or chips.",
     )
-    flags.DEFINE_string(
-        "image", None, "Of train-tpu.Dockerfile, in a registry."
-    )
-    flags.DEFINE_string("project", "", "'' for the one gcloud is set to.")
-    flags.DEFINE_string(
-        "service_account",
-        "",
-        "Whom the VM acts for: needs to read the image and to write the "
-        "bucket. '' for the project's default.",
-    )
-    flags.DEFINE_string("network", "", "VPC network; '' for the default.")
-    flags.DEFINE_string("subnetwork", "", "'' for the network's.")
-    flags.DEFINE_bool(
-        "internal_ips", False, "No address outside of the network."
-    )
-    flags.DEFINE_bool(
-        "spot", False, "Cheaper, and taken back at any time: the run resumes."
-    )
-    flags.DEFINE_integer(
-        "max_restarts", 10, "VMs that may be taken away.", lower_bound=0
-    )
-    flags.DEFINE_float(
-        "retry_wait_s", 60.0, "Seconds before the next VM is asked for."
-    )
-    flags.DEFINE_bool("dry_run", False, "Print the commands, call none.")
-    flags.mark_flags_as_required(["name", "zone", "image"])
+    flags.DEFINE_integer("max_restarts", 10, "VMs that may be taken away.", 0)
+    flags.DEFINE_float("retry_wait_s", 60.0, "Seconds before the next VM.")
 
 
 def check_arguments(arguments: list[str]) -> None:
     """Raises ValueError if the run would leave nothing behind."""
-    given = {
-        key.lstrip("-"): value
-        for key, _, value in (argument.partition("=") for argument in arguments)
-    }
+    given = dict(a.lstrip("-").partition("=")[::2] for a in arguments)
     for name in ("data_dir", "job_dir"):
-        if not given.get(name, "").startswith("gs://"):
+        try:
+            buckets.split_url(given.get(name, ""))
+        except ValueError as error:
             raise ValueError(
-                f"--{name}=gs://… must be among the flags after --: the disk "
-                f"of the VM goes with it. Received: {given.get(name, '')!r}."
-            )
+                f"--{name} must be among the flags after --, and in a bucket: "
+                f"the disk of the VM goes with it. {error}"
+            ) from error
+
+
+def _options(*names: str) -> list[str]:
+    """Those of the flags that are set, as gcloud writes them."""
+    values = ((name.replace("_", "-"), FLAGS[name].value) for name in names)
+    return [f"--{name}={value}" for name, value in values if value]
+
+
+def _commands(arguments: list[str]) -> vm.Commands:
+    choices = ("accelerator_type", "service_account", "network", "subnetwork")
+    options = {
+        "describe": ["--format=value(state)"],
+        "create": [
+            *_options(*choices),
+            f"--version={vm.SOFTWARE[FLAGS.accelerator_type]}",
+            *["--internal-ips"] * FLAGS.internal_ips,
+            *["--spot"] * FLAGS.spot,
+        ],
+        "ssh": [
+            "--quiet",
+            *["--internal-ip"] * FLAGS.internal_ips,
+            f"--command={vm.script(FLAGS.image, arguments)}",
+        ],
+        "delete": ["--quiet"],
+    }
+    machine = [FLAGS.name, *_options("zone", "project")]
+    return {
+        verb: ["gcloud", "compute", "tpus", "tpu-vm", verb, *machine, *others]
+        for verb, others in options.items()
+    }
 
 
 def main(argv: list[str]) -> None:
     startup.set_up_logging(vm.__file__.rpartition("/")[0])
     try:
         check_arguments(argv[1:])
-        machine = vm.Machine(
-            name=FLAGS.name,
-            zone=FLAGS.zone,
-            accelerator_type=FLAGS.accelerator_type,
-            project=FLAGS.project,
-            service_account=FLAGS.service_account,
-            network=FLAGS.network,
-            subnetwork=FLAGS.subnetwork,
-            internal_ips=FLAGS.internal_ips,
-            spot=FLAGS.spot,
-        )
+        commands = _commands(argv[1:])
         if FLAGS.dry_run:
-            for command in vm.commands(machine, FLAGS.image, argv[1:]):
-                print(shlex.join(command))
+            print(*map(shlex.join, commands.values()), sep="\n")
             return
-        if not shutil.which("gcloud"):
-            raise ValueError(
-                "gcloud is not on the PATH: install Google Cloud's command "
-                "line tools, or see the commands with --dry_run."
-            )
-        code = vm.run(
-            machine,
-            FLAGS.image,
-            argv[1:],
-            FLAGS.max_restarts,
-            FLAGS.retry_wait_s,
-        )
+        sys.exit(vm.run(commands, FLAGS.max_restarts, FLAGS.retry_wait_s))
+    except FileNotFoundError:
+        sys.exit("deploy.tpu.run: install gcloud, or see --dry_run.")
     except ValueError as error:
         sys.exit(f"deploy.tpu.run: {error}")
-    logging.info("The trainer ended with code %d.", code)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -5,29 +5,31 @@
 
 The model is uploaded with TF Serving's container, deployed to an endpoint (an
 endpoint of its name is used again) and asked about the images given. With
---dry_run nothing is sent: the requests are printed. Who runs it is known by
-application default credentials alone.
+--dry_run nothing is sent: what the calls take is printed. Who runs it is known
+by application default credentials alone.
 """
 
 import base64
 import json
-import logging as python_logging
-import sys
+import re
 
 from absl import app, flags
 
-from deploy.vertex import job_checks, machines, serving_spec
+from deploy.vertex import api, vertex_flags
 from trainer.export import signature
 
 FLAGS = flags.FLAGS
 
+# As deploy/docker/serve.Dockerfile pins it. Vertex AI pulls from Artifact
+# Registry and Docker Hub.
+IMAGE = "docker.io/tensorflow/serving:2.20.0"
+_REST_PORT, _GRPC_PORT = 8080, 8500
+# Of a public endpoint; base64 and JSON included.
+_MAX_REQUEST_BYTES = 1_500_000
+
 
 def _define_flags() -> None:
-    flags.DEFINE_bool("dry_run", False, "Print the requests, send nothing.")
-    flags.DEFINE_string(
-        "project", "", "Project; empty: that of the credentials."
-    )
-    flags.DEFINE_string("region", "us-central1", "Region of the endpoint.")
+    vertex_flags.define(machine_type="n1-standard-4")
     flags.DEFINE_string(
         "model_base_path",
         "",
@@ -41,42 +43,11 @@ def _define_flags() -> None:
     )
     flags.DEFINE_string(
         "serving_image",
-        serving_spec.IMAGE,
+        IMAGE,
         "TF Serving's image; Vertex AI wants a registry that it can read.",
     )
-    flags.DEFINE_string("machine_type", "n1-standard-4", "Of each replica.")
-    flags.DEFINE_string(
-        "accelerator_type", "", "GPU to attach to an N1 machine."
-    )
-    flags.DEFINE_integer("accelerator_count", 0, "GPUs of each replica.")
-    flags.DEFINE_integer("min_replicas", 1, "Replicas at least.")
-    flags.DEFINE_integer("max_replicas", 1, "Replicas at most.")
-    flags.DEFINE_string(
-        "service_account", "", "Account that the containers run as."
-    )
-    flags.DEFINE_string("kms_key", "", "Cloud KMS key (CMEK) of both.")
-    flags.DEFINE_integer(
-        "timeout_s", 1800, "Seconds to wait for each step.", lower_bound=1
-    )
-
-
-def _read_options() -> serving_spec.ServingOptions:
-    machine = machines.complete(
-        machines.Machine(
-            FLAGS.machine_type, FLAGS.accelerator_type, FLAGS.accelerator_count
-        )
-    )
-    return serving_spec.ServingOptions(
-        name=FLAGS.model_name,
-        region=FLAGS.region,
-        model_base_path=FLAGS.model_base_path.rstrip("/"),
-        image_uri=FLAGS.serving_image,
-        machine=machine,
-        min_replicas=FLAGS.min_replicas,
-        max_replicas=FLAGS.max_replicas,
-        service_account=FLAGS.service_account,
-        kms_key=FLAGS.kms_key,
-    )
+    flags.DEFINE_integer("min_replicas", 1, "Replicas at least.", lower_bound=1)
+    flags.DEFINE_integer("max_replicas", 1, "Replicas at most.", lower_bound=1)
 
 
 def _read_instances(paths: list[str]) -> list[dict]:
@@ -85,93 +56,109 @@ def _read_instances(paths: list[str]) -> list[dict]:
         with open(path, "rb") as file:
             text = base64.b64encode(file.read()).decode("ascii")
         instances.append({"b64": text})
-    serving_spec.check_instances(instances)
+    num_bytes = len(json.dumps(instances))
+    if num_bytes > _MAX_REQUEST_BYTES:
+        raise ValueError(
+            "A request to an endpoint has at most 1.5 MB, images as base64. "
+            f"Received: {num_bytes / 1e6:.1f} MB. Ask about fewer images, or "
+            "smaller ones."
+        )
     return instances
 
 
-def make_requests(options, instances: list[dict]) -> dict[str, dict]:
-    """The requests in their order, parsed into the API's types.
-
-    Raises:
-        ValueError: if one would be refused.
-    """
-    requests = {
-        "uploadModel": serving_spec.make_model(options),
-        "createEndpoint": serving_spec.make_endpoint(options),
-        "deployModel": serving_spec.make_deployed_model(options),
+def _make_upload() -> dict:
+    """What `Model.upload` takes."""
+    base_path = FLAGS.model_base_path.rstrip("/")
+    if not base_path.startswith("gs://"):
+        raise ValueError(
+            "--model_base_path must be gs://BUCKET/PATH; put an export there "
+            f"with deploy.publish. Received: model_base_path={base_path}."
+        )
+    if re.search(r"/\d+$", base_path):
+        raise ValueError(
+            "--model_base_path must be the directory that has the versions, "
+            "not one of them: TF Serving looks for numbers in it. Received: "
+            f"model_base_path={base_path}."
+        )
+    route = f"/v1/models/{FLAGS.model_name}"
+    return {
+        "display_name": FLAGS.model_name,
+        "artifact_uri": base_path,
+        "serving_container_image_uri": FLAGS.serving_image,
+        "serving_container_command": ["/usr/bin/tensorflow_model_server"],
+        "serving_container_args": [
+            f"--model_name={FLAGS.model_name}",
+            # Vertex AI's copy of the artifacts.
+            "--model_base_path=$(AIP_STORAGE_URI)",
+            f"--rest_api_port={_REST_PORT}",
+            f"--port={_GRPC_PORT}",
+            "--rest_api_timeout_in_ms=60000",
+        ],
+        "serving_container_environment_variables": {
+            "TF_CPP_MIN_LOG_LEVEL": "1"
+        },
+        "serving_container_ports": [_REST_PORT],
+        "serving_container_predict_route": f"{route}:predict",
+        # The status of a model answers at once, its metadata only when a
+        # version of it is loaded: that is readiness.
+        "serving_container_health_route": f"{route}/metadata",
     }
-    for request, kind in zip(
-        requests, ("Model", "Endpoint", "DeployedModel"), strict=True
-    ):
-        job_checks.parse(kind, requests[request])
-    if instances:
-        requests["predict"] = {"instances": instances}
-        job_checks.parse("PredictRequest", requests["predict"])
-    return requests
 
 
-def _shorten(requests: dict[str, dict]) -> dict[str, dict]:
-    shown = dict(requests)
-    if "predict" in shown:
-        shown["predict"] = {
-            "instances": [
-                {"b64": f"{instance['b64'][:24]}…"}
-                for instance in shown["predict"]["instances"]
-            ]
-        }
-    return shown
+def _make_deployment() -> dict:
+    """What `Endpoint.deploy` takes."""
+    machine = vertex_flags.machine()
+    api.parse("MachineSpec", machine)
+    return machine | {
+        "min_replica_count": FLAGS.min_replicas,
+        "max_replica_count": FLAGS.max_replicas,
+        "service_account": FLAGS.service_account or None,
+        # What was deployed before stays without traffic, which can go back.
+        "traffic_percentage": 100,
+    }
 
 
-def _send(options, requests: dict[str, dict]) -> None:
-    from deploy.vertex import endpoints, jobs
-
-    project = jobs.find_project(FLAGS.project)
-    service = endpoints.Service.of_region(options.region, FLAGS.timeout_s)
-    parent = f"projects/{project}/locations/{options.region}"
-    model = service.upload(parent, requests["uploadModel"])
-    print(f"Model     {model}")
-    endpoint = service.find_or_create_endpoint(
-        parent, requests["createEndpoint"]
+def _serve(upload: dict, deployment: dict, instances: list[dict]) -> None:
+    aiplatform = api.connect(FLAGS.project, FLAGS.region)
+    by_name = f'display_name="{FLAGS.model_name}"'
+    encryption = {"encryption_spec_key_name": FLAGS.kms_key or None}
+    models = aiplatform.Model.list(filter=by_name)
+    if models:
+        # It becomes a version of this model.
+        upload["parent_model"] = models[0].resource_name
+    model = aiplatform.Model.upload(**upload, **encryption)
+    endpoints = aiplatform.Endpoint.list(filter=by_name)
+    endpoint = (
+        endpoints[0]
+        if endpoints
+        else aiplatform.Endpoint.create(
+            display_name=FLAGS.model_name, **encryption
+        )
     )
-    print(f"Endpoint  {endpoint}")
-    service.deploy(endpoint, model, requests["deployModel"])
-    number = endpoint.rsplit("/", 1)[-1]
+    endpoint.deploy(model, **deployment)
     print(
-        f"It serves. Take it away, and its costs: gcloud ai endpoints "
-        f"undeploy-model {number} --region={options.region} "
-        f"--project={project} --deployed-model-id=ID (gcloud ai endpoints "
-        f"describe {number} --region={options.region} tells the ID)."
+        "It serves, and costs until `gcloud ai endpoints undeploy-model "
+        f"{endpoint.resource_name} --deployed-model-id=ID`; `gcloud ai "
+        f"endpoints describe {endpoint.resource_name}` tells the ID."
     )
-    if "predict" in requests:
-        for prediction in service.predict(
-            endpoint, requests["predict"]["instances"]
-        ):
+    if instances:
+        for prediction in endpoint.predict(instances).predictions:
             print(json.dumps(prediction))
 
 
 def main(argv: list[str]) -> None:
-    # Its warnings would come before the sentence about the same.
-    python_logging.getLogger("google.auth").setLevel(python_logging.ERROR)
-    try:
-        options = _read_options()
-        serving_spec.check(options)
-        requests = make_requests(options, _read_instances(argv[1:]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"deploy.vertex.serve: {error}")
-    if FLAGS.dry_run:
-        print(json.dumps(_shorten(requests), indent=2, ensure_ascii=False))
-        return
-    from deploy.vertex import api_errors
-
-    try:
-        _send(options, requests)
-    except (ValueError, OSError) as error:
-        sys.exit(f"deploy.vertex.serve: {error}")
-    except api_errors.ERRORS as error:
-        said = api_errors.explain(
-            error, FLAGS.project or "PROJECT", options.region, "--model_name"
-        )
-        sys.exit(f"deploy.vertex.serve: {said}")
+    with api.one_sentence("deploy.vertex.serve"):
+        upload, deployment = _make_upload(), _make_deployment()
+        instances = _read_instances(argv[1:])
+        if FLAGS.dry_run:
+            calls = {
+                "Model.upload": upload,
+                "Endpoint.deploy": deployment,
+                "Endpoint.predict": [f"{i['b64'][:24]}…" for i in instances],
+            }
+            print(json.dumps(calls, indent=2, ensure_ascii=False))
+            return
+        _serve(upload, deployment, instances)
 
 
 if __name__ == "__main__":

@@ -26,23 +26,25 @@ OBJECTIVES = (
 _MINIMIZED = ("log_loss", "brier", "expected_calibration_error")
 # What only a sweep knows, which trains heads on cached features.
 _NOT_FLAGS = ("num_hidden_layers", "augmentation_strength")
-_SCALES = {"linear": "UNIT_LINEAR_SCALE", "log": "UNIT_LOG_SCALE"}
-_ALGORITHMS = {"bayesian": "", "random": "RANDOM_SEARCH"}
+# Bayesian is Vertex AI's own default.
+_ALGORITHMS = {"bayesian": "ALGORITHM_UNSPECIFIED", "random": "RANDOM_SEARCH"}
 ORACLES = tuple(_ALGORITHMS)
 
 
 def _make_parameter(name: str, values) -> dict:
     if isinstance(values, search_space.Range):
-        bounds = {"minValue": values.low, "maxValue": values.high}
         return {
-            "parameterId": name,
-            "doubleValueSpec": bounds,
-            "scaleType": _SCALES[values.sampling],
+            "parameter_id": name,
+            "double_value_spec": {
+                "min_value": values.low,
+                "max_value": values.high,
+            },
+            "scale_type": f"UNIT_{values.sampling.upper()}_SCALE",
         }
     # As text, also numbers: a trial is given it as it stands here.
     return {
-        "parameterId": name,
-        "categoricalValueSpec": {"values": [str(v) for v in values.values]},
+        "parameter_id": name,
+        "categorical_value_spec": {"values": [str(v) for v in values.values]},
     }
 
 
@@ -53,11 +55,11 @@ def make_study_spec(
     fixed: set[str],
     num_replicas: int,
 ) -> dict:
-    """A StudySpec in the API's JSON names.
+    """The fields of a StudySpec.
 
     Args:
         objective: one of `OBJECTIVES`.
-        oracle: one of `ORACLES`; bayesian is Vertex AI's own default.
+        oracle: one of `ORACLES`.
         space_file: JSON that narrows the space, as `tuning.task` reads it, or
             "".
         fixed: flags that the user gave: they are not searched.
@@ -68,14 +70,13 @@ def make_study_spec(
         OSError: if the file cannot be read.
     """
     space = search_space.read_space(space_file)
-    space[search_space.DEPTH] = search_space.Choice(
-        # 0 is not a value of the flag.
-        tuple(v for v in space[search_space.DEPTH].values if v)
-    )
-    batches = space["global_batch_size"].values
-    space["global_batch_size"] = search_space.Choice(
-        tuple(size for size in batches if size % num_replicas == 0)
-    )
+    for name, is_possible in (
+        # 0 is not a value of this flag.
+        (search_space.DEPTH, bool),
+        ("global_batch_size", lambda size: size % num_replicas == 0),
+    ):
+        values = filter(is_possible, space[name].values)
+        space[name] = search_space.Choice(tuple(values))
     parameters = [
         _make_parameter(name, values)
         for name, values in space.items()
@@ -90,10 +91,8 @@ def make_study_spec(
             "a flag after --."
         )
     goal = "MINIMIZE" if objective in _MINIMIZED else "MAXIMIZE"
-    spec = {
-        "metrics": [{"metricId": objective, "goal": goal}],
+    return {
+        "metrics": [{"metric_id": objective, "goal": goal}],
         "parameters": parameters,
+        "algorithm": _ALGORITHMS[oracle],
     }
-    if _ALGORITHMS[oracle]:
-        spec["algorithm"] = _ALGORITHMS[oracle]
-    return spec

@@ -2,27 +2,28 @@
 
     python -m deploy.vertex.submit --action=train --region=us-central1 \\
         --image_uri=us-central1-docker.pkg.dev/PROJECT/lightbox/train:1 \\
-        --machine_type=g2-standard-8 \\
+        --machine_type=g2-standard-8 --accelerator_type=NVIDIA_L4 \\
         -- --data_dir=gs://bucket/records --job_dir=gs://bucket/run
 
 What stands after -- are the flags of `trainer.task`, as on any machine. With
---dry_run nothing is sent or asked: what `gcloud ai` takes is printed. Who runs
-it is known by application default credentials alone.
+--dry_run nothing is sent or asked: the job is printed. Who runs it is known by
+application default credentials alone.
 """
 
-import logging as python_logging
+import logging
+import math
 import re
-import sys
 
 from absl import app, flags
 
 from deploy import command_lines
-from deploy.vertex import job_checks, job_spec, machines, study
+from deploy.vertex import api, study, vertex_flags
 
 FLAGS = flags.FLAGS
 
 
 def _define_flags() -> None:
+    vertex_flags.define(machine_type="n1-standard-8")
     flags.DEFINE_enum(
         "action",
         "train",
@@ -30,32 +31,17 @@ def _define_flags() -> None:
         "train: one run. tune: a HyperparameterTuningJob, whose trials are "
         "runs in directories of their own under --job_dir.",
     )
-    flags.DEFINE_bool("dry_run", False, "Print the job instead of sending it.")
     flags.DEFINE_string("name", "lightbox", "Name of the job.")
     flags.DEFINE_string(
-        "project", "", "Project; empty: that of the credentials."
+        "image_uri", None, "Container image with this package in a registry."
     )
-    flags.DEFINE_string("region", "us-central1", "Region that it runs in.")
+    flags.mark_flag_as_required("image_uri")
     flags.DEFINE_string(
-        "image_uri", "", "Container image with this package in a registry."
-    )
-    flags.DEFINE_string(
-        "machine_type",
-        "n1-standard-8",
-        "Machine of each worker, for example n1-standard-8, g2-standard-8 (one "
-        "L4), a2-highgpu-1g (one A100), ct5lp-hightpu-8t (eight TPU v5e).",
-    )
-    flags.DEFINE_string(
-        "accelerator_type",
-        "",
-        "GPU to attach to an N1 machine, for example NVIDIA_TESLA_T4, or "
-        "TPU_V3 for cloud-tpu; other machines have theirs built in.",
+        "tpu_topology", "", "Of a TPU v5e: 2x4 on ct5lp-hightpu-8t."
     )
     flags.DEFINE_integer(
-        "accelerator_count", 0, "Accelerators of each machine; 0: as built in."
+        "num_workers", 1, "Machines that train in step.", lower_bound=1
     )
-    flags.DEFINE_string("tpu_topology", "", "Of TPU v5e; empty: the machine's.")
-    flags.DEFINE_integer("num_workers", 1, "Machines that train in step.")
     flags.DEFINE_bool(
         "spot",
         False,
@@ -63,9 +49,7 @@ def _define_flags() -> None:
         "continues from its checkpoint.",
     )
     flags.DEFINE_integer(
-        "timeout_s",
-        job_spec.JobOptions.timeout_s,
-        "Seconds until the job is ended.",
+        "timeout_s", 86_400, "Seconds until the job is ended.", lower_bound=1
     )
     flags.DEFINE_bool(
         "restart",
@@ -73,16 +57,7 @@ def _define_flags() -> None:
         "Restart all workers when one is restarted; the run then continues "
         "from its checkpoint. --norestart ends the job at the first failure.",
     )
-    flags.DEFINE_integer(
-        "boot_disk_gb",
-        job_spec.JobOptions.boot_disk_gb,
-        "Disk of each machine, in GB.",
-    )
-    flags.DEFINE_string(
-        "service_account",
-        "",
-        "Account that the job runs as; empty: Vertex AI's own.",
-    )
+    flags.DEFINE_integer("boot_disk_gb", 100, "Disk of each machine, in GB.")
     flags.DEFINE_string(
         "network", "", "VPC to peer with: projects/NUMBER/global/networks/NAME."
     )
@@ -90,27 +65,16 @@ def _define_flags() -> None:
         "reserved_ip_ranges", [], "Ranges of --network to stay within."
     )
     flags.DEFINE_string(
-        "psc_network_attachment",
-        "",
-        "Network attachment for Private Service Connect.",
+        "psc_network_attachment", "", "That of Private Service Connect."
     )
     flags.DEFINE_string(
-        "kms_key",
+        "tensorboard",
         "",
-        "Cloud KMS key (CMEK): projects/…/locations/REGION/keyRings/…/"
-        "cryptoKeys/…; buckets have keys of their own.",
-    )
-    flags.DEFINE_string(
-        "tensorboard", "", "Vertex AI TensorBoard that shows the logs."
+        "Vertex AI TensorBoard that shows the logs; needs --service_account.",
     )
     flags.DEFINE_list("labels", [], "KEY=VALUE,… of the job, for bills.")
+    flags.DEFINE_bool("wait", True, "Wait until the job has ended.")
     _define_tuning_flags()
-    flags.DEFINE_bool(
-        "wait", True, "Print the job's states until it has ended."
-    )
-    flags.DEFINE_float(
-        "poll_s", 30.0, "Seconds between two looks at it.", lower_bound=0.0
-    )
 
 
 def _define_tuning_flags() -> None:
@@ -140,171 +104,183 @@ def _define_tuning_flags() -> None:
     )
 
 
-def _read_labels(pairs: list[str]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
+def _num_replicas() -> int:
+    per_machine = FLAGS.accelerator_count if FLAGS.accelerator_type else 1
+    if FLAGS.tpu_topology:
+        chips = re.findall(r"\d+", FLAGS.tpu_topology)
+        per_machine = math.prod(int(number) for number in chips)
+    return per_machine * FLAGS.num_workers
+
+
+def _check(config: dict) -> None:
+    """Checks what would fail only minutes later, on the machines.
+
+    Args:
+        config: the fields of a `TrainConfig`.
+    """
+    for flag in ("data_dir", "job_dir"):
+        if not config[flag].startswith("gs://"):
             raise ValueError(
-                f"--labels must be KEY=VALUE,…. Received: labels={pair}."
+                f"--{flag} must be gs://BUCKET/PATH: a machine of Vertex AI is "
+                "gone with its disk when the job ends. Received: "
+                f"{flag}={config[flag]}."
             )
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
-def _read_options() -> job_spec.JobOptions:
-    machine = machines.complete(
-        machines.Machine(
-            FLAGS.machine_type,
-            FLAGS.accelerator_type,
-            FLAGS.accelerator_count,
-            FLAGS.tpu_topology,
+    if config["global_batch_size"] % _num_replicas():
+        raise ValueError(
+            "--global_batch_size must be a multiple of the number of replicas. "
+            f"Received: global_batch_size={config['global_batch_size']}, "
+            f"{_num_replicas()} replicas ({FLAGS.num_workers} x "
+            f"{FLAGS.machine_type})."
         )
-    )
-    return job_spec.JobOptions(
-        name=FLAGS.name,
-        region=FLAGS.region,
-        image_uri=FLAGS.image_uri,
-        machine=machine,
-        num_workers=FLAGS.num_workers,
-        spot=FLAGS.spot,
-        timeout_s=FLAGS.timeout_s,
-        restart=FLAGS.restart,
-        boot_disk_gb=FLAGS.boot_disk_gb,
-        service_account=FLAGS.service_account,
-        network=FLAGS.network,
-        reserved_ip_ranges=tuple(FLAGS.reserved_ip_ranges),
-        psc_network_attachment=FLAGS.psc_network_attachment,
-        kms_key=FLAGS.kms_key,
-        tensorboard=FLAGS.tensorboard,
-        labels=_read_labels(FLAGS.labels),
-    )
 
 
-def _given_flags(arguments: list[str]) -> set[str]:
-    """Names of the flags in a command line; of --noNAME both."""
-    matches = (re.match(r"--?(no)?([a-z_]+)", word) for word in arguments)
+def _make_job_spec(arguments: list[str], job_dir: str) -> dict:
+    """The fields of a CustomJobSpec."""
+    machine = vertex_flags.machine()
+    container = {
+        "image_uri": FLAGS.image_uri,
+        "command": ["python", "-m", "trainer.task"],
+        "args": arguments,
+    }
+    if FLAGS.tpu_topology:
+        machine["tpu_topology"] = FLAGS.tpu_topology
+    if FLAGS.tpu_topology or FLAGS.accelerator_type.startswith("TPU"):
+        container["env"] = [{"name": "TPU_NAME", "value": "local"}]
+    pool = {
+        "machine_spec": machine,
+        "disk_spec": {
+            "boot_disk_type": "pd-ssd",
+            "boot_disk_size_gb": FLAGS.boot_disk_gb,
+        },
+        "container_spec": container,
+    }
+    attachment = FLAGS.psc_network_attachment
     return {
-        name for m in matches if m for name in (m[2], f"{m[1] or ''}{m[2]}")
+        # The first pool is the chief; the second the other workers.
+        "worker_pool_specs": [
+            pool | {"replica_count": count}
+            for count in (1, FLAGS.num_workers - 1)
+            if count
+        ],
+        "scheduling": {
+            "timeout": f"{FLAGS.timeout_s}s",
+            "strategy": "SPOT" if FLAGS.spot else "STANDARD",
+            # The survivors of a lost worker end too: all must start again.
+            "restart_job_on_worker_restart": FLAGS.restart,
+            "disable_retries": not FLAGS.restart,
+        },
+        "base_output_directory": {"output_uri_prefix": job_dir},
+        "service_account": FLAGS.service_account,
+        "network": FLAGS.network,
+        "reserved_ip_ranges": FLAGS.reserved_ip_ranges,
+        "tensorboard": FLAGS.tensorboard,
+        "psc_interface_config": (
+            {"network_attachment": attachment} if attachment else None
+        ),
     }
 
 
-def _without_flag(arguments: list[str], name: str) -> list[str]:
-    kept, skips = [], False
-    for word in arguments:
-        if skips:
-            skips = False
-        elif word.lstrip("-") == name and word.startswith("-"):
-            skips = True
-        elif not re.match(rf"--?{name}=", word):
-            kept.append(word)
-    return kept
+def make_job(arguments: list[str]):
+    """The job that the flags describe, as the API's own type.
 
-
-def make_job(options, arguments: list[str]) -> tuple[str, dict]:
-    """The job that the flags describe, checked.
-
-    Returns:
-        Its type, and the job in the API's JSON names.
+    Args:
+        arguments: of `trainer.task`.
 
     Raises:
-        ValueError: if it would be refused or would fail.
+        ValueError: if it would fail.
+        json_format.ParseError: if a value is none that the API has.
     """
-    job_checks.check_options(options)
     config = command_lines.check("trainer.task", arguments)
-    job_checks.check_config(config, options)
-    if FLAGS.action == "train":
-        spec = job_spec.make_job_spec(options, arguments, config["job_dir"])
-        kind, job = "CustomJob", job_spec.make_custom_job(options, spec)
-    else:
-        if FLAGS.parallel_trials > FLAGS.max_trials:
-            raise ValueError(
-                "--parallel_trials must be at most --max_trials. Received: "
-                f"parallel_trials={FLAGS.parallel_trials}, "
-                f"max_trials={FLAGS.max_trials}."
-            )
-        # A trial writes where Vertex AI tells it to, below this directory.
-        arguments = _without_flag(arguments, "job_dir")
-        spec = job_spec.make_job_spec(options, arguments, config["job_dir"])
-        study_spec = study.make_study_spec(
-            FLAGS.objective,
-            FLAGS.oracle,
-            FLAGS.search_space,
-            _given_flags(arguments),
-            machines.num_devices(options.machine) * options.num_workers,
-        )
-        kind = "HyperparameterTuningJob"
-        job = job_spec.make_tuning_job(
-            options, spec, study_spec, FLAGS.max_trials, FLAGS.parallel_trials
-        )
-    job_checks.check_job_spec(spec)
-    return kind, job
-
-
-def _print_dry_run(kind: str, job: dict, options: job_spec.JobOptions) -> None:
-    import yaml
-
-    from deploy.vertex import jobs
-
-    command = jobs.create_command(
-        kind, job, options.region, FLAGS.project, "job.yaml"
-    )
-    # The rest are flags of the command.
-    config = job.get("jobSpec") or {
-        name: job[name] for name in ("studySpec", "trialJobSpec")
+    _check(config)
+    labels = dict(pair.partition("=")[::2] for pair in FLAGS.labels)
+    key = FLAGS.kms_key
+    job = {
+        "display_name": FLAGS.name,
+        "labels": labels,
+        "encryption_spec": {"kms_key_name": key} if key else None,
     }
-    dumper = yaml.SafeDumper
-    # Workers share parts; a reader should see them, not references.
-    dumper.ignore_aliases = lambda *_: True
-    print(f"# Save as job.yaml, then: {command}")
-    print(yaml.dump(config, Dumper=dumper, sort_keys=False), end="")
+    if FLAGS.action == "train":
+        job["job_spec"] = _make_job_spec(arguments, config["job_dir"])
+        return api.parse("CustomJob", job)
+    given = re.findall(r"^--?(?:no)?([a-z_]+)", "\n".join(arguments), re.M)
+    job["study_spec"] = study.make_study_spec(
+        FLAGS.objective,
+        FLAGS.oracle,
+        FLAGS.search_space,
+        set(given),
+        _num_replicas(),
+    )
+    # A trial writes where Vertex AI tells it to, below this directory.
+    job["trial_job_spec"] = _make_job_spec(
+        [*arguments, "--job_dir="], config["job_dir"]
+    )
+    job["max_trial_count"] = FLAGS.max_trials
+    job["parallel_trial_count"] = min(FLAGS.parallel_trials, FLAGS.max_trials)
+    # A user's mistake fails every trial alike.
+    job["max_failed_trial_count"] = min(3, FLAGS.max_trials)
+    return api.parse("HyperparameterTuningJob", job)
 
 
-def _submit(kind: str, message, options) -> bool:
-    """Sends a job and watches it; says whether it succeeded."""
-    from deploy.vertex import jobs
+def _submit(message) -> None:
+    """Sends a job, says where it is, and waits for it.
 
-    project = jobs.find_project(FLAGS.project)
-    client = jobs.make_client(options.region)
-    name = jobs.submit(client, kind, message, project, options.region)
+    Raises:
+        RuntimeError: if it did not succeed.
+    """
+    aiplatform = api.connect(FLAGS.project, FLAGS.region)
+    cloud = aiplatform.initializer.global_config
+    client = cloud.create_client(aiplatform.utils.JobClientWithOverride)
+    parent = cloud.common_location_path()
+    if FLAGS.action == "train":
+        kind, collection = aiplatform.CustomJob, "custom-jobs"
+        sent = client.create_custom_job(parent=parent, custom_job=message)
+    else:
+        kind, collection = aiplatform.HyperparameterTuningJob, "hp-tuning-jobs"
+        sent = client.create_hyperparameter_tuning_job(
+            parent=parent, hyperparameter_tuning_job=message
+        )
+    name = sent.name
+    _, project, _, region, _, number = name.split("/")
     print(f"Sent {name}")
-    print(f"  page    {jobs.link(name)}")
-    print(f"  logs    {jobs.logs_command(name)}")
-    print(f"  cancel  {jobs.cancel_command(name)}")
+    print(
+        "  page    https://console.cloud.google.com/agent-platform/locations/"
+        f"{region}/training/{number}?project={project}"
+    )
+    print(f"  logs    gcloud ai {collection} stream-logs {name}")
+    print(f"  cancel  gcloud ai {collection} cancel {name}")
     if not FLAGS.wait:
-        return True
+        return
+    logging.getLogger("google.cloud.aiplatform.jobs").addFilter(_OnlyNews())
     try:
-        return jobs.watch(client, kind, name, FLAGS.poll_s)
+        kind.get(name).wait_for_completion()
     except KeyboardInterrupt:
         print("The job goes on; cancel it with the command above.")
-        return True
+
+
+class _OnlyNews(logging.Filter):
+    """Passes a state once: the library logs it every five seconds."""
+
+    _last = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_new = record.getMessage() != self._last
+        self._last = record.getMessage()
+        return is_new
 
 
 def main(argv: list[str]) -> None:
-    # Its warnings would come before the sentence about the same.
-    python_logging.getLogger("google.auth").setLevel(python_logging.ERROR)
-    try:
-        options = _read_options()
-        kind, job = make_job(options, argv[1:])
-        message = job_checks.parse(kind, job)
-    except (ValueError, OSError) as error:
-        sys.exit(f"deploy.vertex.submit: {error}")
-    if FLAGS.dry_run:
-        _print_dry_run(kind, job, options)
-        return
-    from deploy.vertex import api_errors
-
-    try:
-        succeeded = _submit(kind, message, options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"deploy.vertex.submit: {error}")
-    except api_errors.ERRORS as error:
-        said = api_errors.explain(
-            error, FLAGS.project or "PROJECT", options.region, "--name"
-        )
-        sys.exit(f"deploy.vertex.submit: {said}")
-    if not succeeded:
-        sys.exit(
-            "deploy.vertex.submit: the job did not succeed; its logs say why "
-            "(command above)."
-        )
+    with api.one_sentence("deploy.vertex.submit"):
+        message = make_job(argv[1:])
+        if FLAGS.dry_run:
+            print(
+                type(message).to_json(
+                    message,
+                    use_integers_for_enums=False,
+                    always_print_fields_with_no_presence=False,
+                )
+            )
+        else:
+            _submit(message)
 
 
 if __name__ == "__main__":

@@ -70,30 +70,21 @@ def time_in_turns(calls: dict) -> dict[str, float]:
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def make_example(image: bytes) -> bytes:
-    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
-    return tf.train.Example(
-        features=tf.train.Features(feature={signature.IMAGE_BYTES: feature})
-    ).SerializeToString()
-
-
 def show_parity(signatures, images, pixels, expected) -> None:
     values = {
         signature.SERVING_DEFAULT: images,
         signature.EXPLAIN: images,
         signature.PIXELS: pixels,
-        signature.CLASSIFY: [make_example(image) for image in images],
     }
     for name, given in values.items():
-        key = signature.PROBABILITIES
-        if name == signature.CLASSIFY:
-            key = signature.SCORES
         for batch_size in (1, 32):
             parts = [
                 dict(make_call(signatures[name], given[i : i + batch_size])())
                 for i in range(0, len(given), batch_size)
             ]
-            found = np.concatenate([part[key] for part in parts])
+            found = np.concatenate(
+                [part[signature.PROBABILITIES] for part in parts]
+            )
             furthest = np.max(np.abs(found - expected))
             print(
                 f"{name:16s} batches of {batch_size:2d}: {len(found)} images "

@@ -30,8 +30,9 @@ import tensorflow as tf
 from absl import app, flags
 from PIL import Image
 
-from trainer.data import augmentation, build_records, input_pipeline, phantom
-from trainer.data.build import parallel
+from trainer.data import augmentation, input_pipeline, phantom
+from trainer.data.build import dataset, parallel
+from trainer.data.build.options import BuildOptions
 
 JPEG_SIZE = 512
 IMAGE_SIZE = 224
@@ -166,8 +167,13 @@ def run(num_images: int, num_rounds: int, aucmedi_python: str) -> None:
         data_dir = os.path.join(directory, "records")
         write_jpegs(image_dir, num_images)
         # Nearly all for training: there must be something to validate on.
-        build_records.build(
-            image_dir, data_dir, validation_fraction=0.05, test_fraction=0.05
+        dataset.build(
+            BuildOptions(
+                data_dir,
+                image_dir,
+                validation_fraction=0.05,
+                test_fraction=0.05,
+            )
         )
         contestants = make_contestants(
             image_dir, data_dir, num_images, aucmedi_python

@@ -25,7 +25,7 @@ flags.DEFINE_integer("num_rounds", 150, "Calls of each kind.")
 
 def export_untrained(directory: str) -> None:
     """Writes version 1 of an untrained model of two classes."""
-    from tests.export.conftest import make_detector
+    from tests.export.examples import make_detector
     from trainer.export import saved_model, serving_module
     from trainer.model import classifier
 
@@ -62,6 +62,7 @@ def main(argv):
     from PIL import Image
 
     from serving import client
+    from trainer.export import versions
 
     scratch = tempfile.mkdtemp()
     directory = FLAGS.export_dir
@@ -85,8 +86,7 @@ def main(argv):
     )
     words = server.stdout.readline().split()
     grpc_target, rest_target = words[2], words[4].rstrip(".")
-    newest = max((n for n in os.listdir(directory) if n.isdigit()), key=int)
-    model = tf.saved_model.load(os.path.join(directory, newest))
+    model = tf.saved_model.load(versions.find_newest(directory))
     function = model.signatures["serving_default"]
 
     def call_directly():

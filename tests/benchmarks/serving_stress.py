@@ -18,18 +18,11 @@ flags.DEFINE_float("duration_s", 60.0, "Of the whole run.")
 
 
 def main(argv):
-    import tensorflow as tf
-
-    from tests.serving import conftest, stress
+    from tests.serving import brightness
+    from tests.serving.server import stress
 
     scratch = pathlib.Path(tempfile.mkdtemp())
-    for version, operating_point in ((1, 0.5), (2, 0.9)):
-        module, signatures = conftest.build_module(operating_point)
-        tf.saved_model.save(
-            module,
-            str(scratch / "models" / str(version)),
-            signatures=signatures,
-        )
+    brightness.save_versions(scratch / "models")
     (scratch / "base").mkdir()
     outcome = stress.run(
         scratch / "models",

@@ -37,14 +37,14 @@ def test_warp_is_that_of_scipy():
 def test_planted_deformation_is_found():
     images = make_images()
     warped = alignment.warp(images, PARAMETERS)
-    found = alignment.align(warped, images, np.zeros((3, 4)))
-    np.testing.assert_allclose(found, PARAMETERS, atol=1e-3)
+    aligned = alignment.align(warped, images, np.zeros((3, 4)))
+    np.testing.assert_allclose(aligned, PARAMETERS, atol=1e-3)
 
 
 def test_deformation_stays_within_the_limit():
     images = make_images()
-    found = alignment.align(images, images[::-1].copy(), np.zeros((3, 4)))
-    assert np.abs(found).max() <= alignment.MAX_DEFORMATION
+    aligned = alignment.align(images, images[::-1].copy(), np.zeros((3, 4)))
+    assert np.abs(aligned).max() <= alignment.MAX_DEFORMATION
 
 
 def test_constant_images_and_no_images_stay_where_they_are():

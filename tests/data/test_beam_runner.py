@@ -1,77 +1,23 @@
 """The build on Apache Beam's direct runner equals the one on this machine."""
 
-import filecmp
-import functools
-import io
 import os
-import posixpath
-import shutil
 
 import PIL.Image
 import pytest
 
 pytest.importorskip("apache_beam")
 
-from apache_beam.io import localfilesystem
-
-from tests.data.test_duplicates import make_head
-from trainer.data import build_records, records
+from tests.data.builders import assert_same_files, build, make_head
+from trainer.data import records
 from trainer.data.build import beam, output, scan, shards
-
-
-class BucketFileSystem(localfilesystem.LocalFileSystem):
-    """`bucket://...`, kept in the folder `ROOT`, as a store without folders."""
-
-    ROOT = ""
-
-    @classmethod
-    def scheme(cls):
-        return "bucket"
-
-    def _local(self, path):
-        return path.replace("bucket://", self.ROOT + "/")
-
-    def join(self, basepath, *paths):
-        return posixpath.join(basepath, *paths)
-
-    def mkdirs(self, path):
-        os.makedirs(self._local(path), exist_ok=True)
-
-    def exists(self, path):
-        return super().exists(self._local(path))
-
-    def create(self, path, *arguments, **options):
-        os.makedirs(os.path.dirname(self._local(path)), exist_ok=True)
-        return super().create(self._local(path), *arguments, **options)
-
-    def open(self, path, *arguments, **options):
-        return super().open(self._local(path), *arguments, **options)
-
-    def delete(self, paths):
-        for path in paths:
-            os.remove(self._local(path))
-
-    def rename(self, old, new):
-        super().rename(
-            [self._local(path) for path in old],
-            [self._local(path) for path in new],
-        )
-
-    def match(self, patterns, limits=None):
-        results = super().match([self._local(p) for p in patterns], limits)
-        for result in results:
-            for metadata in result.metadata_list:
-                metadata.path = metadata.path.replace(
-                    self.ROOT + "/", "bucket://"
-                )
-        return results
+from trainer.storage import buckets
 
 
 @pytest.fixture
 def folders(tmp_path):
     """Grey PNGs, tinted JPEGs and a TIFF of several pages per class."""
     for name in ("no_tumor", "tumor"):
-        folder = tmp_path / "store" / "scans" / name
+        folder = tmp_path / "scans" / name
         folder.mkdir(parents=True)
         first = 1000 * (name == "tumor")
         for index in range(12):
@@ -88,62 +34,51 @@ def folders(tmp_path):
         pages[0].save(
             folder / "pages.tiff", save_all=True, append_images=pages[1:]
         )
-    return tmp_path / "store" / "scans"
+    return tmp_path / "scans"
 
 
 @pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    monkeypatch.setattr(BucketFileSystem, "ROOT", str(tmp_path / "store"))
-
-
-def assert_same_files(first, second):
-    names = sorted(os.listdir(first))
-    assert sorted(os.listdir(second)) == names
-    _, different, errors = filecmp.cmpfiles(first, second, names, shallow=False)
-    assert (different, errors) == ([], [])
+def url(bucket_name, folders):
+    """A bucket with the same."""
+    folder = buckets.Folder(f"gs://{bucket_name}/scans")
+    for path in folders.rglob("*.*"):
+        folder.upload(str(path), str(path.relative_to(folders)))
+    return f"gs://{bucket_name}"
 
 
 def test_direct_runner_writes_the_bytes_of_a_local_build(folders, tmp_path):
-    build_records.build(str(folders), str(tmp_path / "local"), num_workers=1)
-    build_records.build(str(folders), str(tmp_path / "beam"), runner="direct")
+    build(folders, tmp_path / "local")
+    build(folders, tmp_path / "beam", runner="direct")
     assert_same_files(tmp_path / "local", tmp_path / "beam")
 
 
-def test_bucket_is_read_and_written(folders, tmp_path, bucket):
-    build_records.build(str(folders), str(tmp_path / "local"), num_workers=1)
-    # Twice: the second build finds the splits of the first and replaces it.
-    for _ in range(2):
-        build_records.build(
-            "bucket://scans", "bucket://records", runner="direct"
-        )
-    remote = tmp_path / "store" / "records"
-    building = remote / output.BUILDING
-    assert not [path for path in building.rglob("*") if path.is_file()]
-    shutil.rmtree(building)
-    assert_same_files(tmp_path / "local", remote)
+def test_bucket_is_read_and_its_records_are_replaced(folders, tmp_path, url):
+    build(folders, tmp_path / "local")
+    written = buckets.Folder(f"{url}/records")
+    written.upload(b"of an earlier build", "train-00007-of-00009.tfrecord")
+    written.upload(b"of a killed build", f"{output.BUILDING}/items-000000")
+    for name in output.EARLIER_FILES:
+        written.upload(str(tmp_path / "local" / name), name)
+    before = written.list()[records.DATASET_FILE].generation
+    build(f"{url}/scans", f"{url}/records", runner="direct")
+    assert written.list()[records.DATASET_FILE].generation != before
+    written.download(written.list(), str(tmp_path / "there"))
+    assert_same_files(tmp_path / "local", tmp_path / "there")
 
 
 def test_unreadable_file_fails_without_a_data_set(folders, tmp_path):
     (folders / "tumor" / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"tumor/broken\.png"):
-        build_records.build(
-            str(folders), str(tmp_path / "beam"), runner="direct"
-        )
+        build(folders, tmp_path / "beam", runner="direct")
     assert os.listdir(tmp_path / "beam") == [output.UNREADABLE_FILE]
 
 
 def test_failing_build_keeps_the_old_data_set(
-    folders, tmp_path, bucket, monkeypatch
+    folders, bucket_name, monkeypatch
 ):
-    build = functools.partial(
-        build_records.build,
-        "bucket://scans",
-        "bucket://records",
-        runner="direct",
-    )
-    build()
-    remote = tmp_path / "store" / "records"
-    before = (remote / records.DATASET_FILE).read_bytes()
+    url = f"gs://{bucket_name}/records"
+    buckets.Folder(url).upload(b"earlier", records.DATASET_FILE)
+    before = buckets.Folder(url).list()[records.DATASET_FILE].generation
 
     plan_shards = shards.plan_shards
 
@@ -154,10 +89,11 @@ def test_failing_build_keeps_the_old_data_set(
 
     monkeypatch.setattr(shards, "plan_shards", change)
     with pytest.raises(OSError, match=r"tumor/3\.png changed while"):
-        build(seed=1)
-    assert (remote / records.DATASET_FILE).read_bytes() == before
+        build(folders, url, runner="direct")
+    names = buckets.Folder(url).list()
+    assert names[records.DATASET_FILE].generation == before
     # What workers were told names patients; nothing of it stays.
-    assert not list((remote / output.BUILDING).rglob("items-*"))
+    assert not [name for name in names if "items-" in name]
 
 
 @pytest.mark.parametrize(
@@ -170,15 +106,4 @@ def test_unknown_runner_or_option_is_refused(runner, options, tmp_path, capfd):
 
 def test_remote_path_without_a_runner_is_refused(tmp_path):
     with pytest.raises(ValueError, match="choose a --runner"):
-        build_records.build("gs://bucket/scans", str(tmp_path / "r"))
-
-
-def test_file_that_is_half_written_has_no_name(tmp_path):
-    def fail(file: io.BytesIO):
-        file.write(b"half")
-        raise RuntimeError("worker lost")
-
-    path = str(tmp_path / "shard")
-    with pytest.raises(RuntimeError):
-        beam.write_whole(path, fail)
-    assert not os.path.exists(path)
+        build("gs://bucket/scans", tmp_path / "r")

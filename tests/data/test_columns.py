@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import encode, make_pixels
-from trainer.data import build_records
+from tests.data.builders import build
 from trainer.data.build import manifest, output
 
 PATIENT = "Mueller-1953"
@@ -31,20 +31,19 @@ def write_scans(directory, columns=("sex", "age"), split=""):
 def test_kept_columns_are_found_by_image(tmp_path):
     (tmp_path / "scans").mkdir()
     path = write_scans(tmp_path / "scans")
-    build_records.build(
+    build(
         "",
-        str(tmp_path / "records"),
-        manifest_path=str(path),
+        tmp_path / "records",
+        manifest=str(path),
         columns=["sex", "age"],
-        num_workers=1,
     )
-    found = output.read_columns(str(tmp_path / "records"))
-    assert set(found) == {"sex", "age"}
-    assert len(found["sex"]) == 60
-    for image_id, age in found["age"].items():
+    columns = output.read_columns(str(tmp_path / "records"))
+    assert set(columns) == {"sex", "age"}
+    assert len(columns["sex"]) == 60
+    for image_id, age in columns["age"].items():
         i = int(image_id.removesuffix(".png").rsplit("_", 1)[1])
         assert age == str(20 + i // 2)
-        assert found["sex"][image_id] == "FM"[i // 2 % 3 == 0]
+        assert columns["sex"][image_id] == "FM"[i // 2 % 3 == 0]
     assert list(output.read_columns(str(tmp_path / "records"), ["sex"])) == [
         "sex"
     ]
@@ -52,11 +51,10 @@ def test_kept_columns_are_found_by_image(tmp_path):
         assert PATIENT.encode() not in file.read_bytes()
     # What is not asked for is not kept, nor left over from the build before.
     path = write_scans(tmp_path / "scans", columns=())
-    build_records.build(
+    build(
         "",
-        str(tmp_path / "records"),
-        manifest_path=str(path),
-        num_workers=1,
+        tmp_path / "records",
+        manifest=str(path),
     )
     assert output.read_columns(str(tmp_path / "records")) == {}
 
@@ -90,26 +88,23 @@ def test_age_that_is_another_ones_short_id_is_kept(tmp_path):
         rows.append(f"{i}.png,x,{i},{2 * i}")
     path = tmp_path / "manifest.csv"
     path.write_text("\n".join(rows))
-    found = manifest.read_manifest(str(path), columns=["age"])
-    assert [source.columns for source in found] == [("0",), ("2",), ("4",)]
+    files = manifest.read_manifest(str(path), columns=["age"])
+    assert [source.columns for source in files] == [("0",), ("2",), ("4",)]
 
 
 def test_columns_of_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="folders have none"):
-        build_records.build(
-            str(tmp_path), str(tmp_path / "records"), columns=["sex"]
-        )
+        build(str(tmp_path), str(tmp_path / "records"), columns=["sex"])
 
 
 def test_images_that_are_all_for_testing_make_a_set(tmp_path):
     (tmp_path / "scans").mkdir()
     path = write_scans(tmp_path / "scans", split="test")
-    info = build_records.build(
+    info = build(
         "",
-        str(tmp_path / "records"),
-        manifest_path=str(path),
+        tmp_path / "records",
+        manifest=str(path),
         columns=["sex", "age"],
-        num_workers=1,
     )
     assert info.splits == ("test",)
     assert info.num_images("test") == 60

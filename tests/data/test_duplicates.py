@@ -1,83 +1,43 @@
 """Planted copies are found, look-alikes are not."""
 
-import io
-
 import numpy as np
-import PIL.Image
 import pytest
-from scipy import ndimage
 
 from tests.conftest import SHARED
-from tests.data.test_groups import make_facts
+from tests.data.builders import COPIES, HEAD, make_facts, make_head
 from trainer.data.build import duplicates, groups, scan, splits
 from trainer.data.images import readers
+from trainer.data.images.image import pixel_sha256
 
 BRAIN = SHARED / "data" / "brain_mri_253"
-
-
-def make_head(seed: int, height: float = 0.0, size: int = 160) -> np.ndarray:
-    """A slice of a head with texture inside a skull, at some height."""
-    rows, columns = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    generator = np.random.default_rng(seed)
-    radius = np.hypot(rows / 0.9, columns / 0.75)
-    # Folds change with height, as from slice to slice.
-    below, above = (
-        ndimage.gaussian_filter(generator.normal(size=(size, size)), size / 40)
-        for _ in range(2)
-    )
-    folds = np.cos(height) * below + np.sin(height) * above
-    image = np.where(radius < 0.85, 110 + 55 * folds / folds.std(), 0)
-    image = np.where((radius > 0.9) & (radius < 1), 220, image)
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def as_jpeg(pixels, quality):
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return np.asarray(PIL.Image.open(buffer))
-
-
-def resized(pixels, width, height):
-    return np.asarray(PIL.Image.fromarray(pixels).resize((width, height)))
-
-
-HEAD = make_head(0)
-COPIES = {
-    "byte copy": HEAD.copy(),
-    "re-encoded": as_jpeg(HEAD, 60),
-    "half the size": resized(HEAD, 80, 80),
-    "other aspect": resized(HEAD, 120, 150),
-    "brighter": np.clip(HEAD.astype(int) + 25, 0, 255).astype(np.uint8),
-    "one pixel cropped": HEAD[1:, 1:].copy(),
-}
 
 
 def find_pairs(images, num_workers=1):
     thumbnails = np.stack([scan.make_thumbnail(image) for image in images])
     sets = groups.UnionFind(len(images))
-    found = duplicates.find_near_duplicates(thumbnails, sets, num_workers)
-    return found, sets
+    pairs = duplicates.find_near_duplicates(thumbnails, sets, num_workers)
+    return pairs, sets
 
 
 @pytest.mark.parametrize("name", COPIES)
 def test_planted_copy_is_found_among_other_heads(name):
     others = [make_head(seed) for seed in range(1, 40)]
-    found, _ = find_pairs([HEAD, *others, COPIES[name]])
-    assert [(p.first, p.second) for p in found] == [(0, 40)]
+    pairs, _ = find_pairs([HEAD, *others, COPIES[name]])
+    assert [(p.first, p.second) for p in pairs] == [(0, 40)]
 
 
 def test_neighbouring_slices_and_mirrored_heads_are_not_merged():
     slices = [make_head(0, height) for height in (0.0, 1.0, 2.0)]
     others = [make_head(seed) for seed in range(1, 40)]
     mirrored = [np.ascontiguousarray(HEAD[:, ::-1])]
-    found, _ = find_pairs([*slices, *mirrored, *others])
-    assert found == []
+    pairs, _ = find_pairs([*slices, *mirrored, *others])
+    assert pairs == []
 
 
 def test_a_chain_of_copies_is_one_group():
     images = [HEAD, COPIES["re-encoded"], COPIES["brighter"], make_head(1)]
-    found, sets = find_pairs(images)
-    assert len(found) == 2
+    pairs, sets = find_pairs(images)
+    assert len(pairs) == 2
     assert len({sets.find(i) for i in range(3)}) == 1
     assert sets.find(3) == 3
 
@@ -143,7 +103,7 @@ def test_brain_mri_253_has_no_group_across_splits_for_20_seeds():
     ]
     classes = [path.parent.name for path in sorted(BRAIN.glob("*/*"))]
     facts = [
-        make_facts(i, c, sha256=readers.pixel_sha256(image.pixels))
+        make_facts(i, c, sha256=pixel_sha256(image.pixels))
         for i, (c, image) in enumerate(zip(classes, images, strict=True))
     ]
     sets = groups.join_known(facts)

@@ -31,11 +31,11 @@ def test_folds_test_every_image_but_those_of_test_once(tmp_path):
         of_fold = input_pipeline.read_dataset_info(str(fold_dir))
         assert raw_records(fold_dir, of_fold, records.SPLITS) == pool
         # Verifies counts and fingerprint.
-        found = input_pipeline.read_index(str(fold_dir), of_fold)
-        tested += found["test"].ids
-        in_train = set(found["train"].groups)
-        assert not in_train & set(found["test"].groups)
-        assert not in_train & set(found["validation"].groups)
+        of_records = input_pipeline.read_index(str(fold_dir), of_fold)
+        tested += of_records["test"].ids
+        in_train = set(of_records["train"].groups)
+        assert not in_train & set(of_records["test"].groups)
+        assert not in_train & set(of_records["validation"].groups)
         for split in records.SPLITS:
             assert all(of_fold.counts[split].values())
     assert sorted(tested) == sorted(

@@ -1,31 +1,7 @@
 """Patients and copies that belong together."""
 
-from trainer.data.build import groups, scan
-
-
-def make_facts(index, class_name, **changes):
-    values = {
-        "image_id": f"{class_name}/{index}.png",
-        "suffix": "",
-        "class_name": class_name,
-        "split": "",
-        "source_index": index,
-        "patient_key": "",
-        "sha256": f"{index:x}".ljust(64, "0"),
-        "width": 100,
-        "height": 100,
-        "channels": 1,
-        "source_format": "png",
-        "bit_depth": 8,
-        "quality": 0,
-        "num_bytes": 5000,
-        "file_sha256": "",
-        "kept_format": "png",
-        "training_bytes": (5000, 5000),
-        "mean_brightness": 50.0,
-        "border_brightness": 0.0,
-    }
-    return scan.ImageFacts(**{**values, **changes})
+from tests.data.builders import make_facts
+from trainer.data.build import groups
 
 
 def test_groups_join_patients_and_copies_transitively():

@@ -107,14 +107,14 @@ def test_workers_and_replicas_share_the_same_global_batches(
     ]
     for step, batch in enumerate(whole):
         per_worker = 4 // num_workers
-        mine = [
+        parts = [
             part
             for worker in parts
             for part in worker[step * per_worker : (step + 1) * per_worker]
         ]
-        places = np.concatenate([part["places"] for part in mine])
+        places = np.concatenate([part["places"] for part in parts])
         assert sorted(places) == list(range(BATCH))
-        np.testing.assert_array_equal(stream(mine), batch["inputs"][places])
+        np.testing.assert_array_equal(stream(parts), batch["inputs"][places])
 
 
 def test_evaluation_counts_every_image_once_and_pads_with_weight_zero(
@@ -132,7 +132,7 @@ def test_evaluation_pixels_are_those_of_serving(tiny_records):
     images = stream(take(evaluation_dataset(tiny_records), 2))
     info = input_pipeline.read_dataset_info(str(tiny_records))
     index = input_pipeline.read_index(str(tiny_records), info)
-    assert {split: len(one.ids) for split, one in index.items()} == {
+    assert {split: len(rows.ids) for split, rows in index.items()} == {
         "train": 22,
         "validation": 9,
         "test": 7,

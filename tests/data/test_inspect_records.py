@@ -3,7 +3,7 @@
 import PIL.Image
 import pytest
 
-from tests.data.test_build_records import build, write_head
+from tests.data.builders import build, write_head
 from trainer.data import inspect_records
 
 

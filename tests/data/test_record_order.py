@@ -113,10 +113,10 @@ def test_evaluation_reads_every_record_once_and_pads(files, num_workers, batch):
             num_workers=num_workers,
             worker_index=worker,
         )
-        mine = list(dataset.as_numpy_iterator())
-        pairs += mine
+        part = list(dataset.as_numpy_iterator())
+        pairs += part
     padded = max(32, batch)
-    assert len(mine) == padded // num_workers
+    assert len(part) == padded // num_workers
     assert [int(position) for position, _ in pairs] == list(range(padded))
     records = [b"%d" % i for i in range(31)] + [b""] * (padded - 31)
     assert [record for _, record in pairs] == records

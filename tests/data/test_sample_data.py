@@ -115,9 +115,9 @@ def test_patient_is_in_one_class_with_several_different_slices(images):
         classes[patient].add(label)
         contents[patient].append(path.read_bytes())
 
-    assert all(len(found) == 1 for found in classes.values())
-    assert min(len(found) for found in contents.values()) >= 2
-    assert all(len(set(found)) == len(found) for found in contents.values())
+    assert all(len(names) == 1 for names in classes.values())
+    assert min(len(images) for images in contents.values()) >= 2
+    assert all(len(set(images)) == len(images) for images in contents.values())
 
 
 def test_linear_model_on_pixels_is_weak(images):
@@ -186,14 +186,14 @@ def test_command_writes_images_and_says_how_to_group_them(tmp_path):
 
 
 def test_command_refuses_a_folder_with_files_in_one_line(tmp_path):
-    (tmp_path / "mine.txt").write_text("keep")
+    (tmp_path / "notes.txt").write_text("keep")
 
     result = _run_command(f"--output_dir={tmp_path}")
 
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "is not empty" in result.stderr
-    assert os.listdir(tmp_path) == ["mine.txt"]
+    assert os.listdir(tmp_path) == ["notes.txt"]
 
 
 def test_importing_it_leaves_tensorflow_out():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.data.test_groups import make_facts
+from tests.data.builders import make_facts
 from trainer.data.build import shortcuts
 
 

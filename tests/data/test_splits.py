@@ -36,7 +36,7 @@ def test_groups_stay_whole_and_classes_keep_their_shares(seed):
     splits_of = collections.defaultdict(set)
     for name, where in zip(groups, decided, strict=True):
         splits_of[name].add(where)
-    assert all(len(found) == 1 for found in splits_of.values())
+    assert all(len(splits) == 1 for splits in splits_of.values())
     for class_name in "ab":
         total = classes.count(class_name)
         counts = collections.Counter(
@@ -143,11 +143,11 @@ def test_impossible_fractions_are_refused(values):
 def test_leak_is_found_counted_and_explained():
     names = ["g", "g", "h", "i"]
     given = ["train", "test", "train", "test"]
-    found = leaks.find_leaks(names, given)
-    assert found.groups == ("g",)
-    assert found.images == {"train": 1, "test": 1}
+    spanning = leaks.find_leaks(names, given)
+    assert spanning.groups == ("g",)
+    assert spanning.images == {"train": 1, "test": 1}
     with pytest.raises(ValueError, match=r"1 groups.*1 train, 1 test"):
-        leaks.resolve(names, given, found, "error")
+        leaks.resolve(names, given, spanning, "error")
 
 
 @pytest.mark.parametrize(
@@ -160,5 +160,5 @@ def test_leak_is_found_counted_and_explained():
 )
 def test_remedy_for_leaks_spares_the_test_split(on_leak, expected):
     names, given = ["g", "g", "h"], ["train", "test", "train"]
-    found = leaks.find_leaks(names, given)
-    assert leaks.resolve(names, given, found, on_leak) == expected
+    spanning = leaks.find_leaks(names, given)
+    assert leaks.resolve(names, given, spanning, on_leak) == expected

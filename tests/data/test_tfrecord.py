@@ -1,6 +1,7 @@
 """The records that are written without TensorFlow are those that it writes."""
 
 import hashlib
+import io
 
 import pytest
 import tensorflow as tf
@@ -41,18 +42,20 @@ def test_file_has_the_bytes_that_tensorflow_writes(tmp_path):
         writer = tfrecord.RecordWriter(file)
         for payload in payloads:
             writer.write(payload)
-    with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as theirs:
+    with tf.io.TFRecordWriter(str(tmp_path / "tensorflow")) as tf_writer:
         for payload in payloads:
-            theirs.write(payload)
+            tf_writer.write(payload)
     data = (tmp_path / "ours").read_bytes()
-    assert data == (tmp_path / "theirs").read_bytes()
+    assert data == (tmp_path / "tensorflow").read_bytes()
     assert writer.num_records == 4
     assert writer.num_bytes == len(data)
     assert writer.sha256() == hashlib.sha256(data).hexdigest()
 
 
 def test_tensorflow_refuses_a_record_with_a_changed_bit(tmp_path):
-    framed = bytearray(tfrecord.frame_record(b"payload"))
+    buffer = io.BytesIO()
+    tfrecord.RecordWriter(buffer).write(b"payload")
+    framed = bytearray(buffer.getvalue())
     framed[14] ^= 1
     (tmp_path / "damaged").write_bytes(framed)
     dataset = tf.data.TFRecordDataset(str(tmp_path / "damaged"))

@@ -1,16 +1,15 @@
 """Exports without TensorFlow, and base paths on a disk and in a bucket."""
 
-import hashlib
-import json
 import uuid
 
 import pytest
 from google.cloud import storage
 
-from trainer.export import blessing
+from trainer.export import blessing, versions
+from trainer.storage import paths
 
 
-def write_export(directory, content, blessed=True):
+def _write_export(directory, content):
     """A version of a model as an export leaves it; returns its path."""
     files = {
         "saved_model.pb": content.encode() * 1000,
@@ -19,16 +18,11 @@ def write_export(directory, content, blessed=True):
         "assets/dataset.json": b"{}",
         "assets.extra/tf_serving_warmup_requests": content.encode(),
     }
-    listed = {}
     for name, data in files.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        listed[name] = {"sha256": hashlib.sha256(data).hexdigest()}
-    (directory / "manifest.json").write_text(json.dumps({"files": listed}))
-    if blessed:
-        check = {"name": "load", "passed": True, "detail": "Loads."}
-        blessing.write_blessing(str(directory), [check])
+        paths.write_atomically(str(directory / name), data)
+    versions.write_manifest(str(directory), {})
+    check = {"name": "load", "passed": True, "detail": "Loads."}
+    blessing.write_blessing(str(directory), [check])
     return str(directory)
 
 
@@ -36,7 +30,7 @@ def write_export(directory, content, blessed=True):
 def exports(tmp_path):
     """Three exports."""
     return [
-        write_export(tmp_path / "export" / str(i), f"model {i}")
+        _write_export(tmp_path / "export" / str(i), f"model {i}")
         for i in range(1, 4)
     ]
 
@@ -51,17 +45,3 @@ def direct(cloud_server, monkeypatch):
 def bucket(direct):
     """A new bucket."""
     return storage.Client().create_bucket(f"models-{uuid.uuid4().hex}")
-
-
-def read_bucket(bucket):
-    """Name -> content of all objects."""
-    return {b.name: b.download_as_bytes() for b in bucket.list_blobs()}
-
-
-def read_disk(directory):
-    """Relative path -> content of all files."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file()
-    }

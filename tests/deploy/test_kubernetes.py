@@ -1,5 +1,7 @@
 """The manifests: by Kubernetes' schemas, and what no schema says."""
 
+import copy
+import functools
 import os
 import re
 import shutil
@@ -27,29 +29,27 @@ def load(path):
 def read_base(directory):
     """Resources of a kustomization, as its files have them."""
     (kustomization,) = load(directory / "kustomization.yaml")
-    found = []
     for name in kustomization.get("resources", ()):
-        path = (directory / name).resolve()
-        found += read_base(path) if path.is_dir() else load(path)
+        path = directory / name
+        yield from read_base(path) if path.is_dir() else load(path)
     for generator in kustomization.get("configMapGenerator", ()):
         data = {f: (directory / f).read_text() for f in generator["files"]}
-        found.append(
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": generator["name"]},
-                "data": data,
-            }
-        )
-    return found
+        metadata = {"name": generator["name"]}
+        yield {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata,
+            "data": data,
+        }
 
 
+@functools.cache
 def build(name):
     """What kubectl would send; without kubectl the files themselves."""
     if not shutil.which("kubectl"):
         if name == "example":
             pytest.skip("kubectl is not installed")
-        return read_base(FOLDER / name)
+        return list(read_base(FOLDER / name))
     done = subprocess.run(
         ["kubectl", "kustomize", FOLDER / name],
         # This asks no cluster, and here it could not.
@@ -61,20 +61,24 @@ def build(name):
     return [d for d in yaml.safe_load_all(done.stdout) if d]
 
 
-def by_kind(resources, kind):
-    return [r for r in resources if r["kind"] == kind]
+def by_kind(resources, *kinds):
+    return [r for r in resources if r["kind"] in kinds]
 
 
-def pod_templates(resources):
-    return [
-        r["spec"]["template"]
-        for r in resources
-        if r["kind"] in ("Job", "Deployment")
-    ]
+def pods(resources):
+    """Labels, specification and only container of each kind of pod."""
+    for resource in by_kind(resources, "Job", "Deployment"):
+        template = resource["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        yield template["metadata"]["labels"], template["spec"], container
 
 
 def variables(container):
     return {v["name"]: v.get("value") for v in container["env"]}
+
+
+def ports(container):
+    return {p["name"]: p["containerPort"] for p in container["ports"]}
 
 
 def matches(selector, labels):
@@ -86,17 +90,24 @@ def resources(request):
     return build(request.param)
 
 
-@pytest.mark.parametrize("name", [*BASES, "example"])
-def test_kubernetes_schemas_accept_all(name):
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    for resource in build(name):
+@pytest.fixture(scope="module")
+def kubernetes_validate():
+    """The library, which would read its megabytes for each resource."""
+    module = pytest.importorskip("kubernetes_validate")
+    with pytest.MonkeyPatch.context() as patch:
+        read = functools.cache(module.utils.schema_contents)
+        patch.setattr(module.utils, "schema_contents", read)
+        yield module
+
+
+def test_kubernetes_schemas_accept_all(resources, kubernetes_validate):
+    for resource in resources:
         for version in ("1.31", kubernetes_validate.latest_version()):
             kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_schemas_are_strict():
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    (job,) = by_kind(build("train"), "Job")
+def test_schemas_are_strict(kubernetes_validate):
+    (job,) = copy.deepcopy(by_kind(build("train"), "Job"))
     job["spec"]["template"]["spec"]["containers"][0]["imagee"] = "x"
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(job, "1.31", strict=True)
@@ -116,17 +127,21 @@ def test_kustomizations_name_files_that_exist_and_all_of_them(path):
 
 
 def test_selectors_match_the_pods(resources):
-    labels = [t["metadata"]["labels"] for t in pod_templates(resources)]
-    for service in by_kind(resources, "Service"):
-        assert any(matches(service["spec"]["selector"], x) for x in labels)
-    for kind, path in (
-        ("Deployment", ("selector",)),
-        ("PodDisruptionBudget", ("selector",)),
-        ("NetworkPolicy", ("podSelector",)),
-    ):
-        for resource in by_kind(resources, kind):
-            selector = resource["spec"][path[0]]["matchLabels"]
-            assert any(matches(selector, x) for x in labels), resource
+    labels = [labels for labels, _, _ in pods(resources)]
+    selectors = [
+        *(s["spec"]["selector"] for s in by_kind(resources, "Service")),
+        *(
+            resource["spec"][key]["matchLabels"]
+            for kind, key in (
+                ("Deployment", "selector"),
+                ("PodDisruptionBudget", "selector"),
+                ("NetworkPolicy", "podSelector"),
+            )
+            for resource in by_kind(resources, kind)
+        ),
+    ]
+    for selector in selectors:
+        assert any(matches(selector, x) for x in labels), selector
     for scaler in by_kind(resources, "HorizontalPodAutoscaler"):
         target = scaler["spec"]["scaleTargetRef"]
         (deployment,) = by_kind(resources, target["kind"])
@@ -134,80 +149,63 @@ def test_selectors_match_the_pods(resources):
         assert deployment["apiVersion"] == target["apiVersion"]
         assert "replicas" not in deployment["spec"]
         # A share of the request needs a request.
-        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        ((_, _, container),) = pods([deployment])
         assert container["resources"]["requests"]["cpu"]
 
 
 def test_ports_have_the_same_names_and_numbers_everywhere(resources):
-    for template in pod_templates(resources):
-        labels = template["metadata"]["labels"]
-        (container,) = template["spec"]["containers"]
-        ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    for labels, _, container in pods(resources):
+        known = ports(container)
         for service in by_kind(resources, "Service"):
             if matches(service["spec"]["selector"], labels):
-                assert {
+                assert known == {
                     p["targetPort"]: p["port"] for p in service["spec"]["ports"]
-                } == ports
+                }
         for key, value in container.items():
             if key.endswith("Probe"):
-                assert value["httpGet"]["port"] in ports
+                assert value["httpGet"]["port"] in known
         if "PORT" in variables(container):
-            assert set(ports.values()) == {int(variables(container)["PORT"])}
+            assert set(known.values()) == {int(variables(container)["PORT"])}
         for policy in by_kind(resources, "NetworkPolicy"):
-            selector = policy["spec"]["podSelector"]["matchLabels"]
-            if not matches(selector, labels):
-                continue
-            allowed = {
-                port["port"]
-                for rule in policy["spec"]["ingress"]
-                for port in rule["ports"]
-            }
-            assert allowed <= {*ports, *ports.values()}
+            if matches(policy["spec"]["podSelector"]["matchLabels"], labels):
+                for rule in policy["spec"]["ingress"]:
+                    for port in rule["ports"]:
+                        assert port["port"] in {*known, *known.values()}
 
 
 def test_volumes_service_accounts_and_config_maps_exist(resources):
-    accounts = by_kind(resources, "ServiceAccount")
-    config_maps = {
-        r["metadata"]["name"]: r["data"]
-        for r in by_kind(resources, "ConfigMap")
+    accounts = {
+        account["metadata"]["name"]: account["metadata"]["annotations"]
+        for account in by_kind(resources, "ServiceAccount")
     }
-    for template in pod_templates(resources):
-        spec = template["spec"]
-        (account,) = [
-            a
-            for a in accounts
-            if a["metadata"]["name"] == spec["serviceAccountName"]
-        ]
-        google = account["metadata"]["annotations"][
-            "iam.gke.io/gcp-service-account"
-        ]
+    config_maps = {
+        config_map["metadata"]["name"]: config_map["data"]
+        for config_map in by_kind(resources, "ConfigMap")
+    }
+    for _, spec, container in pods(resources):
         assert re.fullmatch(
-            r"[a-z-]+@[A-Za-z-]+\.iam\.gserviceaccount\.com", google
+            r"[a-z-]+@[A-Za-z-]+\.iam\.gserviceaccount\.com",
+            accounts[spec["serviceAccountName"]][
+                "iam.gke.io/gcp-service-account"
+            ],
         )
-        volumes = {v["name"]: v for v in spec["volumes"]}
-        (container,) = spec["containers"]
-        mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
-        assert mounts.keys() == volumes.keys()
-        for volume in volumes.values():
-            if "configMap" not in volume:
-                continue
-            data = config_maps[volume["configMap"]["name"]]
-            for argument in container["args"]:
-                _, _, value = argument.partition("=/config/")
-                assert not value or value in data
+        mounts = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounts == {volume["name"] for volume in spec["volumes"]}
+        for volume in spec["volumes"]:
+            if "configMap" in volume:
+                data = config_maps[volume["configMap"]["name"]]
+                for argument in container["args"]:
+                    _, _, value = argument.partition("=/config/")
+                    assert not value or value in data
 
 
 def test_pods_have_no_rights_and_a_limit(resources):
-    for template in pod_templates(resources):
-        spec = template["spec"]
-        assert spec["securityContext"]["runAsNonRoot"]
-        assert spec["securityContext"]["runAsUser"] == 10001
-        assert (
-            spec["securityContext"]["seccompProfile"]["type"]
-            == "RuntimeDefault"
-        )
+    for _, spec, container in pods(resources):
+        context = spec["securityContext"]
+        assert context["runAsNonRoot"]
+        assert context["runAsUser"] == 10001
+        assert context["seccompProfile"]["type"] == "RuntimeDefault"
         assert spec["automountServiceAccountToken"] is False
-        (container,) = spec["containers"]
         context = container["securityContext"]
         assert context["allowPrivilegeEscalation"] is False
         assert context["readOnlyRootFilesystem"] is True
@@ -219,49 +217,47 @@ def test_pods_have_no_rights_and_a_limit(resources):
 
 def test_serving_deployment_is_scraped_and_probed_at_the_model():
     resources = build("serving")
-    (template,) = pod_templates(resources)
-    (container,) = template["spec"]["containers"]
-    annotations = template["metadata"]["annotations"]
+    ((_, _, container),) = pods(resources)
+    (deployment,) = by_kind(resources, "Deployment")
+    annotations = deployment["spec"]["template"]["metadata"]["annotations"]
     (config_map,) = by_kind(resources, "ConfigMap")
     path = annotations["prometheus.io/path"]
     assert f'path: "{path}"' in config_map["data"]["monitoring.config"]
-    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
-    assert annotations["prometheus.io/port"] == str(ports["rest"])
     options = dict(a.removeprefix("--").split("=") for a in container["args"])
-    assert options["port"] == str(ports["grpc"])
-    assert options["rest_api_port"] == str(ports["rest"])
+    assert ports(container) == {
+        "grpc": int(options["port"]),
+        "rest": int(options["rest_api_port"]),
+    }
+    assert annotations["prometheus.io/port"] == options["rest_api_port"]
     for probe in ("startupProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["path"] == (
             f"/v1/models/{options['model_name']}/metadata"
         )
     assert container["livenessProbe"]["httpGet"]["path"] == path
-    compose = yaml.safe_load(
-        (ROOT / "deploy/serving/docker-compose.yml").read_text()
-    )
+    (compose,) = load(ROOT / "deploy/serving/docker-compose.yml")
     assert container["image"] == compose["services"]["serving"]["image"]
-    assert re.fullmatch(r"\$\(MODEL_BASE_PATH\)", options["model_base_path"])
+    assert options["model_base_path"] == "$(MODEL_BASE_PATH)"
     assert variables(container)["MODEL_BASE_PATH"].startswith("gs://")
 
 
 def job_environment(job, index):
     """What Kubernetes gives to a pod of an Indexed Job."""
-    spec = job["spec"]["template"]["spec"]
-    (container,) = spec["containers"]
+    ((_, _, container),) = pods([job])
     environment = {"JOB_COMPLETION_INDEX": str(index)}
     for variable in container["env"]:
-        if "value" in variable:
-            environment[variable["name"]] = variable["value"]
-        else:
+        if "value" not in variable:
             assert variable["valueFrom"]["fieldRef"]["fieldPath"] == (
                 "metadata.labels['batch.kubernetes.io/job-name']"
             )
-            environment[variable["name"]] = job["metadata"]["name"]
+        environment[variable["name"]] = variable.get(
+            "value", job["metadata"]["name"]
+        )
     return environment
 
 
 def job_command(job):
     """Command and arguments of its container, variables put in."""
-    (container,) = job["spec"]["template"]["spec"]["containers"]
+    ((_, _, container),) = pods([job])
     environment = job_environment(job, 0)
     return [
         re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], argument)

@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from tests.conftest import ROOT
-from tests.serving.conftest import CLIENTS_PYTHON
+from tests.serving.clients import CLIENTS_PYTHON
 
 yaml = pytest.importorskip("yaml")
 

@@ -1,15 +1,14 @@
 import pytest
 
-from deploy import publish, version_labels
-from tests.deploy.conftest import write_export
+from deploy import model_base, publish, version_labels
 
 
 @pytest.fixture
-def published(tmp_path):
+def published(exports, tmp_path):
     """Two versions under a base path, and a file that does not exist yet."""
-    base = publish.open_base(str(tmp_path / "models"))
-    for i in (1, 2):
-        publish.publish(write_export(tmp_path / f"export/{i}", f"m{i}"), base)
+    base = model_base.open_base(str(tmp_path / "models"))
+    for version_dir in exports[:2]:
+        publish.publish(version_dir, base)
     return base, str(tmp_path / "models.config")
 
 

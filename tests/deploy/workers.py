@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
-from tests.conftest import ROOT, TRAIN_ONLY
-from tests.training import test_multi_worker
+from tests import test_train
+from tests.conftest import ROOT
 
 # For a run of one short epoch.
 SHORT = (
@@ -19,7 +19,7 @@ SHORT = (
 
 def bring_here(texts, addresses):
     """Puts free addresses of this machine in the place of a cluster's."""
-    here = test_multi_worker.free_addresses(len(addresses))
+    here = test_train.free_addresses(len(addresses))
     replaced = []
     for text in texts:
         for old, new in zip(addresses, here, strict=True):
@@ -40,10 +40,10 @@ def train(environments, flags, whole=True):
     Returns:
         Exit codes and standard errors.
     """
-    command = ["-m", "trainer.task"] if whole else ["-c", TRAIN_ONLY, "1"]
+    module = "trainer.task" if whole else "tests.train_only"
     processes = [
         subprocess.Popen(
-            [sys.executable, *command, *flags],
+            [sys.executable, "-m", "tests.quick", "1", module, *flags],
             cwd=ROOT,
             env={k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
             | environment,
@@ -53,4 +53,4 @@ def train(environments, flags, whole=True):
         )
         for environment in environments
     ]
-    return test_multi_worker.wait(processes)
+    return test_train.wait(processes)

@@ -7,9 +7,8 @@ import PIL.Image
 import pytest
 
 from tests.conftest import encode
-from tests.data.test_duplicates import COPIES, HEAD, make_head
+from tests.data.builders import COPIES, HEAD, build, make_head
 from tests.evaluation import conftest
-from trainer.data import build_records
 from trainer.data.build import output
 from trainer.report import data_audit, report
 
@@ -51,21 +50,14 @@ def scans(tmp_path_factory):
     return folder
 
 
-def build(scans, directory, on_leak):
-    data_dir = directory / on_leak
-    build_records.build(
-        str(scans),
-        str(data_dir),
-        on_leak=on_leak,
-        skip_unreadable=True,
-        num_workers=1,
-    )
-    return data_dir
+def build_with(on_leak, scans, directory):
+    build(scans, directory / on_leak, on_leak=on_leak, skip_unreadable=True)
+    return directory / on_leak
 
 
 @pytest.fixture(scope="module")
 def allowed(scans, tmp_path_factory):
-    return build(scans, tmp_path_factory.mktemp("records"), "allow")
+    return build_with("allow", scans, tmp_path_factory.mktemp("records"))
 
 
 def find(audit, text):
@@ -123,14 +115,14 @@ def test_gravest_pairs_come_first(allowed):
     [("move", "was moved as a whole"), ("drop", "were kept (--on_leak=drop)")],
 )
 def test_remedy_is_told(scans, tmp_path, on_leak, remedy):
-    data_dir = build(scans, tmp_path, on_leak)
+    data_dir = build_with(on_leak, scans, tmp_path)
     leak = find(data_audit.read_audit(str(data_dir)), "more than one split")
     assert remedy in leak.text and "nothing leaks" in leak.text
     assert not leak.is_alarm
 
 
 def test_dropped_image_keeps_its_class_but_has_no_picture(scans, tmp_path):
-    data_dir = build(scans, tmp_path, "drop")
+    data_dir = build_with("drop", scans, tmp_path)
     kept = f"test/no_tumor/{HOSTILE}"
     asked = []
 
@@ -154,12 +146,7 @@ def test_splits_of_our_own_do_not_leak(tmp_path):
         path = tmp_path / "in" / NAMES[number % 2] / f"{number}.png"
         write(path, make_head(number, size=48))
     write(tmp_path / "in" / "tumor" / "copy.png", make_head(1, size=48))
-    build_records.build(
-        str(tmp_path / "in"),
-        str(tmp_path / "r"),
-        patient_regex=r"(\d+|copy)\.png",
-        num_workers=1,
-    )
+    build(tmp_path / "in", tmp_path / "r", patient_regex=r"(\d+|copy)\.png")
     audit = data_audit.read_audit(str(tmp_path / "r"))
     assert not find(audit, "No patient, no copy").is_alarm
     assert not find(audit, "25 patients are known.").is_alarm
@@ -171,7 +158,7 @@ def test_no_more_pairs_are_shown_than_a_reader_looks_at(tmp_path):
             name = NAMES[number % 2]
             path = tmp_path / "in" / name / f"{number}{copy}.png"
             write(path, make_head(number, size=48))
-    build_records.build(str(tmp_path / "in"), str(tmp_path / "r"))
+    build(tmp_path / "in", tmp_path / "r")
     audit = data_audit.read_audit(str(tmp_path / "r"))
     assert len(audit.pairs) == data_audit.MAX_PAIRS
     assert audit.num_pairs == 40

@@ -1,22 +1,23 @@
 import csv
+import dataclasses
 import json
-import os
+import re
 import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import IMAGE_SIZE
-from tests.export.conftest import IMAGES, OPERATING_POINT, TEMPERATURE
+from tests.export.examples import OPERATING_POINT, TEMPERATURE
 from trainer.data import input_pipeline, preprocessing
-from trainer.evaluation import predict
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import predict, predictions
 from trainer.export import (
     blessing,
-    saved_model,
+    evaluated_images,
     signature,
     version_checks,
-    warmup,
+    versions,
 )
 
 LIMITS = {"max_latency_ms": 60_000.0, "max_megabytes": 32.0}
@@ -37,41 +38,40 @@ ALL_CHECKS = (
 def predictions_path(classifier_model, tiny_records, tmp_path_factory):
     """`predictions.csv` of the model on the records, by Keras."""
     info = input_pipeline.read_dataset_info(str(tiny_records))
-    predictions = {}
+    answers = {}
     for split in ("validation", "test"):
         files = input_pipeline.split_files(str(tiny_records), info, split)
         images = input_pipeline.iterate_encoded(files)
         pixels = [preprocessing.prepare_image(i, IMAGE_SIZE, 1) for i in images]
         index = input_pipeline.read_index(str(tiny_records), info)[split]
         logits = classifier_model(np.stack(pixels), training=False).numpy()
-        found = predict.make_predictions(*index, logits)
-        predictions[split] = predictions_lib.Predictions(
-            found.ids, found.groups, found.labels, found.logits, TEMPERATURE
+        answers[split] = dataclasses.replace(
+            predict.make_predictions(*index, logits), temperature=TEMPERATURE
         )
     path = tmp_path_factory.mktemp("evaluation") / "predictions.csv"
     path.write_text(
-        predictions_lib.predictions_csv(
-            predictions, info.class_names, 1, OPERATING_POINT
+        predictions.predictions_csv(
+            answers, info.class_names, 1, OPERATING_POINT
         )
     )
     return path
 
 
 @pytest.fixture(scope="module")
-def good_version(module, tiny_records, tmp_path_factory):
-    return saved_model.export_version(
-        module,
-        str(tmp_path_factory.mktemp("export")),
-        assets={"dataset.json": (tiny_records / "dataset.json").read_bytes()},
-        warmup=warmup.make_warmup_file(IMAGES, "brain_mri", IMAGE_SIZE, 1),
-        facts={"operating_point": OPERATING_POINT},
+def loaded(exported):
+    """The version in memory, once for what changes none of its files."""
+    return version_checks._Version(
+        exported,
+        evaluated_images.read_info(exported),
+        tf.saved_model.load(exported),
+        0.0,
     )
 
 
 @pytest.fixture
-def version(good_version, tmp_path):
+def version(exported, tmp_path):
     """A copy to damage."""
-    return shutil.copytree(good_version, tmp_path / "1")
+    return shutil.copytree(exported, tmp_path / "1")
 
 
 def run_checks(version, data_dir, predictions_path, **limits):
@@ -93,65 +93,78 @@ def test_sound_version_is_blessed_by_a_new_process(
         str(version), str(tiny_records), str(predictions_path)
     )
     assert refusal == ""
-    with open(os.path.join(version, "blessing.json")) as file:
-        found = json.load(file)
-    assert found["blessed"] is True
-    assert tuple(check["name"] for check in found["checks"]) == ALL_CHECKS
-    assert all(check["passed"] for check in found["checks"])
+    content = blessing.read_blessing(str(version))
+    assert content["blessed"] is True
+    assert tuple(check["name"] for check in content["checks"]) == ALL_CHECKS
+    assert all(check["passed"] for check in content["checks"])
     # It is not one of the files it is about: it may be written again.
-    with open(os.path.join(version, signature.MANIFEST_FILE)) as file:
-        assert signature.BLESSING_FILE not in json.load(file)["files"]
+    assert versions.changed_files(str(version)) == []
 
 
-def test_other_predictions_and_tight_limits_fail_their_checks(
-    version, tiny_records, predictions_path, tmp_path
-):
+def change_row(predictions_path, target, index, change):
+    """Writes the predictions with one row changed; returns where."""
     with open(predictions_path, newline="") as file:
         rows = list(csv.DictReader(file))
-    rows[3]["probability_tumor"] = str(
-        float(rows[3]["probability_tumor"]) + 5e-5
-    )
-    other = tmp_path / "predictions.csv"
-    with open(other, "w", newline="") as file:
+    rows[index] |= change(rows[index])
+    with open(target, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    checks = run_checks(
-        version, tiny_records, other, max_megabytes=1.0, max_latency_ms=0.0
-    )
-    assert failed(checks) == {"predictions", "size", "latency"}
-    assert "5.0e-05 of predictions.csv" in checks["predictions"]["detail"]
-    found = blessing.write_blessing(str(version), list(checks.values()))
-    assert found["blessed"] is False
-    assert "failed when it was tried: size" in blessing.refusal(version)
+    return target
 
 
-def test_other_decision_fails_the_predictions(
-    version, tiny_records, predictions_path, tmp_path
-):
-    with open(predictions_path, newline="") as file:
-        rows = list(csv.DictReader(file))
+def other_decision(row):
     # Far from the operating point, so that rounding is no excuse.
-    assert abs(float(rows[5]["score"]) - OPERATING_POINT) > 0.01
+    assert abs(float(row["score"]) - OPERATING_POINT) > 0.01
     other = {"tumor": "no_tumor", "no_tumor": "tumor"}
-    rows[5]["decision"] = other[rows[5]["decision"]]
-    changed = tmp_path / "predictions.csv"
-    with open(changed, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    checks = run_checks(version, tiny_records, changed)
-    assert failed(checks) == {"predictions"}
+    return {"decision": other[row["decision"]]}
 
 
-def test_missing_warmup_record_and_changed_asset_fail(
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (
+            lambda row: {
+                "probability_tumor": float(row["probability_tumor"]) + 5e-5
+            },
+            "within 5.0e-05 of predictions.csv",
+        ),
+        (lambda row: {"probability_tumor": "nan"}, "within 1.0e+00 of"),
+        (other_decision, "A decision is not that of predictions.csv"),
+    ],
+)
+def test_other_predictions_fail_their_check(
+    loaded, tiny_records, predictions_path, tmp_path, change, detail
+):
+    changed = change_row(predictions_path, tmp_path / "p.csv", 5, change)
+    evaluated = evaluated_images.read_evaluated(
+        str(tiny_records), str(changed), loaded.info
+    )
+    with pytest.raises(version_checks.CheckError, match=re.escape(detail)):
+        version_checks._check_predictions(loaded, evaluated)
+
+
+def test_missing_warmup_record_and_tight_limits_fail_their_checks(
     version, tiny_records, predictions_path
 ):
-    with open(version / signature.WARMUP_FILE, "wb"):
-        pass
-    checks = run_checks(version, tiny_records, predictions_path)
-    assert failed(checks) == {"manifest", "warm-up"}
+    path = str(version / signature.WARMUP_FILE)
+    requests = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
+    with tf.io.TFRecordWriter(path) as writer:
+        for request in requests[1:]:
+            writer.write(request)
+    checks = run_checks(
+        version,
+        tiny_records,
+        predictions_path,
+        max_megabytes=1.0,
+        max_latency_ms=0.0,
+    )
+    assert failed(checks) == {"manifest", "size", "warm-up", "latency"}
     assert signature.WARMUP_FILE in checks["manifest"]["detail"]
+    assert "('serving_default', 1)" in checks["warm-up"]["detail"]
+    content = blessing.write_blessing(str(version), list(checks.values()))
+    assert content["blessed"] is False
+    assert "failed when it was tried: manifest" in blessing.refusal(version)
 
 
 def test_half_a_graph_fails_to_load(version, tiny_records, predictions_path):

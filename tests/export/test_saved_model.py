@@ -1,12 +1,11 @@
-import hashlib
-import json
 import os
 
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from trainer.export import saved_model, signature
+from tests.export import examples
+from trainer.export import saved_model, signature, versions
 
 
 def test_version_is_one_file_of_weights_under_18_megabytes(exported):
@@ -22,23 +21,14 @@ def test_version_is_one_file_of_weights_under_18_megabytes(exported):
     assert all(os.path.getsize(os.path.join(variables, n)) < 1000 for n in data)
 
 
-def test_manifest_lists_every_file_with_its_hash(exported):
-    with open(os.path.join(exported, signature.MANIFEST_FILE)) as file:
-        manifest = json.load(file)
-    assert manifest["model"] == "test"
-    found = {
-        os.path.relpath(os.path.join(directory, name), exported)
-        for directory, _, names in os.walk(exported)
-        for name in names
-    }
-    assert set(manifest["files"]) == found - {signature.MANIFEST_FILE}
-    for name in ("saved_model.pb", "assets/dataset.json"):
-        with open(os.path.join(exported, name), "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
-        assert manifest["files"][name]["sha256"] == digest
+def test_manifest_has_the_facts_and_every_file(exported):
+    manifest = versions.read_manifest(exported)
+    assert manifest["operating_point"] == examples.OPERATING_POINT
+    assert {"saved_model.pb", "assets/dataset.json"} <= set(manifest["files"])
+    assert versions.changed_files(exported) == []
 
 
-def test_classify_is_declared_for_the_classify_api(exported):
+def test_every_signature_is_declared_for_predict(exported):
     saved = saved_model_pb2.SavedModel()
     with open(os.path.join(exported, "saved_model.pb"), "rb") as file:
         saved.ParseFromString(file.read())
@@ -47,22 +37,9 @@ def test_classify_is_declared_for_the_classify_api(exported):
         for name, declared in saved.meta_graphs[0].signature_def.items()
         if not name.startswith("__")
     }
-    predict = "tensorflow/serving/predict"
-    assert methods == {
-        "serving_default": predict,
-        "pixels": predict,
-        "explain": predict,
-        "classify": "tensorflow/serving/classify",
-    }
-    # Rewriting the graph made a new checksum necessary.
-    tf.saved_model.experimental.read_fingerprint(exported)
-
-
-def test_next_version_counts_up_and_ignores_other_names(tmp_path):
-    assert saved_model.next_version(str(tmp_path / "absent")) == 1
-    for name in ("1", "7", "tmp.12", "notes"):
-        (tmp_path / name).mkdir()
-    assert saved_model.next_version(str(tmp_path)) == 8
+    assert methods == dict.fromkeys(
+        signature.SIGNATURES, "tensorflow/serving/predict"
+    )
 
 
 def test_failed_export_leaves_nothing(module, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.conftest import IMAGE_SIZE, encode, make_pixels
-from tests.export.conftest import (
+from tests.export.examples import (
     CLASS_NAMES,
     IMAGES,
     OPERATING_POINT,
@@ -30,19 +30,6 @@ def expected_probabilities(model, images):
     z = model(prepare(images), training=False).numpy().astype(np.float64)[:, 0]
     p = 1 / (1 + np.exp(-z / TEMPERATURE))
     return np.stack([1 - p, p], -1)
-
-
-def make_example(**features):
-    return tf.train.Example(
-        features=tf.train.Features(
-            feature={
-                name.replace("__", "/"): tf.train.Feature(
-                    bytes_list=tf.train.BytesList(value=[value])
-                )
-                for name, value in features.items()
-            }
-        )
-    ).SerializeToString()
 
 
 def test_bytes_signature_gives_calibrated_probabilities(
@@ -80,7 +67,6 @@ def test_signature_types_are_those_of_the_contract(signatures):
         "serving_default": answer,
         "pixels": answer,
         "explain": answer | {"overlay_bytes": "string"},
-        "classify": {"classes": "string", "scores": "float32"},
     }
     found = {
         name: {
@@ -162,39 +148,6 @@ def test_overlay_is_the_map_of_the_label_over_the_image(
         )
 
 
-def test_classify_reads_examples_of_clients_and_of_records(
-    classifier_model, signatures
-):
-    examples = [
-        make_example(image_bytes=IMAGES[0]),
-        make_example(image__encoded=IMAGES[1], image__class__text=b"tumor"),
-    ]
-    outputs = signatures["classify"](examples)
-    np.testing.assert_allclose(
-        outputs["scores"],
-        expected_probabilities(classifier_model, IMAGES[:2]),
-        atol=1e-5,
-    )
-    assert outputs["classes"].tolist() == [[b"no_tumor", b"tumor"]] * 2
-
-
-def test_classify_broken_example_leaves_its_neighbours(signatures):
-    wrong_type = tf.train.Example(
-        features=tf.train.Features(
-            feature={
-                "image_bytes": tf.train.Feature(
-                    int64_list=tf.train.Int64List(value=[1])
-                )
-            }
-        )
-    ).SerializeToString()
-    good = make_example(image_bytes=IMAGES[0])
-    examples = [good, b"no example", wrong_type, make_example(other=b"x"), good]
-    scores = signatures["classify"](examples)["scores"]
-    assert not scores[1:4].any()
-    np.testing.assert_allclose(scores[[0, 4]].sum(-1), 1, rtol=1e-5)
-
-
 @pytest.mark.parametrize("name", signature.SIGNATURES)
 def test_empty_batch_gives_empty_outputs(signatures, name):
     empty = np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32)
@@ -202,8 +155,7 @@ def test_empty_batch_gives_empty_outputs(signatures, name):
         empty if name == "pixels" else np.zeros([0], object).astype("S")
     )
     assert {len(values) for values in outputs.values()} == {0}
-    key = "scores" if name == "classify" else "probabilities"
-    assert outputs[key].shape == (0, 2)
+    assert outputs["probabilities"].shape == (0, 2)
 
 
 @pytest.mark.parametrize("num_images", [33, 1000])

@@ -3,7 +3,6 @@
 import dataclasses
 import http.server
 import json
-import shutil
 import socket
 import ssl
 import subprocess
@@ -12,23 +11,21 @@ import threading
 import time
 from concurrent import futures
 
+import grpc
 import numpy as np
 import pytest
+import trustme
 
 from serving import client
-from tests.serving import conftest
+from tests.serving import brightness
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_images_give_the_model_s_predictions(
-    protocol, grpc_target, rest_target, images
-):
-    target = {"grpc": grpc_target, "rest": rest_target}[protocol]
-    with client.Client(target, conftest.MODEL_NAME) as asked:
+def test_images_give_the_model_s_predictions(target, images, probabilities):
+    with client.Client(target, brightness.MODEL_NAME) as asked:
         predictions = asked.predict(images)
     np.testing.assert_allclose(
         [p.probabilities for p in predictions],
-        conftest.expected_probabilities(),
+        probabilities,
         atol=1e-6,
     )
     assert [p.label for p in predictions] == ["dark", "bright", "dark"]
@@ -37,14 +34,12 @@ def test_images_give_the_model_s_predictions(
     assert [p.valid for p in predictions] == [True, True, False]
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_explain_adds_overlays(protocol, grpc_target, rest_target, images):
-    target = {"grpc": grpc_target, "rest": rest_target}[protocol]
-    with client.Client(target, conftest.MODEL_NAME) as asked:
+def test_explain_adds_overlays(target, images):
+    with client.Client(target, brightness.MODEL_NAME) as asked:
         explained = asked.explain(images)
         predicted = asked.predict(images)
     overlays = [p.overlay for p in explained]
-    assert overlays == [conftest.OVERLAY, conftest.OVERLAY, None]
+    assert overlays == [brightness.OVERLAY, brightness.OVERLAY, None]
     assert [
         dataclasses.replace(p, overlay=None) for p in explained
     ] == predicted
@@ -53,47 +48,57 @@ def test_explain_adds_overlays(protocol, grpc_target, rest_target, images):
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """Paths of a self-signed certificate for 127.0.0.1 and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    paths = str(folder / "cert.pem"), str(folder / "key.pem")
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
-            *("-out", paths[0], "-keyout", paths[1], "-days", "2"),
-            *("-subj", "/CN=127.0.0.1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return paths
+def certificate():
+    """Returns a certificate for 127.0.0.1 and the authority behind it."""
+    authority = trustme.CA()
+    return authority.issue_cert("127.0.0.1"), authority
 
 
-def test_grpc_over_tls_sends_the_token(certificate):
-    grpc = pytest.importorskip("grpc")
+@pytest.fixture(scope="module")
+def ca_file(certificate, tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("authority") / "ca.pem")
+    certificate[1].cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture
+def scripted_grpc():
+    """Returns a function that starts a server whose Predict is a function."""
+    servers = []
+
+    def start(answer, credentials=None):
+        handler = grpc.unary_unary_rpc_method_handler(answer)
+        service = grpc.method_handlers_generic_handler(
+            "tensorflow.serving.PredictionService", {"Predict": handler}
+        )
+        running = grpc.server(futures.ThreadPoolExecutor(1), [service])
+        servers.append(running)
+        if credentials is None:
+            port = running.add_insecure_port("127.0.0.1:0")
+        else:
+            port = running.add_secure_port("127.0.0.1:0", credentials)
+        running.start()
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for running in servers:
+        running.stop(None).wait()
+
+
+def test_grpc_over_tls_sends_the_token(scripted_grpc, certificate, ca_file):
     tokens = []
 
     def answer(request, context):
         tokens.append(dict(context.invocation_metadata())["authorization"])
         context.abort(grpc.StatusCode.INTERNAL, "reached")
 
-    service = grpc.method_handlers_generic_handler(
-        "tensorflow.serving.PredictionService",
-        {"Predict": grpc.unary_unary_rpc_method_handler(answer)},
+    chain = certificate[0].cert_chain_pems[0].bytes()
+    credentials = grpc.ssl_server_credentials(
+        [(certificate[0].private_key_pem.bytes(), chain)]
     )
-    with open(certificate[0], "rb") as cert, open(certificate[1], "rb") as key:
-        credentials = grpc.ssl_server_credentials([(key.read(), cert.read())])
-    running = grpc.server(futures.ThreadPoolExecutor(1), [service])
-    port = running.add_secure_port("127.0.0.1:0", credentials)
-    running.start()
-    target = f"grpcs://127.0.0.1:{port}"
+    target = f"grpcs://{scripted_grpc(answer, credentials)}"
     with (
-        client.Client(
-            target, "m", token="secret", ca_file=certificate[0]
-        ) as asked,
+        client.Client(target, "m", token="secret", ca_file=ca_file) as asked,
         pytest.raises(client.ServerError, match="INTERNAL: reached"),
     ):
         asked.predict([b"a"])
@@ -103,19 +108,18 @@ def test_grpc_over_tls_sends_the_token(certificate):
         pytest.raises(client.ServerError),
     ):
         asked.predict([b"a"])
-    running.stop(None).wait()
     assert tokens == ["Bearer secret"]
 
 
-def test_rest_over_tls_trusts_the_given_authority(scripted, certificate):
+def test_rest_over_tls_trusts_the_given_authority(
+    scripted, certificate, ca_file
+):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
+    certificate[0].configure_cert(context)
     scripted.socket = context.wrap_socket(scripted.socket, server_side=True)
     target = scripted.target.replace("http://", "https://")
     scripted.statuses = [200]
-    with client.Client(
-        target, "m", token="secret", ca_file=certificate[0]
-    ) as asked:
+    with client.Client(target, "m", token="secret", ca_file=ca_file) as asked:
         assert asked.predict([b"a"])[0].label == "b"
     with (
         client.Client(target, "m", token="secret") as asked,
@@ -128,7 +132,7 @@ def test_rest_over_tls_trusts_the_given_authority(scripted, certificate):
 def test_both_protocols_give_equal_results(grpc_target, rest_target, images):
     answers = []
     for target in (grpc_target, rest_target):
-        with client.Client(target, conftest.MODEL_NAME) as asked:
+        with client.Client(target, brightness.MODEL_NAME) as asked:
             answers.append(
                 (asked.predict(images), asked.status(), asked.metadata())
             )
@@ -143,7 +147,7 @@ def test_both_protocols_give_equal_results(grpc_target, rest_target, images):
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_batches_give_what_one_request_gives(rest_target, images, batch_size):
     with client.Client(
-        rest_target, conftest.MODEL_NAME, batch_size=batch_size
+        rest_target, brightness.MODEL_NAME, batch_size=batch_size
     ) as asked:
         labels = [p.label for p in asked.predict(images * 3)]
     assert labels == ["dark", "bright", "dark"] * 3
@@ -165,18 +169,14 @@ def test_no_images_need_no_server():
         assert asked.predict([]) == []
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
 @pytest.mark.parametrize(
     ("model_name", "version", "message"),
     [
         ("x", None, "does not serve model 'x'"),
-        (conftest.MODEL_NAME, 7, r"Specific\(brightness, 7\)"),
+        (brightness.MODEL_NAME, 7, r"Specific\(brightness, 7\)"),
     ],
 )
-def test_unknown_model_raises_one_line(
-    protocol, model_name, version, message, grpc_target, rest_target
-):
-    target = {"grpc": grpc_target, "rest": rest_target}[protocol]
+def test_unknown_model_raises_one_line(target, model_name, version, message):
     with (
         client.Client(target, model_name, version=version) as asked,
         pytest.raises(client.ServerError, match=message) as caught,
@@ -310,30 +310,18 @@ def test_retries_end_at_the_deadline(scripted, monkeypatch):
     assert time.monotonic() - started < 2
 
 
-def test_busy_grpc_server_is_asked_again(monkeypatch):
+def test_busy_grpc_server_is_asked_again(scripted_grpc, monkeypatch):
     monkeypatch.setattr(client, "FIRST_DELAY_S", 0.01)
-    grpc = pytest.importorskip("grpc")
-    num_calls = 0
+    codes = ["UNAVAILABLE", "UNAVAILABLE", "INTERNAL"]
 
     def answer(request, context):
-        nonlocal num_calls
-        num_calls += 1
-        code = "UNAVAILABLE" if num_calls < 3 else "INTERNAL"
-        context.abort(grpc.StatusCode[code], f"attempt {num_calls}")
+        context.abort(grpc.StatusCode[codes.pop(0)], f"{len(codes)} left")
 
-    service = grpc.method_handlers_generic_handler(
-        "tensorflow.serving.PredictionService",
-        {"Predict": grpc.unary_unary_rpc_method_handler(answer)},
-    )
-    running = grpc.server(futures.ThreadPoolExecutor(1), [service])
-    port = running.add_insecure_port("127.0.0.1:0")
-    running.start()
     with (
-        client.Client(f"grpc://127.0.0.1:{port}", "m") as asked,
-        pytest.raises(client.ServerError, match="INTERNAL: attempt 3"),
+        client.Client(f"grpc://{scripted_grpc(answer)}", "m") as asked,
+        pytest.raises(client.ServerError, match="INTERNAL: 0 left"),
     ):
         asked.predict([b"a"])
-    running.stop(None).wait()
 
 
 def test_model_without_lightbox_s_outputs_raises(scripted, monkeypatch):
@@ -349,15 +337,21 @@ def test_model_without_lightbox_s_outputs_raises(scripted, monkeypatch):
         asked.predict([b"a"])
 
 
-def test_rest_path_imports_no_tensorflow(rest_target):
-    script = (
-        "import sys; from serving import client, predict; "
-        f"asked = client.Client({rest_target!r}, {conftest.MODEL_NAME!r}); "
-        "print(len(asked.predict([b'a', b'b']))); asked.status(); "
-        "heavy = {'tensorflow', 'tensorflow_serving', 'grpc', 'keras'}; "
-        "print(sorted(heavy & set(sys.modules)))"
+def test_rest_path_imports_no_tensorflow(rest_target, tmp_path):
+    (tmp_path / "a.png").write_bytes(brightness.encode_image(51))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-X", "importtime", "-m", "serving.predict"),
+            f"--target={rest_target}",
+            f"--model_name={brightness.MODEL_NAME}",
+            str(tmp_path / "a.png"),
+        ],
+        capture_output=True,
+        text=True,
     )
-    output = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True
-    )
-    assert output.stdout.split("\n") == ["2", "[]", ""], output.stderr
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "serving.client" in imported
+    heavy = {"tensorflow", "tensorflow_serving", "grpc", "keras"}
+    assert not heavy & imported

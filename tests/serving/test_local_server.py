@@ -1,133 +1,20 @@
-"""The server as a whole: versions under load, ports, the command."""
+"""The server as a whole: base paths, ports, the command."""
 
-import hashlib
-import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
-from serving import client, local_server, status_codes
-from tests.serving import conftest
-
-
-def wait_for(condition, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_reload_under_load_fails_no_request(saved_models, tmp_path, scheme):
-    shutil.copytree(saved_models / "1", tmp_path / "1")
-    running = local_server.start(str(tmp_path), "m")
-    targets = {"grpc": running.grpc_target, "http": running.rest_target}
-    asked = client.Client(targets[scheme], "m")
-    image = conftest.encode_image(204)  # Version 2 decides otherwise.
-    decisions, errors, done = [], [], threading.Event()
-
-    def ask():
-        while not done.is_set():
-            try:
-                decisions.append(asked.predict([image])[0].decision)
-            except client.ServerError as error:
-                errors.append(error)
-
-    def states():
-        return {v.version: v.state for v in asked.status()}
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        # A version that never becomes whole.
-        (tmp_path / "5").mkdir()
-        (tmp_path / "5" / "saved_model.pb").write_bytes(b"half")
-        wait_for(lambda: states().get(5) == "END")
-        assert states()[1] == "AVAILABLE"
-        # One that appears file by file, the graph first.
-        (tmp_path / "6").mkdir()
-        for name in ("saved_model.pb", "variables", "fingerprint.pb"):
-            source = saved_models / "2" / name
-            if source.is_dir():
-                shutil.copytree(source, tmp_path / "6" / name)
-            elif source.exists():
-                shutil.copy(source, tmp_path / "6")
-            time.sleep(0.3)
-        wait_for(lambda: states().get(6) == "AVAILABLE")
-        assert states()[1] == "END"
-        num_before = len(decisions)
-        wait_for(lambda: len(decisions) > num_before + 20)
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-        asked.close()
-        running.stop()
-    assert errors == []
-    assert decisions[0] is True
-    assert decisions[-1] is False
-
-
-def test_warm_up_requests_are_replayed(saved_models, tmp_path):
-    import tensorflow as tf
-    from tensorflow_serving.apis import prediction_log_pb2
-
-    from serving import saved_models as loader
-
-    directory = tmp_path / "1"
-    shutil.copytree(saved_models / "1", directory)
-    (directory / "assets.extra").mkdir()
-    path = str(directory / "assets.extra" / "tf_serving_warmup_requests")
-
-    def write(signature_name, value):
-        log = prediction_log_pb2.PredictionLog()
-        request = log.predict_log.request
-        request.model_spec.signature_name = signature_name
-        request.inputs["x"].CopyFrom(tf.make_tensor_proto(value, tf.float64))
-        with tf.io.TFRecordWriter(path) as writer:
-            writer.write(log.SerializeToString())
-
-    write("inverse", [[1, 2]])
-    assert loader.load(str(directory), 1).version == 1
-    write("inverse", [1])
-    with pytest.raises(status_codes.StatusError, match="must have shape"):
-        loader.load(str(directory), 1)
-
-
-def test_file_that_differs_from_the_manifest_does_not_load(
-    saved_models, tmp_path
-):
-    from serving import saved_models as loader
-
-    directory = tmp_path / "1"
-    shutil.copytree(saved_models / "1", directory)
-    graph = directory / "saved_model.pb"
-    digest = hashlib.sha256(graph.read_bytes()).hexdigest()
-    manifest = {"files": {"saved_model.pb": {"sha256": digest}}}
-    (directory / "manifest.json").write_text(json.dumps(manifest))
-    assert loader.load(str(directory), 1).version == 1
-    graph.write_bytes(graph.read_bytes().replace(b"dark", b"dork"))
-    with pytest.raises(ValueError, match=r"saved_model.pb differs"):
-        loader.load(str(directory), 1)
+from serving import client, local_server
 
 
 def test_missing_base_path_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         local_server.start(str(tmp_path / "nowhere"), "m")
-
-
-def test_base_path_without_versions_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="numeric name"):
-        local_server.start(str(tmp_path), "m")
 
 
 def test_version_given_as_base_path_names_its_parent(saved_models):
@@ -152,8 +39,6 @@ def test_taken_port_is_named(saved_models, flag):
 
 
 def test_ipv6_address_is_served(saved_models):
-    if not socket.has_ipv6:
-        pytest.skip("needs IPv6")
     try:
         running = local_server.start(str(saved_models), "m", host="::1")
     except OSError:
@@ -191,15 +76,6 @@ def test_command_says_where_it_listens_and_stops_on_sigterm(saved_models):
     assert "Traceback" not in errors
 
 
-def test_command_with_a_bad_path_prints_one_line(tmp_path):
-    command = run_command(f"--model_base_path={tmp_path}", "--model_name=m")
-    output, errors = command.communicate(timeout=20)
-    assert command.returncode == 1
-    assert output == ""
-    assert errors.count("\n") == 1
-    assert errors.startswith("serving.local_server: --model_base_path must")
-
-
 def test_other_engine_runs_with_the_same_flags(saved_models, tmp_path):
     program = tmp_path / "tensorflow_model_server"
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
@@ -221,19 +97,6 @@ def test_other_engine_runs_with_the_same_flags(saved_models, tmp_path):
     ]
 
 
-def test_other_engine_that_is_not_installed_is_named(saved_models):
-    command = run_command(
-        "--engine=tensorflow_model_server",
-        f"--model_base_path={saved_models}",
-        "--model_name=m",
-        env={**os.environ, "PATH": "/nowhere"},
-    )
-    _, errors = command.communicate(timeout=20)
-    assert command.returncode == 1
-    assert errors.count("\n") == 1
-    assert "Install TF Serving, or use --engine=local" in errors
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -241,11 +104,32 @@ def test_other_engine_that_is_not_installed_is_named(saved_models):
         (["--model_name=m"], "Pass --model_base_path and --model_name, or"),
         (["--model_config_file=/nowhere"], "must be a file. Received: /nowh"),
         (["--model_config_file=a", "--model_name=m"], "Pass either"),
+        (
+            ["--model_name=m", "--model_base_path={empty}"],
+            "--model_base_path must hold a directory with a numeric name",
+        ),
+        (
+            [
+                "--engine=tensorflow_model_server",
+                *("--model_name=m", "--model_base_path={saved_models}"),
+            ],
+            "Install TF Serving, or use --engine=local",
+        ),
     ],
 )
-def test_flags_that_name_no_model_are_one_sentence(arguments, message):
-    command = run_command(*arguments)
-    _, errors = command.communicate(timeout=20)
+def test_command_that_cannot_serve_says_why_in_one_line(
+    saved_models, tmp_path, arguments, message
+):
+    command = run_command(
+        *(
+            a.format(saved_models=saved_models, empty=tmp_path)
+            for a in arguments
+        ),
+        env={**os.environ, "PATH": "/nowhere"},
+    )
+    output, errors = command.communicate(timeout=20)
     assert command.returncode == 1
+    assert output == ""
+    assert errors.startswith("serving.local_server: ")
     assert errors.count("\n") == 1
     assert message in errors

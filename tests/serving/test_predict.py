@@ -11,7 +11,7 @@ from PIL import Image
 
 from serving import client, image_files, predict
 from tests.conftest import SHARED
-from tests.serving import conftest
+from tests.serving import brightness
 
 DARK = client.Prediction((0.75, 0.25), "dark", 0, 0.25, False, True)
 THREE_WAY = client.Prediction((0.1, 0.2, 0.7), "c", 2, 0.7, None, True)
@@ -27,7 +27,7 @@ def run_command(*arguments):
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "b.png").write_bytes(conftest.encode_image(204))
+    (tmp_path / "b.png").write_bytes(brightness.encode_image(204))
     (tmp_path / "a").mkdir()
     Image.new("L", (8, 8), 51).save(tmp_path / "a" / "scan.bmp")
     (tmp_path / ".hidden").write_text("not an image")
@@ -37,7 +37,7 @@ def folder(tmp_path):
 def test_folder_gives_a_row_for_each_image(rest_target, folder):
     done = run_command(
         f"--target={rest_target}",
-        f"--model_name={conftest.MODEL_NAME}",
+        f"--model_name={brightness.MODEL_NAME}",
         "--batch_size=1",
         str(folder),
     )
@@ -61,7 +61,7 @@ def test_unreadable_file_leaves_the_others_answered(rest_target, folder):
     (folder / "c.jpg").write_text("text")
     done = run_command(
         f"--target={rest_target}",
-        f"--model_name={conftest.MODEL_NAME}",
+        f"--model_name={brightness.MODEL_NAME}",
         "--json",
         str(folder / "b.png"),
         str(folder / "c.jpg"),
@@ -99,7 +99,7 @@ def test_user_s_mistake_is_one_line(folder, arguments, message):
 def test_image_that_the_server_cannot_decode_is_an_error(
     rest_target, tmp_path, monkeypatch
 ):
-    (tmp_path / "a.png").write_bytes(conftest.encode_image(51))
+    (tmp_path / "a.png").write_bytes(brightness.encode_image(51))
     image = image_files.readers.Image(
         pixels=None,
         kept_format="png",
@@ -112,22 +112,20 @@ def test_image_that_the_server_cannot_decode_is_an_error(
     monkeypatch.setattr(
         image_files.readers, "read_images", lambda path, **unused: [image]
     )
-    with client.Client(rest_target, conftest.MODEL_NAME) as asked:
+    with client.Client(rest_target, brightness.MODEL_NAME) as asked:
         (answer,) = image_files.predict_files(asked, [str(tmp_path / "a.png")])
     assert answer.file == f"{tmp_path}/a.png#3"
     assert answer.error == "the server cannot decode it"
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_overlays_are_written_one_for_each_image(
-    protocol, grpc_target, rest_target, folder, tmp_path_factory
+    rest_target, folder, tmp_path_factory
 ):
-    target = {"grpc": grpc_target, "rest": rest_target}[protocol]
-    (folder / "a" / "b.png").write_bytes(conftest.encode_image(10))
+    (folder / "a" / "b.png").write_bytes(brightness.encode_image(10))
     overlays = tmp_path_factory.mktemp("explain") / "new"
     done = run_command(
-        f"--target={target}",
-        f"--model_name={conftest.MODEL_NAME}",
+        f"--target={rest_target}",
+        f"--model_name={brightness.MODEL_NAME}",
         f"--explain_dir={overlays}",
         "--json",
         str(folder),
@@ -137,7 +135,7 @@ def test_overlays_are_written_one_for_each_image(
     assert labels == ["bright", "dark", "dark"]
     written = sorted(overlays.iterdir())
     assert len(written) == 3
-    assert all(path.read_bytes() == conftest.OVERLAY for path in written)
+    assert all(path.read_bytes() == brightness.OVERLAY for path in written)
 
 
 def test_overlays_of_different_files_have_different_names():
@@ -151,8 +149,8 @@ def test_no_more_files_are_read_than_are_under_way(rest_target, tmp_path):
     files = []
     for index in range(40):
         files.append(str(tmp_path / f"{index:02}.png"))
-        (tmp_path / f"{index:02}.png").write_bytes(conftest.encode_image(51))
-    with client.Client(rest_target, conftest.MODEL_NAME) as asked:
+        (tmp_path / f"{index:02}.png").write_bytes(brightness.encode_image(51))
+    with client.Client(rest_target, brightness.MODEL_NAME) as asked:
         answers = image_files.predict_files(
             asked, files, batch_size=1, concurrency=2
         )
@@ -168,7 +166,7 @@ def test_dicom_file_gets_the_answer_of_its_pixels(rest_target):
     path = SHARED / "data" / "dicom" / "emri_small.dcm"
     if not path.exists():
         pytest.skip("no shared DICOM files")
-    with client.Client(rest_target, conftest.MODEL_NAME) as asked:
+    with client.Client(rest_target, brightness.MODEL_NAME) as asked:
         answers = list(image_files.predict_files(asked, [str(path)]))
     images = image_files.readers.read_images(str(path))
     assert [a.file for a in answers] == [f"{path}{i.suffix}" for i in images]

@@ -72,20 +72,29 @@ def test_upload_whose_answer_is_lost_is_one_object(
 
 def test_object_of_another_process_is_not_overwritten(cloud, bucket_name):
     folder = buckets.Folder(f"gs://{bucket_name}/run")
-    mine = folder.upload(b"mine", "b", 0)
-    folder.upload(b"theirs", "b")
-    for generation in (0, mine):
+    first = folder.upload(b"first", "b", 0)
+    folder.upload(b"of another", "b")
+    for generation in (0, first):
         with pytest.raises(FileExistsError, match="run/b was written by anoth"):
-            folder.upload(b"mine again", "b", generation)
-    assert cloud.read(bucket_name) == {"run/b": b"theirs"}
+            folder.upload(b"second", "b", generation)
+    assert cloud.read(bucket_name) == {"run/b": b"of another"}
 
 
-def test_list_has_files_alone(cloud, bucket_name):
+def test_list_has_files_alone(cloud, bucket_name, tmp_path):
     folder = buckets.Folder(f"gs://{bucket_name}/a")
     for name in ("b", "c/d", "folder/"):
         folder.upload(b"", name)
     buckets.Folder(f"gs://{bucket_name}").upload(b"", "ab")
-    assert sorted(folder.list()) == ["b", "c/d"]
+    assert sorted(paths.list_files(folder.url)) == ["b", "c/d"]
+    folder.download(folder.list(), str(tmp_path))
+    assert sorted(paths.list_files(str(tmp_path))) == ["b", "c/d"]
+
+
+def test_copy_has_the_content(cloud, bucket_name):
+    folder = buckets.Folder(f"gs://{bucket_name}/a")
+    folder.upload(CONTENT, "b")
+    folder.copy(folder.list()["b"], "c/d")
+    assert cloud.read(bucket_name) == {"a/b": CONTENT, "a/c/d": CONTENT}
 
 
 @pytest.mark.parametrize(

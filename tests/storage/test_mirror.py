@@ -26,15 +26,15 @@ def url(bucket_name):
 
 
 @pytest.fixture(autouse=True)
-def opened(monkeypatch):
+def impatient(monkeypatch):
     """Mirrors of a test: they look often, and no longer than the test."""
     monkeypatch.setattr(mirror, "PERIOD_S", 0.02)
     monkeypatch.setattr(sys.modules[__name__], "_opened", [])
     yield
-    for one in _opened:
-        one._closing.set()
-        if one._thread:
-            one._thread.join()
+    for opened in _opened:
+        opened._closing.set()
+        if opened._thread:
+            opened._thread.join()
 
 
 _opened = []
@@ -68,11 +68,11 @@ def write(directory, name, data):
 
 def open_mirror(url, directory):
     directory.mkdir(exist_ok=True)
-    found = mirror.Mirror(url, str(directory))
-    _opened.append(found)
-    found.restore()
-    found.start()
-    return found
+    opened = mirror.Mirror(url, str(directory))
+    _opened.append(opened)
+    opened.restore()
+    opened.start()
+    return opened
 
 
 def wait_for(condition):
@@ -102,7 +102,7 @@ def test_directory_is_followed_and_restored(cloud, url, tmp_path):
 
 
 def test_what_is_unfinished_stays_here(cloud, url, tmp_path):
-    found = open_mirror(url, tmp_path / "a")
+    opened = open_mirror(url, tmp_path / "a")
     for name in (
         "a.json.0123.tmp",
         "export/tmp.0123/saved_model.pb",
@@ -115,16 +115,16 @@ def test_what_is_unfinished_stays_here(cloud, url, tmp_path):
         path = tmp_path / "a" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
-    found.close()
+    opened.close()
     assert set(read_bucket(cloud, url)) == {"whole"}
 
 
 def test_what_a_cleaner_deletes_stays_in_the_bucket(cloud, url, tmp_path):
-    found = open_mirror(url, tmp_path / "a")
+    opened = open_mirror(url, tmp_path / "a")
     write(tmp_path / "a", "history.csv", "epoch")
     wait_for(lambda: read_bucket(cloud, url))
     os.remove(tmp_path / "a/history.csv")
-    found.close()
+    opened.close()
     assert read_bucket(cloud, url) == {"history.csv": b"epoch"}
 
 
@@ -139,8 +139,8 @@ def test_last_file_stands_only_beside_everything_else(
             write(directory, name, text)
         write(directory, paths.SUCCESS_FILE, "")
 
-    def is_complete(found):
-        contents = {found.get(name) for name in VERSION}
+    def is_complete(objects):
+        contents = {objects.get(name) for name in VERSION}
         return len(contents) == 1 and None not in contents
 
     # Its only passes are those of `close`.
@@ -164,10 +164,10 @@ def test_last_file_stands_only_beside_everything_else(
         for num_requests in itertools.count():
             budget[0] = num_requests
             directory = tmp_path / f"{text}{num_requests}"
-            found = open_mirror(url, directory)
+            opened = open_mirror(url, directory)
             work(directory, text)
             try:
-                found.close()
+                opened.close()
             except Killed:
                 there = read_bucket(cloud, url)
                 if paths.SUCCESS_FILE in there:
@@ -189,9 +189,9 @@ def test_broken_version_is_dropped(cloud, url, tmp_path):
         folder.upload(b"", name)
     for name in VERSION:
         folder.upload(b"", name.replace("/1/", "/2/"))
-    found = open_mirror(url, tmp_path / "a")
+    opened = open_mirror(url, tmp_path / "a")
     assert os.listdir(tmp_path / "a/export") == ["2"]
-    found.close()
+    opened.close()
     assert {n.split("/")[1] for n in read_bucket(cloud, url)} == {"2"}
 
 
@@ -229,11 +229,11 @@ def test_record_never_names_what_is_not_there(cloud, url, tmp_path):
 
 
 def test_refused_upload_is_tried_again(cloud, url, tmp_path, caplog):
-    found = open_mirror(url, tmp_path / "a")
+    opened = open_mirror(url, tmp_path / "a")
     cloud.inject(403, "POST /upload", 2)
     write(tmp_path / "a", "a", "a")
     wait_for(lambda: read_bucket(cloud, url))
-    found.close()
+    opened.close()
     assert not cloud.pending
 
 
@@ -265,15 +265,15 @@ def test_directory_that_is_written_anew_keeps_what_is_not_its_own(
         folder.upload(b"old", name)
     directory = tmp_path / "a"
     directory.mkdir()
-    found = mirror.Mirror(url, str(directory), "dataset.json", False)
-    found.restore(["dataset.json"].__contains__)
-    found.start()
+    opened = mirror.Mirror(url, str(directory), "dataset.json", False)
+    opened.restore(["dataset.json"].__contains__)
+    opened.start()
     assert read_disk(directory)["dataset.json"] == b"old"
     os.remove(directory / "train-0.tfrecord")
     for name in ("train-1.tfrecord", "dataset.json"):
         write(directory, name, "new")
     cloud.heal()
-    found.close()
+    opened.close()
     assert read_bucket(cloud, url) == {
         "dataset.json": b"new",
         "features/a.npy": b"old",

@@ -2,17 +2,18 @@
 
 import collections
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
+from absl import logging
 
 from tests import cloud_storage
-from tests.conftest import ROOT
 from trainer import config, config_flags, startup
 from trainer.storage import buckets, paths, staging
 
@@ -177,28 +178,25 @@ def test_absent_file_is_named(url):
         place.stage_file(f"{url}/absent.weights.h5", "weights")
 
 
-TERMINATED = """
-import os, signal, sys, time
-from absl import logging
-from trainer.storage import paths, staging
-logging.use_absl_handler()
-with staging.Workspace() as place:
-    local = place.mirror(sys.argv[1])
-    paths.write_atomically(os.path.join(local, "trials.jsonl"), "1")
-    logging.warning("in %s", local)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
-"""
+def write_and_stop(url):
+    """In a process of its own: ends with SIGTERM."""
+    logging.use_absl_handler()
+    with staging.Workspace() as place:
+        local = place.mirror(url)
+        paths.write_atomically(os.path.join(local, "trials.jsonl"), "1")
+        logging.warning("in %s", local)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
 
 
-def test_process_told_to_stop_brings_everything(cloud, url):
-    done = subprocess.run(
-        [sys.executable, "-c", TERMINATED, f"{url}/run"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+def test_process_told_to_stop_brings_everything(cloud, url, capfd):
+    process = multiprocessing.get_context("spawn").Process(
+        target=write_and_stop, args=[f"{url}/run"]
     )
-    assert done.returncode == startup.PREEMPTED, done.stderr
-    assert f"in {url}/run\n" in done.stderr
-    assert "Stopped by SIGTERM; the same command continues." in done.stderr
+    process.start()
+    process.join()
+    messages = capfd.readouterr().err
+    assert process.exitcode == startup.PREEMPTED, messages
+    assert f"in {url}/run\n" in messages
+    assert "Stopped by SIGTERM; the same command continues." in messages
     assert paths.read_bytes(f"{url}/run/trials.jsonl") == b"1"

@@ -39,6 +39,24 @@ def test_restore_brings_back_weights_and_progress(tmp_path):
     np.testing.assert_array_equal(progress.best_weights[0], np.full((3, 1), 5))
 
 
+def test_progress_of_a_finished_phase_is_a_file(tmp_path):
+    path = tmp_path / "head.npz"
+    assert checkpoints.read_progress(str(path)) is None
+    weights = [np.full((3, 1), 0.1, np.float32), np.zeros(1, np.float32)]
+    progress = checkpoints.Progress(
+        step=7, finished=True, history=[{"step": 7}], best_weights=weights
+    )
+    path.write_bytes(progress.to_bytes())
+    found = checkpoints.read_progress(str(path))
+    assert (found.step, found.history) == (7, [{"step": 7}])
+    for array, expected in zip(found.best_weights, weights, strict=True):
+        np.testing.assert_array_equal(array, expected)
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], whole.replace(b"\xcd\xcc", b"\xcd\xcd"), b""):
+        path.write_bytes(damaged)
+        assert checkpoints.read_progress(str(path)) is None
+
+
 def test_the_last_three_are_kept(tmp_path):
     save_steps(tmp_path, [1, 2, 3, 4, 5])
     kept = sorted(p.name for p in tmp_path.glob("ckpt-*.index"))

@@ -47,7 +47,6 @@ def make_train_steps(
     optimizer,
     accumulation_steps=1,
     gradient_clip_norm=0.0,
-    jit_compile=False,
 ):
     return train_step.make_train_function(
         strategy,
@@ -59,7 +58,6 @@ def make_train_steps(
             global_batch_size=BATCH,
             seed=0,
             gradient_clip_norm=gradient_clip_norm,
-            jit_compile=jit_compile,
         ),
         accumulation_steps,
     )
@@ -73,7 +71,6 @@ def run_steps(
     labels,
     accumulation_steps=1,
     gradient_clip_norm=0.0,
-    jit_compile=False,
 ):
     """Trains on all batches; returns what the inner loop does."""
     optimizer.build(model.trainable_variables)
@@ -83,7 +80,6 @@ def run_steps(
         optimizer,
         accumulation_steps,
         gradient_clip_norm,
-        jit_compile,
     )
     return train_steps(
         make_iterator(strategy, inputs, labels, accumulation_steps),
@@ -151,7 +147,7 @@ def test_gradient_is_clipped_by_the_norm_of_its_sum(
 def test_accumulated_micro_batches_train_as_the_whole_batch(strategy_name):
     inputs, labels = make_batches(5)
 
-    def train(strategy, accumulation_steps, jit_compile=False):
+    def train(strategy, accumulation_steps):
         with strategy.scope():
             model = dropout_model()
             sums = run_steps(
@@ -161,15 +157,14 @@ def test_accumulated_micro_batches_train_as_the_whole_batch(strategy_name):
                 inputs,
                 labels,
                 accumulation_steps,
-                jit_compile=jit_compile,
             )
         return sums[:3], model.get_weights()
 
     sums, weights = train(make_strategy("one_device"), 1)
     assert sums[2] == 5 * BATCH
-    for accumulation_steps, jit_compile in ((2, False), (4, True), (1, True)):
+    for accumulation_steps in (2, 4):
         other_sums, other_weights = train(
-            make_strategy(strategy_name), accumulation_steps, jit_compile
+            make_strategy(strategy_name), accumulation_steps
         )
         np.testing.assert_allclose(other_sums, sums, rtol=1e-5)
         for mine, theirs in zip(other_weights, weights, strict=True):
@@ -264,8 +259,6 @@ def phase_model(phase):
     keras.utils.set_random_seed(0)
     drop = dropout.GlobalBatchDropout
     head = classifier.build_head(2, (8,), 0.3, drop)
-    if phase == "head":
-        return head
     if phase == "synchronized":
         # What training from scratch adds, without the minute of compiling it.
         inputs = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 1])
@@ -292,14 +285,11 @@ def phase_model(phase):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", ["head", "fine_tune", "synchronized"])
+@pytest.mark.parametrize("phase", ["fine_tune", "synchronized"])
 def test_compiled_step_equals_the_uncompiled(phase):
     # XLA, as a TPU runs it: static shapes, no op that needs a host.
     generator = np.random.default_rng(1)
-    if phase == "head":
-        inputs = generator.uniform(0, 1, (4, classifier.NUM_FEATURES))
-    else:
-        inputs = generator.uniform(0, 255, (4, IMAGE_SIZE, IMAGE_SIZE, 1))
+    inputs = generator.uniform(0, 255, (4, IMAGE_SIZE, IMAGE_SIZE, 1))
     batch = {
         "inputs": tf.constant(inputs, tf.float32),
         "labels": tf.constant([0, 1, 1, 0]),

@@ -29,12 +29,12 @@ def data(data_dir):
     splits = index["train"], index["validation"]
     labels = np.array([x for s in splits for x in s.labels], np.int32)
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(52, 1280)).astype(np.float32)
-    features[:, :8] += 2.0 * labels[:, np.newaxis]
+    features = rng.normal(size=(52, 1280)).astype(np.float16)
+    features[:, :8] += np.float16(2.0) * labels[:, np.newaxis]
     return trial.SweepData(
         views={
-            0.0: features[np.newaxis, :22],
-            1.0: np.stack([features[:22], features[:22] + 0.1]),
+            0.0: [features[:22]],
+            1.0: [features[:22], features[:22] + np.float16(0.1)],
         },
         features=features[22:],
         first_judged=22,

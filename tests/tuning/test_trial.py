@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from trainer import config
 from tuning import objectives, optimism, trial
 
 SETTINGS = {
+    **dataclasses.asdict(config.TrainConfig(data_dir="d", job_dir="j")),
     "head_epochs": 6,
     "global_batch_size": 8,
-    "head_learning_rate": 3e-3,
     "hidden_units": [4],
-    "unknown_to_heads": "left out",
+    "dropout": 0.0,
+    "weight_decay": 0.0,
 }
 
 
@@ -54,7 +56,7 @@ def test_folds_judge_every_image_once(data):
     even, odd = (np.flatnonzero(np.arange(52) // 2 % 2 == i) for i in (0, 1))
     folded = dataclasses.replace(
         data,
-        views={0.0: plain[np.newaxis]},
+        views={0.0: [plain]},
         features=plain,
         first_judged=0,
         folds=[(even, odd), (odd, even)],

@@ -5,15 +5,15 @@ on a fold. The test split of the whole stays out of all of them: what
 cross-validation helps to choose must not have seen it.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import input_pipeline, records
+from trainer.data import input_pipeline, records, tfrecord
 from trainer.data.build import shards, splits
 from trainer.storage import paths
 
@@ -28,14 +28,7 @@ def assign(
     fold: int,
     seed: int,
 ) -> list[str]:
-    """The split of every image of the pool in one fold.
-
-    Args:
-        index: of the data set.
-        info: likewise.
-        num_folds: in all.
-        fold: which of them is the test split, from 0.
-        seed: another one gives other folds.
+    """The split of every image of the pool in one of several folds.
 
     Returns:
         For the images of train, then of validation, in the order of their
@@ -68,11 +61,11 @@ def write_fold(
     fold_dir: str,
     seed: int,
 ) -> None:
-    """Writes a fold as a data directory; does nothing if it is there.
+    """Writes a fold as a local data directory; does nothing if it is there.
 
     Args:
-        data_dir: of the whole.
-        info: likewise.
+        data_dir: of the whole, as `info`.
+        info: what its `dataset.json` holds.
         split_of_images: from `assign`.
         fold_dir: where to.
         seed: of the shards that training images go to.
@@ -80,49 +73,41 @@ def write_fold(
     dataset_path = paths.join(fold_dir, records.DATASET_FILE)
     if paths.exists(dataset_path):
         return
-    tf.io.gfile.makedirs(fold_dir)
-    pool_bytes = sum(s.num_bytes for s in info.shards if s.split in _POOL)
-    num_shards = {
+    os.makedirs(fold_dir, exist_ok=True)
+    num_bytes = sum(s.num_bytes for s in info.shards if s.split in _POOL)
+    num_shards = dict.fromkeys(records.SPLITS, 1) | {
         "train": max(
-            shards.MIN_TRAIN_SHARDS, -(-pool_bytes // shards.SHARD_BYTES)
+            shards.MIN_TRAIN_SHARDS, -(-num_bytes // shards.SHARD_BYTES)
         )
     }
-    names = {
-        (split, shard): records.shard_name(split, shard, count)
-        for split in records.SPLITS
-        for count in [num_shards.get(split, 1)]
-        for shard in range(count)
-    }
-    writers = {
-        key: tf.io.TFRecordWriter(paths.join(fold_dir, name))
-        for key, name in names.items()
-    }
     generator = np.random.default_rng(seed)
-    num_records = dict.fromkeys(names, 0)
     rows, counts = [], {}
-    files = [f for s in _POOL for f in _files(data_dir, info, s)]
-    dataset = tf.data.TFRecordDataset(files).map(
-        _parse, num_parallel_calls=tf.data.AUTOTUNE
-    )
-    for split, example in zip(
-        split_of_images, dataset.as_numpy_iterator(), strict=True
-    ):
-        shard = generator.integers(num_shards.get(split, 1))
-        writers[split, shard].write(example["serialized"])
-        num_records[split, shard] += 1
-        label = int(example["label"])
-        image_id, sha256 = example["id"].decode(), example["sha256"].decode()
-        rows.append((image_id, sha256, label, split))
-        of_class = counts.setdefault(split, dict.fromkeys(info.class_names, 0))
-        of_class[info.class_names[label]] += 1
-    for writer in writers.values():
-        writer.close()
+    with contextlib.ExitStack() as stack:
+        writers = {}
+        for split, count in num_shards.items():
+            for shard in range(count):
+                name = records.shard_name(split, shard, count)
+                path = os.path.join(fold_dir, name)
+                file = stack.enter_context(open(path, "wb"))
+                writers[split, shard] = name, tfrecord.RecordWriter(file)
+        for split, example in zip(
+            split_of_images, _read_pool(data_dir, info), strict=True
+        ):
+            _, writer = writers[split, generator.integers(num_shards[split])]
+            writer.write(example["serialized"])
+            label = int(example["label"])
+            image_id = example["id"].decode()
+            rows.append((image_id, example["sha256"].decode(), label, split))
+            of_split = counts.setdefault(
+                split, dict.fromkeys(info.class_names, 0)
+            )
+            of_split[info.class_names[label]] += 1
     fold = dataclasses.replace(
         info,
         counts=counts,
         shards=tuple(
-            _describe(fold_dir, name, key[0], num_records[key])
-            for key, name in names.items()
+            records.Shard(name, split, w.num_records, w.num_bytes, w.sha256())
+            for (split, _), (name, w) in writers.items()
         ),
         fingerprint=records.compute_fingerprint(rows),
         # Groups stay whole, whatever was let in before.
@@ -132,15 +117,12 @@ def write_fold(
     paths.write_atomically(dataset_path, fold.to_json())
 
 
-def _parse(serialized) -> dict:
-    return records.parse_example(serialized) | {"serialized": serialized}
-
-
-def _files(data_dir, info, split) -> list[str]:
-    return input_pipeline.split_files(data_dir, info, split)
-
-
-def _describe(directory, name, split, num_records) -> records.Shard:
-    data = paths.read_bytes(os.path.join(directory, name))
-    digest = hashlib.sha256(data).hexdigest()
-    return records.Shard(name, split, num_records, len(data), digest)
+def _read_pool(data_dir: str, info: records.DatasetInfo) -> Iterator[dict]:
+    files = []
+    for split in _POOL:
+        files += input_pipeline.split_files(data_dir, info, split)
+    dataset = tf.data.TFRecordDataset(files).map(
+        lambda text: records.parse_example(text) | {"serialized": text},
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return dataset.as_numpy_iterator()

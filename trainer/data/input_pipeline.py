@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from trainer.data import augmentation as augmentation_lib
 from trainer.data import preprocessing, record_order, records
+from trainer.data.augmentation import Augmentation, augment_image
 
 
 def read_dataset_info(data_dir: str) -> records.DatasetInfo:
@@ -61,7 +61,7 @@ def make_train_dataset(
     shard_sizes: list[int],
     image_size: int,
     channels: int,
-    augmentation: augmentation_lib.Augmentation,
+    augmentation: Augmentation,
     global_batch_size: int,
     per_replica_batch_size: int,
     seed: int,
@@ -71,8 +71,8 @@ def make_train_dataset(
 ) -> tf.data.Dataset:
     """An endless stream of augmented training batches, one a replica.
 
-    The images are shuffled anew in every epoch, and a batch may reach over
-    the end of one into the next, so that no image is ever dropped.
+    The images are shuffled anew in every epoch, and a batch may reach over the
+    end of one into the next, so that no image is ever dropped.
 
     Args:
         files: TFRecord shards.
@@ -89,15 +89,15 @@ def make_train_dataset(
 
     Returns:
         Dataset of dictionaries: `inputs` float32 `[per_replica_batch,
-        image_size, image_size, channels]` in [0, 255], `labels` int32
-        `[per_replica_batch]`, `places` int64 `[per_replica_batch]`, the place
-        of each image in the global batch.
+        image_size, image_size, channels]` in [0, 255], `labels` int32 and
+        `places` int64, of each image in the global batch,
+        `[per_replica_batch]`.
     """
 
     def prepare(position, serialized):
         example = records.parse_example(serialized)
         image = preprocessing.decode_image(example["image"], channels)
-        image = augmentation_lib.augment_image(
+        image = augment_image(
             image, tf.stack([seed, position]), image_size, augmentation
         )
         return {
@@ -130,33 +130,21 @@ def make_evaluation_dataset(
     per_replica_batch_size: int,
     num_workers: int = 1,
     worker_index: int = 0,
-    augmentation: augmentation_lib.Augmentation | None = None,
+    augmentation: Augmentation | None = None,
     seed: int = 0,
     view: int = 0,
 ) -> tf.data.Dataset:
     """Every image exactly once, in the order of the shards, padded.
 
     Padding fills the last global batch, so that all replicas take the same
-    number of steps; it has weight 0.
-
-    Args:
-        files: TFRecord shards.
-        shard_sizes: records in each of them.
-        image_size: height and width of the result, in pixels.
-        channels: 1 or 3.
-        global_batch_size: images per step, over all replicas.
-        per_replica_batch_size: images per element of the result.
-        num_workers: processes that share the stream.
-        worker_index: of this one.
-        augmentation: if given, draw a view instead of resizing.
-        seed: of the augmentation.
-        view: which augmented view to draw.
+    number of steps. For the arguments see `make_train_dataset`; with an
+    augmentation, its view number `view` is drawn instead of resizing.
 
     Returns:
         Dataset of dictionaries: `inputs` float32 `[per_replica_batch,
-        image_size, image_size, channels]` in [0, 255], `indices` int64
-        `[per_replica_batch]`, the place of each image in the split, and
-        `weights` float32 `[per_replica_batch]`, 0 for padding.
+        image_size, image_size, channels]` in [0, 255], and,
+        `[per_replica_batch]`, `indices` int64, places in the split, and
+        `weights` float32, 0 for padding.
     """
     num_images = sum(shard_sizes)
     shape = [image_size, image_size, channels]
@@ -167,9 +155,7 @@ def make_evaluation_dataset(
             return preprocessing.prepare_image(encoded, image_size, channels)
         image = preprocessing.decode_image(encoded, channels)
         image_seed = tf.stack([seed, view * num_images + position])
-        return augmentation_lib.augment_image(
-            image, image_seed, image_size, augmentation
-        )
+        return augment_image(image, image_seed, image_size, augmentation)
 
     def prepare(position, serialized):
         is_real = position < num_images
@@ -208,13 +194,10 @@ class SplitIndex(typing.NamedTuple):
 def read_index(
     data_dir: str, info: records.DatasetInfo
 ) -> dict[str, SplitIndex]:
-    """Reads every record once and checks that they are the listed ones.
+    """Reads every record of each split once and checks that it is listed.
 
     TFRecord's checksums are verified by the way: later passes over the shards
     may rely on them being whole.
-
-    Returns:
-        Split -> ids, groups and labels.
 
     Raises:
         ValueError: if a split has more or fewer records than `info` says, or
@@ -262,9 +245,9 @@ def iterate_encoded(files: list[str]) -> Iterator[bytes]:
 def read_encoded(files: list[str], indices: list[int]) -> list[bytes]:
     """The encoded images at `indices`, by the order of the shards."""
     wanted = set(indices)
-    found = {
+    images = {
         i: encoded
         for i, encoded in enumerate(iterate_encoded(files))
         if i in wanted
     }
-    return [found[i] for i in indices]
+    return [images[i] for i in indices]

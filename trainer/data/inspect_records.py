@@ -20,22 +20,14 @@ from trainer import startup
 from trainer.data import records
 from trainer.storage import paths
 
-SHEET_FILE = "contact_sheet.png"
-NUM_SAMPLES = 8
 TILE_SIZE = 128
 _CAPTION_HEIGHT = 16
 
 
 def check_shards(data_dir: str, info: records.DatasetInfo) -> None:
-    """Compares every shard with its checksum.
-
-    Raises:
-        ValueError: if a shard is missing or differs.
-    """
+    """Raises ValueError if the checksum of a shard is another."""
     for shard in info.shards:
         path = paths.join(data_dir, shard.name)
-        if not paths.exists(path):
-            raise ValueError(f"{path} is missing; copy the data set again.")
         digest = hashlib.sha256(paths.read_bytes(path)).hexdigest()
         if digest != shard.sha256:
             raise ValueError(
@@ -45,51 +37,21 @@ def check_shards(data_dir: str, info: records.DatasetInfo) -> None:
             )
 
 
-def describe(info: records.DatasetInfo) -> str:
-    """Counts per split and class, with shares of the split."""
-    width = max(len(name) for name in (*info.class_names, "class"))
-    lines = [f"{'class':<{width}}" + "".join(f"{s:>18}" for s in info.splits)]
-    for name in info.class_names:
-        line = f"{name:<{width}}"
-        for split in info.splits:
-            count = info.counts[split][name]
-            share = count / info.num_images(split)
-            line += f"{f'{count:,} ({share:.0%})':>18}"
-        lines.append(line)
-    totals = "".join(f"{info.num_images(s):>18,}" for s in info.splits)
-    lines.append(f"{'all':<{width}}{totals}")
-    lines.append(
-        f"{info.channels} channel{'s' if info.channels > 1 else ''}, "
-        f"{len(info.shards)} shards, fingerprint {info.fingerprint[:16]}"
-    )
-    if info.leaks:
-        lines.append(
-            f"{info.leaks} validation and test images share a patient or are "
-            "copies of images of another split (--on_leak=allow): results on "
-            "them are inflated."
-        )
-    return "\n".join(lines)
-
-
 def read_samples(
     data_dir: str, info: records.DatasetInfo, num_samples: int
 ) -> dict[str, list[bytes]]:
     """The first training images of each class, as JPEG or PNG bytes."""
     import tensorflow as tf
 
-    names = info.shard_names("train")
-    files = [paths.join(data_dir, name) for name in names]
+    from trainer.data import input_pipeline
+
+    files = input_pipeline.split_files(data_dir, info, "train")
+    dataset = tf.data.TFRecordDataset(files).map(records.parse_example)
     samples = {name: [] for name in info.class_names}
-    wanted = {
-        name: min(num_samples, info.counts["train"][name]) for name in samples
-    }
-    for record in tf.data.TFRecordDataset(files).as_numpy_iterator():
-        feature = tf.train.Example.FromString(record).features.feature
-        name = feature["image/class/text"].bytes_list.value[0].decode("utf-8")
-        if len(samples[name]) < wanted[name]:
-            samples[name].append(feature["image/encoded"].bytes_list.value[0])
-        if all(len(samples[n]) == wanted[n] for n in samples):
-            break
+    for example in dataset.as_numpy_iterator():
+        of_class = samples[info.class_names[example["label"]]]
+        if len(of_class) < num_samples:
+            of_class.append(example["image"])
     return samples
 
 
@@ -140,21 +102,14 @@ def inspect(data_dir: str, sheet_path: str, num_samples: int, seed: int) -> str:
         FileNotFoundError: if `data_dir` has no `dataset.json`.
         ValueError: if a shard is missing or damaged.
     """
-    path = paths.join(data_dir, records.DATASET_FILE)
-    if not paths.exists(path):
-        raise FileNotFoundError(
-            f"{path} does not exist: --data_dir must name a directory that "
-            "`python -m trainer.data.build_records` wrote."
-        )
-    text = paths.read_bytes(path).decode("utf-8")
-    info = records.DatasetInfo.from_json(text, path)
+    from trainer.data import input_pipeline
+
+    info = input_pipeline.read_dataset_info(data_dir)
     check_shards(data_dir, info)
     samples = read_samples(data_dir, info, num_samples)
-    folder = os.path.dirname(sheet_path)
-    if folder:
-        os.makedirs(folder, exist_ok=True)
+    os.makedirs(os.path.dirname(sheet_path) or ".", exist_ok=True)
     draw_sheet(samples, info.channels, seed).save(sheet_path, "PNG")
-    return describe(info)
+    return records.describe(info)
 
 
 def _define_flags() -> None:
@@ -162,11 +117,11 @@ def _define_flags() -> None:
         "data_dir", None, "Records that build_records wrote.", required=True
     )
     flags.DEFINE_string(
-        "contact_sheet", SHEET_FILE, "PNG file that the pictures go into."
+        "contact_sheet",
+        "contact_sheet.png",
+        "PNG file that the pictures go into.",
     )
-    flags.DEFINE_integer(
-        "num_samples", NUM_SAMPLES, "Images per class.", lower_bound=1
-    )
+    flags.DEFINE_integer("num_samples", 8, "Images per class.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the augmentation.")
 
 

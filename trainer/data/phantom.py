@@ -31,9 +31,7 @@ _SCALP, _SKULL, _BRAIN = 0.935, 0.865, 0.83
 class Waves:
     """A smooth random field: a sum of plane waves.
 
-    Attributes:
-        vectors: float32 `[waves, 3]`, radians per head radius.
-        phases: float32 `[waves]`.
+    `vectors`, float32 `[waves, 3]`, are in radians per head radius.
     """
 
     vectors: np.ndarray
@@ -104,18 +102,15 @@ def draw_settings(rng: np.random.Generator, count: int) -> list[Setting]:
 
 @dataclasses.dataclass(frozen=True)
 class Lesion:
-    """A tumor with its oedema.
+    """A tumor with its oedema; lengths are in head radii.
 
     Attributes:
         kind: one of `LESION_KINDS`.
-        center: right, back and up, in head radii.
-        radius: in head radii.
+        center: right, back and up.
         contrast: how much of the tissue's own signal it replaces, 0 to 1.
-        signal: of its bright part.
-        core: of its dark part.
+        signal: of its bright part; `core` is that of the dark part.
         oedema: signal added around it.
-        outline: what makes it irregular.
-        texture: what makes it uneven.
+        outline: what makes it irregular; `texture` makes it uneven.
     """
 
     kind: str
@@ -134,7 +129,6 @@ class Patient:
     """Everything that the slices of one head share.
 
     Attributes:
-        setting: of the scanner and the head.
         signals: of each tissue, as in `CONTRASTS`.
         half_axes: right-left and front-back, in half image sizes.
         rotation: in radians.
@@ -145,9 +139,8 @@ class Patient:
         warp: two fields that bend the anatomy.
         cortex: the field whose zeros are the sulci.
         shading: the field of the coil's sensitivity and of uneven tissue.
-        spots: right, back, up, radius and signal of vessels and
-            calcifications, all harmless.
-        lesion: None in a healthy head.
+        spots: right, back, up, radius and signal of vessels and calcifications,
+            all harmless.
     """
 
     setting: Setting
@@ -171,14 +164,9 @@ def draw_patient(
     num_slices: int,
     has_lesion: bool,
 ) -> Patient:
-    """Draws a head.
+    """Draws a head that will be cut into so many slices.
 
-    Args:
-        rng: the source of randomness.
-        setting: from `draw_settings`.
-        num_slices: how many slices it will be cut into; a lesion lies so that
-            each of them shows it.
-        has_lesion: whether there is a lesion.
+    A lesion lies so that each of them shows it.
     """
     signals = {
         tissue: signal * rng.uniform(0.9, 1.1)
@@ -241,13 +229,7 @@ def _draw_lesion(
 def draw_slice(
     patient: Patient, index: int, image_size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Cuts one slice through a head.
-
-    Args:
-        patient: from `draw_patient`.
-        index: which slice, counted from the lowest.
-        image_size: height and width, in pixels.
-        rng: the source of the noise.
+    """Cuts one slice through a head, counted from the lowest.
 
     Returns:
         uint8 `[image_size, image_size]`.

@@ -12,14 +12,9 @@ MAX_PIXELS = 64_000_000
 
 
 def decode_image(image_bytes: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes one JPEG or PNG.
+    """Decodes one JPEG or PNG to uint8 `[height, width, channels]`.
 
-    Args:
-        image_bytes: string scalar, one encoded image.
-        channels: 1 or 3; colour is converted to luminance for 1.
-
-    Returns:
-        uint8 `[height, width, channels]`.
+    Colour is converted to luminance for one channel.
     """
     image = tf.io.decode_image(
         image_bytes, channels=channels, expand_animations=False
@@ -45,11 +40,6 @@ def prepare_image(
     image_bytes: tf.Tensor, image_size: int, channels: int
 ) -> tf.Tensor:
     """Decodes and resizes one image as evaluation and serving do.
-
-    Args:
-        image_bytes: string scalar, one JPEG or PNG.
-        image_size: height and width of the result, in pixels.
-        channels: 1 or 3.
 
     Returns:
         float32 `[image_size, image_size, channels]`, in [0, 255].
@@ -103,13 +93,9 @@ def isolate(function, element: tf.Tensor, blank):
     """`function(element)`, or `blank` if any op in it fails.
 
     TF Serving merges strangers' requests into one batch, so an op that fails
-    would fail them all. `ignore_errors` on a data set of one element drops
-    what fails, and the blank behind it takes its place.
-
-    Args:
-        function: of a tensor; returns tensors like those of `blank`.
-        element: what it is called with.
-        blank: a tensor or a tuple of tensors.
+    would fail them all. `ignore_errors` on a data set of one element drops what
+    fails, and the blank behind it, a tensor or a tuple like the result, takes
+    its place.
     """
     return (
         tf.data.Dataset.from_tensors(element)
@@ -132,23 +118,23 @@ def prepare_batch(
         channels: 1 or 3.
 
     Returns:
-        images: float32 `[batch, image_size, image_size, channels]`, in
-            [0, 255]; zeros where an image could not be decoded.
+        images: float32 `[batch, image_size, image_size, channels]`, in [0,
+            255]; zeros where an image could not be decoded.
         valid: bool `[batch]`, whether it could.
     """
     shape = [image_size, image_size, channels]
 
-    def decode(one):
-        acceptable = _is_acceptable(one)
+    def decode(encoded):
+        acceptable = _is_acceptable(encoded)
         image = tf.cond(
             acceptable,
-            lambda: prepare_image(one, image_size, channels),
+            lambda: prepare_image(encoded, image_size, channels),
             lambda: tf.zeros(shape),
         )
         return tf.ensure_shape(image, shape), acceptable
 
     return tf.map_fn(
-        lambda one: isolate(decode, one, (tf.zeros(shape), False)),
+        lambda encoded: isolate(decode, encoded, (tf.zeros(shape), False)),
         image_bytes,
         fn_output_signature=(
             tf.TensorSpec(shape, tf.float32),

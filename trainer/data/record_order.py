@@ -41,16 +41,8 @@ def make_training_records(
 
     Every epoch has every record once, over all workers, in an order that is a
     function of the seed and the epoch. With more workers than strands each
-    reads all shards and drops the records of the others.
-
-    Args:
-        files: TFRecord shards.
-        shard_sizes: records in each of them.
-        global_batch_size: images per step, over all replicas.
-        seed: of the order.
-        start_step: steps already done by the run that is continued.
-        num_workers: processes that share the stream.
-        worker_index: of this one.
+    reads all shards and drops the records of the others. For the arguments see
+    `input_pipeline.make_train_dataset`.
 
     Returns:
         Dataset of a position, int64 scalar, and a serialized example, string
@@ -152,13 +144,7 @@ def make_records_once(
 ) -> tf.data.Dataset:
     """One worker's range of all records, in the order of the shards, padded.
 
-    Args:
-        files: TFRecord shards.
-        shard_sizes: records in each of them.
-        global_batch_size: images per step, over all replicas; the records of
-            all workers are padded to a multiple of it by empty strings.
-        num_workers: processes that share the records.
-        worker_index: of this one.
+    The records of all workers are padded to a multiple of the global batch.
 
     Returns:
         Dataset of a position, int64 scalar, and a serialized example, string

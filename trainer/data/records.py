@@ -8,6 +8,7 @@ clients start quickly.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 
 from trainer.data import tfrecord
@@ -19,16 +20,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One TFRecord file of a data set.
-
-    Attributes:
-        name: file name relative to the data directory, for example
-            `train-00003-of-00016.tfrecord`.
-        split: one of `SPLITS`.
-        num_records: records in the file.
-        num_bytes: size of the file.
-        sha256: hex digest of the file.
-    """
+    """One TFRecord file of a data set, with the hex digest of its bytes."""
 
     name: str
     split: str
@@ -110,9 +102,8 @@ class DatasetInfo:
             raise ValueError(
                 f"{source} is not JSON ({error}); build the records again."
             ) from error
-        version = (
-            fields.get("schema_version") if isinstance(fields, dict) else None
-        )
+        is_dict = isinstance(fields, dict)
+        version = fields.get("schema_version") if is_dict else None
         if version != SCHEMA_VERSION:
             raise ValueError(
                 f"{source} has schema version {version}, this program reads "
@@ -129,6 +120,32 @@ class DatasetInfo:
             ) from error
 
 
+def describe(info: DatasetInfo) -> str:
+    """Counts per split and class, with shares of the split."""
+    width = max(len(name) for name in (*info.class_names, "class"))
+    lines = [f"{'class':<{width}}" + "".join(f"{s:>18}" for s in info.splits)]
+    for name in info.class_names:
+        line = f"{name:<{width}}"
+        for split in info.splits:
+            count = info.counts[split][name]
+            share = count / info.num_images(split)
+            line += f"{f'{count:,} ({share:.0%})':>18}"
+        lines.append(line)
+    totals = "".join(f"{info.num_images(s):>18,}" for s in info.splits)
+    lines.append(f"{'all':<{width}}{totals}")
+    lines.append(
+        f"{info.channels} channel{'s' if info.channels > 1 else ''}, "
+        f"{len(info.shards)} shards, fingerprint {info.fingerprint[:16]}"
+    )
+    if info.leaks:
+        lines.append(
+            f"{info.leaks} validation and test images share a patient or are "
+            "copies of images of another split (--on_leak=allow): results on "
+            "them are inflated."
+        )
+    return "\n".join(lines)
+
+
 def default_positive_class(class_names: Iterable[str]) -> str | None:
     """The positive one of two classes: the last, and `X` of `no_X` and `X`."""
     names = sorted(class_names)
@@ -136,11 +153,10 @@ def default_positive_class(class_names: Iterable[str]) -> str | None:
         return None
     negatives = {"no", "non", "not", "normal", "healthy", "negative", "without"}
     first, last = names
-    last_words = last.lower().replace("-", "_").replace(" ", "_").split("_")
-    first_words = first.lower().replace("-", "_").replace(" ", "_").split("_")
-    if last_words[0] in negatives and first_words[0] not in negatives:
-        return first
-    return last
+    is_first_negative, is_last_negative = (
+        re.split(r"[-_ ]", name.lower())[0] in negatives for name in names
+    )
+    return first if is_last_negative and not is_first_negative else last
 
 
 def compute_fingerprint(rows: Iterable[tuple[str, str, int, str]]) -> str:
@@ -175,10 +191,10 @@ def make_example(
     """One image as a serialized tf.Example.
 
     Args:
-        encoded: JPEG or PNG bytes.
-        image_format: "jpeg" or "png".
-        height: of the encoded image, in pixels.
-        width: of the encoded image, in pixels.
+        encoded: JPEG or PNG bytes, as `image_format` says, "jpeg" or "png".
+        image_format: see `encoded`.
+        height: in pixels.
+        width: in pixels.
         channels: 1 or 3.
         image_id: path relative to the input directory.
         group: images of one group (patient, duplicates) share a split.
@@ -203,32 +219,29 @@ def make_example(
 
 
 def parse_example(serialized):
-    """Parses a serialized tf.Example in a graph.
-
-    Args:
-        serialized: string scalar.
+    """Parses a serialized tf.Example, a string scalar, in a graph.
 
     Returns:
-        Dictionary of scalars: `image` (string, JPEG or PNG bytes), `id`
-        (string), `group` (string), `label` (int32) and `sha256` (string, of
-        the decoded pixels).
+        Dictionary of scalars: `image` (string, JPEG or PNG bytes), `id`,
+        `group`, `sha256` (of the decoded pixels; strings) and `label` (int32).
     """
     import tensorflow as tf
 
+    text = tf.io.FixedLenFeature([], tf.string)
     features = tf.io.parse_single_example(
         serialized,
         {
-            "image/encoded": tf.io.FixedLenFeature([], tf.string),
-            "image/id": tf.io.FixedLenFeature([], tf.string),
-            "image/group": tf.io.FixedLenFeature([], tf.string),
+            "image/encoded": text,
+            "image/id": text,
+            "image/group": text,
+            "image/sha256": text,
             "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-            "image/sha256": tf.io.FixedLenFeature([], tf.string),
         },
     )
     return {
         "image": features["image/encoded"],
         "id": features["image/id"],
         "group": features["image/group"],
-        "label": tf.cast(features["image/class/label"], tf.int32),
         "sha256": features["image/sha256"],
+        "label": tf.cast(features["image/class/label"], tf.int32),
     }

@@ -52,13 +52,6 @@ def make_sample_data(
 
     The same arguments write the same bytes, whatever the number of workers.
 
-    Args:
-        output_dir: must not exist, or be empty.
-        num_images: in both classes together, at least 2.
-        image_size: height and width, in pixels.
-        seed: not negative; other seeds draw other patients.
-        num_workers: processes.
-
     Returns:
         How many images it wrote.
 

@@ -16,7 +16,6 @@ What is tried: `version_checks`. Who publishes asks `refusal`; it needs no
 TensorFlow.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -25,7 +24,7 @@ import sys
 from absl import app, flags, logging
 
 from trainer import startup
-from trainer.export import signature
+from trainer.export import signature, versions
 from trainer.storage import paths
 
 # A version that takes longer to try than this is of no use.
@@ -48,7 +47,7 @@ def write_blessing(version_dir: str, checks: list[dict]) -> dict:
     """Writes what the checks of a version found, and returns the content."""
     blessing = {
         "blessed": all(check["passed"] for check in checks),
-        "manifest_sha256": _manifest_sha256(version_dir),
+        "manifest_sha256": versions.manifest_sha256(version_dir),
         "checks": checks,
     }
     path = paths.join(version_dir, signature.BLESSING_FILE)
@@ -64,7 +63,7 @@ def refusal(version_dir: str) -> str:
             f"{version_dir} has not been tried (it has no "
             f"{signature.BLESSING_FILE}): run trainer.export.blessing on it."
         )
-    if blessing.get("manifest_sha256") != _manifest_sha256(version_dir):
+    if blessing.get("manifest_sha256") != versions.manifest_sha256(version_dir):
         return (
             f"{version_dir} has changed since it was tried: run "
             "trainer.export.blessing on it again."
@@ -77,14 +76,6 @@ def refusal(version_dir: str) -> str:
     if failed or blessing.get("blessed") is not True:
         return f"{version_dir} failed when it was tried: {'; '.join(failed)}."
     return ""
-
-
-def _manifest_sha256(version_dir: str) -> str:
-    """Empty where there is no manifest."""
-    path = paths.join(version_dir, signature.MANIFEST_FILE)
-    if not paths.exists(path):
-        return ""
-    return hashlib.sha256(paths.read_bytes(path)).hexdigest()
 
 
 def bless_in_new_process(

@@ -7,39 +7,14 @@ arrived.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import uuid
 
 import keras
 import tensorflow as tf
-from tensorflow.python.saved_model import fingerprinting_utils
 
-from trainer.export import serving_module, signature
-
-
-def next_version(export_dir: str) -> int:
-    """One more than the newest version under a base path, 1 for the first."""
-    if not os.path.isdir(export_dir):
-        return 1
-    versions = [int(n) for n in os.listdir(export_dir) if n.isdigit()]
-    return max(versions, default=0) + 1
-
-
-def find_version(export_dir: str, facts: dict) -> str | None:
-    """The newest version under a base path, if its manifest has these facts.
-
-    A finished run that is started again then exports nothing new.
-    """
-    newest = os.path.join(export_dir, str(next_version(export_dir) - 1))
-    path = os.path.join(newest, signature.MANIFEST_FILE)
-    if not os.path.exists(path):
-        return None
-    with open(path, encoding="utf-8") as file:
-        manifest = json.load(file)
-    same = all(manifest.get(name) == value for name, value in facts.items())
-    return newest if same else None
+from trainer.export import serving_module, signature, versions
 
 
 def save_keras(model: keras.Model, path: str) -> None:
@@ -61,26 +36,6 @@ def weights_sha256(model: keras.Model) -> str:
     for weight in model.get_weights():
         digest.update(weight.tobytes())
     return digest.hexdigest()
-
-
-def write_manifest(version_dir: str, facts: dict) -> None:
-    """Writes the sha256 of every file of a version, and `facts`.
-
-    `saved_model.pb` has no checksum of its own: a flipped bit would load.
-    """
-    files = {}
-    for directory, _, names in sorted(os.walk(version_dir)):
-        for name in sorted(names):
-            path = os.path.join(directory, name)
-            with open(path, "rb") as file:
-                digest = hashlib.sha256(file.read()).hexdigest()
-            relative = os.path.relpath(path, version_dir)
-            files[relative] = {
-                "sha256": digest,
-                "num_bytes": os.path.getsize(path),
-            }
-    with open(os.path.join(version_dir, signature.MANIFEST_FILE), "w") as file:
-        json.dump({**facts, "files": files}, file, indent=2)
 
 
 def export_version(
@@ -116,33 +71,17 @@ def export_version(
                 experimental_custom_gradients=False
             ),
         )
-        _name_classify_method(temporary)
         for name, content in assets.items():
             _write(os.path.join(temporary, "assets", name), content)
         if warmup is not None:
             _write(os.path.join(temporary, signature.WARMUP_FILE), warmup)
-        write_manifest(temporary, facts)
-        version_dir = os.path.join(export_dir, str(next_version(export_dir)))
+        versions.write_manifest(temporary, facts)
+        number = versions.next_number(export_dir)
+        version_dir = os.path.join(export_dir, str(number))
         os.rename(temporary, version_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return version_dir
-
-
-def _name_classify_method(version_dir: str) -> None:
-    """Declares the `classify` signature for the Classify API.
-
-    TensorFlow 2 declares each signature for Predict, and TF Serving refuses
-    it elsewhere under `--enable_signature_method_name_check`.
-    """
-    utils = tf.compat.v1.saved_model.signature_def_utils
-    updater = utils.MethodNameUpdater(version_dir)
-    updater.replace_method_name(
-        signature.CLASSIFY, tf.compat.v1.saved_model.CLASSIFY_METHOD_NAME
-    )
-    updater.save()
-    # It is a checksum of the file that was just changed.
-    fingerprinting_utils.write_fingerprint(version_dir)
 
 
 def _write(path: str, content: bytes) -> None:

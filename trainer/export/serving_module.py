@@ -81,7 +81,7 @@ class ServingModule(tf.Module):
     def _answer(
         self, feature_map: tf.Tensor, descriptor: tf.Tensor, valid: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """The outputs that three of the signatures share."""
+        """The outputs that all signatures share."""
         logits = self._head(feature_map)[0] / self._temperature
         if logits.shape[-1] == 1:
             logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
@@ -151,38 +151,10 @@ class ServingModule(tf.Module):
             signature.OVERLAY: overlays,
         }
 
-    def _classify(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        def parse(example):
-            names = (signature.IMAGE_BYTES, signature.RECORD_IMAGE)
-            features = tf.io.parse_single_example(
-                example,
-                {
-                    name: tf.io.FixedLenFeature([], tf.string, "")
-                    for name in names
-                },
-            )
-            return tf.strings.join([features[name] for name in names])
-
-        outputs = self._serve_bytes(
-            tf.map_fn(
-                lambda example: preprocessing.isolate(parse, example, ""),
-                examples,
-                fn_output_signature=tf.TensorSpec([], tf.string),
-            )
-        )
-        scores = outputs[signature.PROBABILITIES]
-        return {
-            signature.CLASSES: tf.broadcast_to(
-                self._class_names, tf.shape(scores)
-            ),
-            signature.SCORES: scores,
-        }
-
     def signatures(self) -> dict:
         """Concrete functions by the name of their signature."""
-        strings = [None]
         shape = [None, self._image_size, self._image_size, self._channels]
-        image_bytes = tf.TensorSpec(strings, tf.string, signature.IMAGE_BYTES)
+        image_bytes = tf.TensorSpec([None], tf.string, signature.IMAGE_BYTES)
         specs = {
             signature.SERVING_DEFAULT: (self._serve_bytes, image_bytes),
             signature.PIXELS: (
@@ -190,10 +162,6 @@ class ServingModule(tf.Module):
                 tf.TensorSpec(shape, tf.float32, signature.PIXELS_INPUT),
             ),
             signature.EXPLAIN: (self._explain, image_bytes),
-            signature.CLASSIFY: (
-                self._classify,
-                tf.TensorSpec(strings, tf.string, signature.EXAMPLES),
-            ),
         }
         return {
             name: _chunked(function).get_concrete_function(spec)

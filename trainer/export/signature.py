@@ -8,18 +8,13 @@ TensorFlow: a client that speaks REST runs without it.
 SERVING_DEFAULT = "serving_default"
 PIXELS = "pixels"
 EXPLAIN = "explain"
-CLASSIFY = "classify"  # for the Classify API, or Predict on serialized examples
-SIGNATURES = (SERVING_DEFAULT, PIXELS, EXPLAIN, CLASSIFY)
+SIGNATURES = (SERVING_DEFAULT, PIXELS, EXPLAIN)
 
 # Inputs.
 IMAGE_BYTES = "image_bytes"  # string [batch], one JPEG or PNG each
 PIXELS_INPUT = "pixels"  # float32 [batch, height, width, channels], [0, 255]
-# Serialized tf.Examples, string [batch]: the image is in the feature
-# IMAGE_BYTES or, as in Lightbox's own records, in RECORD_IMAGE.
-EXAMPLES = "inputs"
-RECORD_IMAGE = "image/encoded"
 
-# Outputs of all signatures but CLASSIFY.
+# Outputs of all signatures.
 PROBABILITIES = "probabilities"  # float32 [batch, classes], calibrated
 LABEL = "label"  # string [batch], name of the most probable class
 LABEL_INDEX = "label_index"  # int32 [batch], its index
@@ -34,10 +29,6 @@ IS_OUT_OF_DISTRIBUTION = "is_out_of_distribution"
 # EXPLAIN only. string [batch]: PNG, Grad-CAM of the label laid over the image;
 # empty where it is not valid. REST encodes what is called `_bytes` in base64.
 OVERLAY = "overlay_bytes"
-# CLASSIFY: string and float32 [batch, classes], in the order of the labels;
-# zeros where an image could not be decoded.
-CLASSES = "classes"
-SCORES = "scores"
 
 # Files of a version.
 MODEL_NAME = "brain_mri"

@@ -4,8 +4,6 @@ Each check returns a sentence on what it saw, or raises `CheckError`.
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +13,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from trainer.data import preprocessing, records
-from trainer.export import evaluated_images, signature, warmup
+from trainer.export import evaluated_images, signature, versions, warmup
 
 # Between what evaluation computed and what the version answers.
 TOLERANCE = 1e-5
@@ -114,19 +112,12 @@ def _failed(name: str, error: Exception) -> dict:
     return {"name": name, "passed": False, "detail": detail}
 
 
-def _read_manifest(version_dir: str) -> dict:
-    path = os.path.join(version_dir, signature.MANIFEST_FILE)
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
 def _check_manifest(version_dir: str) -> str:
-    listed = _read_manifest(version_dir)["files"]
-    for name, expected in listed.items():
-        with open(os.path.join(version_dir, name), "rb") as file:
-            if hashlib.sha256(file.read()).hexdigest() != expected["sha256"]:
-                raise CheckError(f"{name} is not the file that was exported.")
-    return f"All {len(listed)} files are as they were exported."
+    changed = versions.changed_files(version_dir)
+    if changed:
+        raise CheckError(f"{changed[0]} is not the file that was exported.")
+    count = len(versions.read_manifest(version_dir)["files"])
+    return f"All {count} files are as they were exported."
 
 
 def _check_size(version_dir: str, max_megabytes: float) -> str:
@@ -154,10 +145,6 @@ def _check_signatures(version: _Version) -> str:
     }
     if version.info.positive_index is not None:
         answer[signature.DECISION] = (tf.bool, [None])
-    classified = {
-        signature.CLASSES: (tf.string, [None, num_classes]),
-        signature.SCORES: (tf.float32, [None, num_classes]),
-    }
     strings = (tf.string, [None])
     expected = {
         signature.SERVING_DEFAULT: ({signature.IMAGE_BYTES: strings}, answer),
@@ -165,7 +152,6 @@ def _check_signatures(version: _Version) -> str:
             {signature.IMAGE_BYTES: strings},
             {**answer, signature.OVERLAY: strings},
         ),
-        signature.CLASSIFY: ({signature.EXAMPLES: strings}, classified),
         signature.PIXELS: (
             {signature.PIXELS_INPUT: (tf.float32, _pixels_shape(version))},
             answer,
@@ -198,14 +184,9 @@ def _check_warmup(version: _Version) -> str:
     for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
         num_records += 1
         log = prediction_log_pb2.PredictionLog.FromString(record)
-        if log.HasField("classify_log"):
-            request = log.classify_log.request
-            examples = request.input.example_list.examples
-            values = [example.SerializeToString() for example in examples]
-        else:
-            request = log.predict_log.request
-            (tensor,) = request.inputs.values()
-            values = tf.make_ndarray(tensor)
+        request = log.predict_log.request
+        (tensor,) = request.inputs.values()
+        values = tf.make_ndarray(tensor)
         name = request.model_spec.signature_name
         _require_finite(version.call(name, values), f"Warming {name}")
         found.add((name, len(values)))
@@ -241,7 +222,8 @@ def _check_predictions(
     version: _Version, evaluated: evaluated_images.EvaluatedImages
 ) -> str:
     """Probabilities, labels and decisions are those of evaluation."""
-    operating_point = _read_manifest(version.directory).get("operating_point")
+    manifest = versions.read_manifest(version.directory)
+    operating_point = manifest.get("operating_point")
     furthest = 0.0
     for batch_size in _BATCH_SIZES:
         outputs = _in_batches(
@@ -295,27 +277,12 @@ def _check_agreement(
     pixels = np.stack(
         [preprocessing.prepare_image(i, height, channels) for i in images]
     )
-    examples = [
-        tf.train.Example(
-            features=tf.train.Features(
-                feature={
-                    signature.IMAGE_BYTES: tf.train.Feature(
-                        bytes_list=tf.train.BytesList(value=[image])
-                    )
-                }
-            )
-        ).SerializeToString()
-        for image in images
-    ]
     explained = version.call(signature.EXPLAIN, images)
     answers = {
         signature.PIXELS: version.call(signature.PIXELS, pixels)[
             signature.PROBABILITIES
         ],
         signature.EXPLAIN: explained[signature.PROBABILITIES],
-        signature.CLASSIFY: version.call(signature.CLASSIFY, examples)[
-            signature.SCORES
-        ],
     }
     for name, found in answers.items():
         gap = np.max(np.abs(found - default[signature.PROBABILITIES]))

@@ -4,11 +4,7 @@ import os
 import tempfile
 
 import tensorflow as tf
-from tensorflow_serving.apis import (
-    classification_pb2,
-    predict_pb2,
-    prediction_log_pb2,
-)
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from trainer.data import preprocessing
 from trainer.export import signature
@@ -84,16 +80,4 @@ def _make_logs(
                 predict_log=prediction_log_pb2.PredictLog(request=predict)
             )
         )
-    classify = classification_pb2.ClassificationRequest()
-    classify.model_spec.name = model_name
-    classify.model_spec.signature_name = signature.CLASSIFY
-    for image in batch:
-        example = classify.input.example_list.examples.add()
-        feature = example.features.feature[signature.IMAGE_BYTES]
-        feature.bytes_list.value.append(image)
-    logs.append(
-        prediction_log_pb2.PredictionLog(
-            classify_log=prediction_log_pb2.ClassifyLog(request=classify)
-        )
-    )
     return logs

@@ -61,7 +61,7 @@ def _foldable(model: keras.Model) -> dict[str, str]:
         inputs = layer.input if isinstance(layer.input, list) else [layer.input]
         for tensor in inputs:
             readers.setdefault(id(tensor), []).append(layer)
-    found = {}
+    norm_of = {}
     for layer in model.layers:
         if not isinstance(layer, _CONVOLUTIONS) or layer.use_bias:
             continue
@@ -69,8 +69,8 @@ def _foldable(model: keras.Model) -> dict[str, str]:
         if len(reading) == 1 and isinstance(
             reading[0], keras.layers.BatchNormalization
         ):
-            found[layer.name] = reading[0].name
-    return found
+            norm_of[layer.name] = reading[0].name
+    return norm_of
 
 
 def _absorb(convolution, norm) -> list[np.ndarray]:

@@ -62,14 +62,14 @@ def describe_images(model: keras.Model, images: list[bytes]) -> np.ndarray:
     """
     _, image_size, _, channels = model.input.shape
     describe = tf.function(descriptor_model(model), reduce_retracing=True)
-    found = []
+    descriptors = []
     for start in range(0, len(images), _BATCH_SIZE):
         pixels = [
             preprocessing.prepare_image(image, image_size, channels)
             for image in images[start : start + _BATCH_SIZE]
         ]
-        found.append(describe(tf.stack(pixels), training=False).numpy())
-    return np.concatenate(found)
+        descriptors.append(describe(tf.stack(pixels), training=False).numpy())
+    return np.concatenate(descriptors)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,15 +95,15 @@ def heat_maps(
     """
     backbone = keras.Model(model.input, model.get_layer(FEATURE_MAP).output)
     head = head_model(model)
-    found = []
+    maps = []
     for start in range(0, len(pixels), _BATCH_SIZE):
         chosen = slice(start, start + _BATCH_SIZE)
         classes = None
         if class_index is not None:
             classes = tf.constant(class_index[chosen], tf.int32)
         features = backbone(tf.constant(pixels[chosen]), training=False)
-        found.append(grad_cam(head, features, classes)[0].numpy())
-    return np.concatenate(found)
+        maps.append(grad_cam(head, features, classes)[0].numpy())
+    return np.concatenate(maps)
 
 
 @functools.cache

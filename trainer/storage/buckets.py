@@ -1,7 +1,8 @@
 """Objects in Cloud Storage: whole, checked by crc32c, and asked for again.
 
 google-cloud-storage repeats what a server refuses for a moment; a download that
-arrives altered it only reports, so that is repeated here.
+arrives altered it only reports, so that is repeated here. What fails for good
+is an OSError whose sentence says what to do.
 """
 
 import base64
@@ -20,9 +21,8 @@ from google.auth import exceptions as auth_exceptions
 from google.cloud import storage
 from google.cloud.storage import exceptions as storage_exceptions
 
-SCHEME = "gs://"
 # What a bucket may answer, after the library's own retries.
-ERRORS = (
+_ERRORS = (
     exceptions.GoogleAPIError,
     auth_exceptions.GoogleAuthError,
     requests.RequestException,
@@ -34,8 +34,7 @@ _NUM_DOWNLOADS = 5
 _CHUNK = 1 << 20
 
 
-def explain(error: Exception, url: str) -> str:
-    """One sentence that says what to do about one of `ERRORS`."""
+def _explain(error: Exception, url: str) -> str:
     bucket = split_url(url)[0]
     if isinstance(error, auth_exceptions.GoogleAuthError):
         return (
@@ -47,7 +46,7 @@ def explain(error: Exception, url: str) -> str:
     if isinstance(error, (exceptions.Forbidden, exceptions.Unauthorized)):
         return (
             f"access to {url} was denied: it takes roles/storage.objectUser on "
-            f"gs://{bucket}."
+            f"gs://{bucket}, or objectViewer if it is only read."
         )
     if isinstance(error, exceptions.TooManyRequests):
         return (
@@ -65,11 +64,10 @@ def explain(error: Exception, url: str) -> str:
 
 @contextlib.contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Makes an OSError with `explain`'s sentence of one of `ERRORS`."""
     try:
         yield
-    except ERRORS as error:
-        raise OSError(explain(error, url)) from error
+    except _ERRORS as error:
+        raise OSError(_explain(error, url)) from error
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -86,23 +84,14 @@ def split_url(url: str) -> tuple[str, str]:
     return match[1], match[2] or ""
 
 
-def file_crc32c(path: str) -> str:
-    """CRC32C of a file as Cloud Storage gives it: base64 of its big end."""
-    with open(path, "rb") as file:
-        return _crc32c(file)
+def _bucket(url: str) -> storage.Bucket:
+    name = split_url(url)[0]
+    with explained(url):
+        return storage.Client().bucket(name)
 
 
-def _crc32c(file: BinaryIO) -> str:
-    checksum = google_crc32c.Checksum()
-    while data := file.read(_CHUNK):
-        checksum.update(data)
-    return base64.b64encode(checksum.digest()).decode()
-
-
-def _open(content: str | bytes) -> BinaryIO:
-    if isinstance(content, bytes):
-        return io.BytesIO(content)
-    return open(content, "rb")
+def _blob(url: str) -> storage.Blob:
+    return _bucket(url).blob(split_url(url)[1])
 
 
 def read_bytes(url: str) -> bytes:
@@ -110,7 +99,6 @@ def read_bytes(url: str) -> bytes:
 
     Raises:
         FileNotFoundError: if there is none.
-        OSError: if it cannot be read.
     """
     blob = _blob(url)
     with explained(url):
@@ -121,29 +109,15 @@ def read_bytes(url: str) -> bytes:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Makes or replaces an object.
-
-    Raises:
-        OSError: if it cannot be written; what was there is intact.
-    """
+    """Makes or replaces an object; if it fails, what was there is intact."""
     with explained(url):
         _blob(url).upload_from_string(data, "application/octet-stream")
 
 
 def exists(url: str) -> bool:
-    """Whether there is an object of this name.
-
-    Raises:
-        OSError: if that cannot be told.
-    """
+    """Whether there is an object of this name."""
     with explained(url):
         return _blob(url).exists()
-
-
-def _blob(url: str) -> storage.Blob:
-    bucket, name = split_url(url)
-    with explained(url):
-        return storage.Client().bucket(bucket).blob(name)
 
 
 def _until_intact(download: Callable):
@@ -163,38 +137,31 @@ class Folder:
 
         Raises:
             ValueError: if the URL is none of Cloud Storage.
-            OSError: if there are no credentials.
         """
         self.url = url.rstrip("/")
-        bucket, prefix = split_url(self.url)
+        prefix = split_url(self.url)[1]
         self._prefix = f"{prefix}/" if prefix else ""
-        with explained(self.url):
-            self._client = storage.Client()
-        self._bucket = self._client.bucket(bucket)
+        self._bucket = _bucket(self.url)
+
+    def _blob(self, name: str) -> storage.Blob:
+        return self._bucket.blob(self._prefix + name)
 
     def list(self) -> dict[str, storage.Blob]:
-        """All objects, with their size, checksum and generation.
-
-        Raises:
-            ValueError: if a name cannot be one of a file.
-            OSError: if they cannot be listed.
-        """
-        start, found = len(self._prefix), {}
+        """All objects, with their size, checksum and generation."""
+        start, blobs = len(self._prefix), {}
         with explained(self.url):
-            for blob in self._client.list_blobs(
-                self._bucket, prefix=self._prefix
-            ):
+            for blob in self._bucket.list_blobs(prefix=self._prefix):
                 name = blob.name[start:]
                 # Consoles make an empty object to show a folder.
                 if not name or name.endswith("/"):
                     continue
                 if {"", ".", ".."} & set(name.split("/")):
-                    raise ValueError(
+                    raise OSError(
                         f"{self.url}/{name} cannot be a file's name: rename "
                         "the object."
                     )
-                found[name] = blob
-        return found
+                blobs[name] = blob
+        return blobs
 
     def download(
         self,
@@ -207,10 +174,7 @@ class Folder:
         Args:
             blobs: by name.
             directory: where they go, below their names.
-            on_progress: is told the bytes of each that has arrived.
-
-        Raises:
-            OSError: if one cannot be read, or was replaced meanwhile.
+            on_progress: is given the bytes of each that has arrived.
         """
 
         def fetch(name):
@@ -235,7 +199,7 @@ class Folder:
     def upload(
         self, content: str | bytes, name: str, generation: int | None = None
     ) -> int:
-        """Makes or replaces an object, in one step.
+        """Makes or replaces an object in one step; returns its generation.
 
         Args:
             content: the bytes, or the path of a file that has them.
@@ -243,15 +207,11 @@ class Folder:
             generation: of the object to replace, 0 if there must be none;
                 None replaces any.
 
-        Returns:
-            The generation of the new object.
-
         Raises:
             FileNotFoundError: if the file is gone.
             FileExistsError: if another process has written the object.
-            OSError: if it cannot be written; what was there is intact.
         """
-        blob = self._bucket.blob(self._prefix + name)
+        blob = self._blob(name)
         # What is appended to a file meanwhile is no part of this upload.
         with _open(content) as file, explained(f"{self.url}/{name}"):
             try:
@@ -265,7 +225,7 @@ class Folder:
                 )
             except exceptions.PreconditionFailed as error:
                 # Perhaps it was this upload: applied, and its answer lost.
-                if not self._is_same(blob, content):
+                if not _has_content(blob, content):
                     raise FileExistsError(
                         f"{self.url}/{name} was written by another process: "
                         "only one may write there. Stop the other, or give "
@@ -273,25 +233,31 @@ class Folder:
                     ) from error
         return blob.generation
 
-    def _is_same(self, blob: storage.Blob, content: str | bytes) -> bool:
-        try:
-            blob.reload()
-        except exceptions.NotFound:
-            return False
-        with _open(content) as file:
-            return blob.crc32c == _crc32c(file)
+    def copy(self, blob: storage.Blob, name: str) -> None:
+        """Copies an object that `list` gave, replacing what has the name."""
+        with explained(f"{self.url}/{name}"):
+            self._bucket.copy_blob(blob, self._bucket, self._prefix + name)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Gives an object another name below the folder, replacing any there.
+
+        Raises:
+            OSError: if it cannot be copied or deleted.
+        """
+        with explained(f"{self.url}/{name}"):
+            self._bucket.rename_blob(
+                self._bucket.blob(self._prefix + name), self._prefix + new_name
+            )
 
     def delete(self, name: str, generation: int | None = None) -> None:
         """Deletes an object; nothing if it is gone.
 
         Raises:
             FileExistsError: if another process has replaced it.
-            OSError: if it cannot be deleted.
         """
-        blob = self._bucket.blob(self._prefix + name)
         with explained(f"{self.url}/{name}"):
             try:
-                blob.delete(if_generation_match=generation)
+                self._blob(name).delete(if_generation_match=generation)
             except exceptions.NotFound:
                 return
             except exceptions.PreconditionFailed as error:
@@ -299,6 +265,29 @@ class Folder:
                     f"{self.url}/{name} was written by another process: only "
                     "one may write there."
                 ) from error
+
+
+def _has_content(blob: storage.Blob, content: str | bytes) -> bool:
+    try:
+        blob.reload()
+    except exceptions.NotFound:
+        return False
+    return blob.crc32c == crc32c(content)
+
+
+def crc32c(content: str | bytes) -> str:
+    """Of bytes or a file, as Cloud Storage gives it: base64 of its big end."""
+    checksum = google_crc32c.Checksum()
+    with _open(content) as file:
+        while data := file.read(_CHUNK):
+            checksum.update(data)
+    return base64.b64encode(checksum.digest()).decode()
+
+
+def _open(content: str | bytes) -> BinaryIO:
+    if isinstance(content, bytes):
+        return io.BytesIO(content)
+    return open(content, "rb")
 
 
 def in_threads(function: Callable, items: Iterable) -> Iterator:

@@ -37,7 +37,7 @@ _NOT_SENT = re.compile(
     r"(^|/)(\.|tmp\.)|\.tmp$|_temp(/|$)|\.tempstate"
     r"|(^|/)folds/[^/]+/records(/|$)"
 )
-_VERSION_FILE = re.compile(r"((?:.*/)?\d+)/assets(?:\.extra)?/.*")
+_ASSET = re.compile(r"((?:.*/)?[0-9]+)/assets(?:\.extra)?/.*")
 
 
 @dataclasses.dataclass
@@ -64,7 +64,8 @@ class Mirror:
     One file says that everything is there: it leaves the bucket before
     anything else changes, and is sent at the end, after everything else. What
     is deleted here is deleted there only if that is usual, so that nothing is
-    lost by whatever cleans a directory of temporary files.
+    lost by whatever cleans a directory of temporary files. What cannot be read
+    or written is an OSError.
     """
 
     def __init__(
@@ -84,7 +85,6 @@ class Mirror:
 
         Raises:
             ValueError: if the URL is none of Cloud Storage.
-            OSError: if there are no credentials.
         """
         self.url = url
         self._directory = directory
@@ -95,7 +95,6 @@ class Mirror:
         self._generations: dict[str, int] = {}
         self._sent: dict[str, tuple] = {}
         self._broken: set[str] = set()
-        self._pass_lock = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._conflict: FileExistsError | None = None
@@ -110,27 +109,24 @@ class Mirror:
 
         Returns:
             The bytes downloaded.
-
-        Raises:
-            OSError: if it cannot be read.
         """
-        there = self._folder.list()
-        there.pop(_WRITE_CHECK, None)
-        needed = {n: b for n, b in there.items() if wanted(n)}
+        blobs = self._folder.list()
+        blobs.pop(_WRITE_CHECK, None)
+        needed = {n: b for n, b in blobs.items() if wanted(n)}
         self._folder.download(needed, self._directory)
-        for name, blob in there.items():
+        for name, blob in blobs.items():
             path = os.path.join(self._directory, name)
             if name not in needed:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 open(path, "wb").close()
             self._generations[name] = blob.generation
             self._sent[name] = _state(os.stat(path))
-        self._broken = self._drop_broken_versions(set(there))
+        self._broken = self._drop_broken_versions(set(blobs))
         return sum(blob.size for blob in needed.values())
 
     def _drop_broken_versions(self, names: set[str]) -> set[str]:
         """Files of versions whose upload was killed; they are exported anew."""
-        versions = {m[1] for n in names if (m := _VERSION_FILE.fullmatch(n))}
+        versions = {m[1] for n in names if (m := _ASSET.fullmatch(n))}
         broken = set()
         for version in versions:
             if f"{version}/{_GRAPH_FILE}" not in names:
@@ -139,22 +135,14 @@ class Mirror:
         return broken
 
     def start(self) -> None:
-        """Checks that the bucket may be written, and begins to.
-
-        Raises:
-            OSError: if it may not.
-        """
+        """Checks that the bucket may be written, and begins to."""
         self._folder.upload(b"", _WRITE_CHECK)
         self._folder.delete(_WRITE_CHECK)
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Brings the rest to the bucket.
-
-        Raises:
-            OSError: if it cannot be written; the directory has everything.
-        """
+        """Brings the rest to the bucket; if it fails, it is all still here."""
         self._closing.set()
         if not self._thread:
             return
@@ -165,7 +153,7 @@ class Mirror:
             pass  # until a look finds nothing to do
 
     def _follow(self) -> None:
-        said = ""
+        warned = ""
         while not self._closing.wait(PERIOD_S):
             try:
                 self._send(is_last=False)
@@ -175,49 +163,47 @@ class Mirror:
                 return
             # Whatever it is, `close` tries again and tells.
             except Exception as error:
-                if str(error) != said:
+                if str(error) != warned:
                     logging.warning(
                         "Uploads wait, and the run goes on: %s", error
                     )
-                said = str(error)
+                warned = str(error)
 
     def _send(self, is_last: bool) -> int:
         """Makes the bucket follow once; returns what there was to do."""
-        with self._pass_lock:
-            changes, num_waiting, names = self._look(is_last)
-            gone = {
-                name
-                for name in set(self._generations) - names
-                if name == self._last
-                or name in self._broken
-                or _DELETABLE.search(name)
-            }
-            others = [c for c in changes if c.name != self._last]
-            final = [c for c in changes if c.name == self._last]
-            if self._last in gone or (
-                final and others and self._last in self._generations
-            ):
-                self._delete(self._last)
-            progress = tqdm.tqdm(
-                total=len(others),
-                desc=f"to {self.url}",
-                unit=" files",
-                leave=False,
-                # Only what the user waits for, and on a terminal.
-                disable=None if is_last else True,
-            )
-            num_sent = 0
-            with progress:
-                for is_sent in self._upload_all(others):
-                    num_sent += is_sent
-                    progress.update()
-            # What is newer than these may not be there yet.
-            if not num_waiting and num_sent == len(others):
-                for name in gone & set(self._generations):
-                    self._delete(name)
-                for change in final if is_last else ():
-                    self._upload(change)
-            return len(changes) + len(gone) + num_waiting
+        changes, num_waiting, names = self._look(is_last)
+        gone = {
+            name
+            for name in set(self._generations) - names
+            if name == self._last
+            or name in self._broken
+            or _DELETABLE.search(name)
+        }
+        others = [c for c in changes if c.name != self._last]
+        final = [c for c in changes if c.name == self._last]
+        if self._last in gone or (
+            final and others and self._last in self._generations
+        ):
+            self._delete(self._last)
+        num_sent = 0
+        with tqdm.tqdm(
+            total=len(others),
+            desc=f"to {self.url}",
+            unit=" files",
+            leave=False,
+            # Only what the user waits for, and on a terminal.
+            disable=None if is_last else True,
+        ) as progress:
+            for is_sent in self._upload_all(others):
+                num_sent += is_sent
+                progress.update()
+        # What is newer than these may not be there yet.
+        if not num_waiting and num_sent == len(others):
+            for name in gone & set(self._generations):
+                self._delete(name)
+            for change in final if is_last else ():
+                self._upload(change)
+        return len(changes) + len(gone) + num_waiting
 
     def _look(self, is_last: bool) -> tuple[list[_Change], int, set[str]]:
         """What has changed, how much of it must wait, and all names.

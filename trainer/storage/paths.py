@@ -2,11 +2,15 @@
 
 Small files in Cloud Storage are read and written by google-cloud-storage, with
 checksums and retries. Commands bring whole directories here and back, see
-`workspace`; only records may be streamed, by TensorFlow's own file system.
+`staging`; only records may be streamed, by TensorFlow's own file system.
 """
 
+import contextlib
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
+from typing import BinaryIO
 
 # Written when everything else is there.
 SUCCESS_FILE = "_SUCCESS"
@@ -15,7 +19,13 @@ _copies: dict[str, str] = {}
 
 
 def is_remote(path: str) -> bool:
+    """Whether a path is a URL: of Cloud Storage, or another that Beam reads."""
     return "://" in path
+
+
+def is_bucket(path: str) -> bool:
+    """Whether a path is one of Cloud Storage."""
+    return path.startswith("gs://")
 
 
 def join(directory: str, *names: str) -> str:
@@ -46,11 +56,18 @@ def write_atomically(path: str, data: bytes | str) -> None:
 
         buckets.write_bytes(path, data)
         return
+    with open_atomically(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def open_atomically(path: str) -> Iterator[BinaryIO]:
+    """A local file to write, which is there once the block has ended well."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -74,6 +91,23 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
+def list_files(directory: str) -> list[str]:
+    """Relative names of all files below a directory; none if it is absent.
+
+    Raises:
+        OSError: if they cannot be listed.
+    """
+    if is_remote(directory):
+        from trainer.storage import buckets
+
+        return list(buckets.Folder(directory).list())
+    return [
+        os.path.relpath(os.path.join(folder, name), directory)
+        for folder, _, names in os.walk(directory)
+        for name in names
+    ]
+
+
 def exists(path: str) -> bool:
     if is_remote(path):
         from trainer.storage import buckets
@@ -86,3 +120,19 @@ def remove(path: str) -> None:
     """Deletes a local file, if it is there."""
     if os.path.exists(path):
         os.remove(path)
+
+
+def remove_folder(path: str) -> None:
+    """Deletes a folder with all that is in it, if it is there.
+
+    Raises:
+        OSError: if something in a bucket cannot be deleted.
+    """
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    from trainer.storage import buckets
+
+    folder = buckets.Folder(path)
+    for name in folder.list():
+        folder.delete(name)

@@ -25,7 +25,8 @@ class Workspace:
     """Local copies of paths in Cloud Storage, for one command.
 
     Local paths are given back as they are. At the end the mirrors are flushed,
-    and what they could not bring to the bucket is kept and named.
+    and what they could not bring to the bucket is kept and named. What cannot
+    be read or written is an OSError.
     """
 
     def __init__(self):
@@ -53,20 +54,20 @@ class Workspace:
 
         Raises:
             FileNotFoundError: if there is nothing to copy.
-            OSError: if it cannot be read, or this disk is too small.
+            OSError: if this disk is too small.
         """
-        if not path.startswith("gs://"):
+        if not paths.is_bucket(path):
             return path
         from trainer.storage import buckets
 
         folder = buckets.Folder(path)
-        found = {n: b for n, b in folder.list().items() if wanted(n)}
-        if not found:
+        blobs = {n: b for n, b in folder.list().items() if wanted(n)}
+        if not blobs:
             raise FileNotFoundError(
                 f"--{flag}={path} holds no files: correct it."
             )
         local = self._make_directory(path)
-        num_bytes = sum(blob.size for blob in found.values())
+        num_bytes = sum(blob.size for blob in blobs.values())
         free = shutil.disk_usage(local).free
         if num_bytes > free:
             raise OSError(
@@ -82,21 +83,17 @@ class Workspace:
             leave=False,
             disable=None,
         ) as progress:
-            folder.download(found, local, progress.update)
+            folder.download(blobs, local, progress.update)
         logging.info(
             "Copied %d files (%.1f MB) from %s.",
-            len(found),
+            len(blobs),
             num_bytes / 1e6,
             path,
         )
         return local
 
     def stage_records(self, data_dir: str) -> str:
-        """Copies records here, without the features that lie below them.
-
-        Raises:
-            OSError: if they cannot be read, or this disk is too small.
-        """
+        """Copies records here, without the features that lie below them."""
         return self.stage(data_dir, "data_dir", lambda name: "/" not in name)
 
     def stage_file(self, path: str, flag: str) -> str:
@@ -104,9 +101,8 @@ class Workspace:
 
         Raises:
             FileNotFoundError: if there is none.
-            OSError: if it cannot be read.
         """
-        if not path.startswith("gs://"):
+        if not paths.is_bucket(path):
             return path
         if not paths.exists(path):
             raise FileNotFoundError(f"--{flag}={path} does not exist.")
@@ -123,7 +119,7 @@ class Workspace:
             FileNotFoundError: if there is none.
             OSError: if it cannot be read.
         """
-        if not path.startswith("gs://"):
+        if not paths.is_bucket(path):
             return path
         from trainer.storage import buckets
 
@@ -146,9 +142,6 @@ class Workspace:
             path: local or `gs://`.
             last: name of a file that says that everything is there.
             wanted: names of what the command reads of what is there.
-
-        Raises:
-            OSError: if it cannot be read or written.
         """
         return self._mirror(path, True, wanted.__contains__, last, False)
 
@@ -159,14 +152,11 @@ class Workspace:
             path: local or `gs://`; empty stays empty.
             is_writer: False for a process that only reads what an earlier one
                 has left there.
-
-        Raises:
-            OSError: if it cannot be read or written.
         """
         return self._mirror(path, is_writer, bool, paths.SUCCESS_FILE, True)
 
     def _mirror(self, path, is_writer, wanted, last, in_order) -> str:
-        if not path.startswith("gs://"):
+        if not paths.is_bucket(path):
             return path
         for url, (_, local) in self._mirrors.items():
             if f"{path.rstrip('/')}/".startswith(f"{url.rstrip('/')}/"):
@@ -174,17 +164,17 @@ class Workspace:
         from trainer.storage import mirror
 
         local = self._make_directory(path)
-        found = mirror.Mirror(path, local, last, in_order)
-        num_bytes = found.restore(wanted)
+        opened = mirror.Mirror(path, local, last, in_order)
+        num_bytes = opened.restore(wanted)
         if num_bytes:
             logging.info(
                 "Copied %.1f MB of an earlier start from %s.",
                 num_bytes / 1e6,
                 path,
             )
-        self._mirrors[path] = found, local
+        self._mirrors[path] = opened, local
         if is_writer:
-            found.start()
+            opened.start()
         return local
 
     def _make_directory(self, url: str) -> str:
@@ -196,7 +186,10 @@ class Workspace:
         return local
 
     def __exit__(self, kind, error, traceback) -> None:
-        said = _sentence(error)
+        is_sentence = isinstance(error, SystemExit) and isinstance(
+            error.code, str
+        )
+        sentence = paths.as_given(error.code) if is_sentence else ""
         if self._directory:
             # A second signal does not take away the time to finish.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -215,19 +208,12 @@ class Workspace:
         if not lost:
             if self._directory:
                 shutil.rmtree(self._directory, ignore_errors=True)
-            if said:
-                sys.exit(paths.as_given(said))
+            if sentence:
+                sys.exit(sentence)
             return
-        if said:
-            print(paths.as_given(said), file=sys.stderr)
+        if sentence:
+            print(sentence, file=sys.stderr)
         sys.exit("\n".join(lost))
-
-
-def _sentence(error: BaseException | None) -> str:
-    """What the command ends with, if that is a sentence."""
-    if isinstance(error, SystemExit) and isinstance(error.code, str):
-        return error.code
-    return ""
 
 
 def _say_as_given(record: python_logging.LogRecord) -> bool:
@@ -235,8 +221,7 @@ def _say_as_given(record: python_logging.LogRecord) -> bool:
     return True
 
 
-def _stop(signal_number, frame):
+def _stop(*_):
     """Ends the process so that what it has is brought to the bucket."""
-    del signal_number, frame
     logging.warning("Stopped by SIGTERM; the same command continues.")
     sys.exit(startup.PREEMPTED)

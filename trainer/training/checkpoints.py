@@ -10,6 +10,7 @@ import io
 import json
 import math
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -86,6 +87,19 @@ class Progress:
             self.best_weights = [
                 arrays[f"weight_{i}"] for i in range(len(arrays.files) - 1)
             ]
+
+
+def read_progress(path: str) -> Progress | None:
+    """What `Progress.to_bytes` gave, or None if it is absent or damaged."""
+    progress = Progress()
+    try:
+        progress.update_from_bytes(paths.read_bytes(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logging.warning("%s is damaged (%s): it is made anew.", path, error)
+        return None
+    return progress
 
 
 class _ProgressState(tf.train.experimental.PythonState):
@@ -167,8 +181,8 @@ class PhaseCheckpoint:
         Raises:
             ValueError: if there are checkpoints, but none is intact.
         """
-        found = self._paths()
-        for path in found:
+        candidates = self._paths()
+        for path in candidates:
             try:
                 # Tensors carry checksums that a read verifies.
                 status = self._checkpoint.restore(path)
@@ -181,7 +195,7 @@ class PhaseCheckpoint:
                 )
                 continue
             return True
-        if found:
+        if candidates:
             raise ValueError(
                 f"No checkpoint in {self._directory} is intact: "
                 "delete that directory to start the phase anew."
@@ -194,7 +208,7 @@ class PhaseCheckpoint:
         The directory is asked, and not TensorFlow's file `checkpoint`: with
         that file torn or lost the phase would silently start anew.
         """
-        found = {}
+        path_of = {}
         for suffix in (".index", ".data-00000-of-*"):
             for path in tf.io.gfile.glob(
                 paths.join(self._directory, f"ckpt-*{suffix}")
@@ -203,8 +217,8 @@ class PhaseCheckpoint:
                     r"(.*ckpt-(\d+))\.(?:index|data-\d+-of-\d+)", path
                 )
                 if match:
-                    found[int(match.group(2))] = match.group(1)
-        return [found[step] for step in sorted(found, reverse=True)]
+                    path_of[int(match.group(2))] = match.group(1)
+        return [path_of[step] for step in sorted(path_of, reverse=True)]
 
 
 def _reason(error: Exception) -> str:

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer.training import cluster as cluster_lib
+from trainer.training.cluster import read_cluster
 
 
 def create_strategy(
@@ -49,7 +50,7 @@ def _choose() -> tuple[str, str]:
         return "tpu", "because TPU_NAME is set"
     if tf.config.list_physical_devices("TPU"):
         return "tpu", "because this machine has a TPU"
-    cluster = cluster_lib.read_cluster()
+    cluster = read_cluster()
     if cluster and cluster.num_tasks > 1:
         return (
             "multi_worker",
@@ -86,7 +87,7 @@ def _create(name: str, cluster_timeout_s: float) -> tf.distribute.Strategy:
 
 
 def _create_multi_worker(timeout_s: float) -> tf.distribute.Strategy:
-    cluster = cluster_lib.read_cluster()
+    cluster = read_cluster()
     if cluster is None or not cluster.role:
         raise ValueError(
             "--strategy=multi_worker needs TF_CONFIG to name the cluster and "
@@ -175,11 +176,6 @@ def describe(strategy: tf.distribute.Strategy) -> dict:
         "num_cpu_cores": os.cpu_count(),
         "devices": devices,
     }
-
-
-def compiles_steps(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the strategy compiles by XLA whatever it runs, as on a TPU."""
-    return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 def make_deterministic() -> None:
@@ -278,11 +274,13 @@ def check_agreement(
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return
-    mine = tf.constant([[int(d[:15], 16) for d in digests.values()]], tf.int64)
+    numbers = tf.constant(
+        [[int(d[:15], 16) for d in digests.values()]], tf.int64
+    )
 
     @tf.function
     def compare():
-        replicas = strategy.run(lambda: tf.identity(mine))
+        replicas = strategy.run(lambda: tf.identity(numbers))
         everyone = strategy.gather(replicas, axis=0)
         return tf.reduce_all(everyone == everyone[:1], axis=0)
 
@@ -303,10 +301,39 @@ def all_agree(strategy: tf.distribute.Strategy, answer: bool) -> bool:
     @tf.function
     def gather():
         # Between processes collectives carry numbers, not truth values.
-        mine = strategy.run(lambda: tf.constant([int(answer)], tf.int32))
-        return tf.reduce_all(strategy.gather(mine, axis=0) == 1)
+        answers = strategy.run(lambda: tf.constant([int(answer)], tf.int32))
+        return tf.reduce_all(strategy.gather(answers, axis=0) == 1)
 
     return bool(gather())
+
+
+def from_chief(
+    strategy: tf.distribute.Strategy, arrays: list[np.ndarray]
+) -> list[np.ndarray]:
+    """The chief's arrays, on all workers.
+
+    Args:
+        strategy: of this process.
+        arrays: float32, of the same shapes on all workers.
+    """
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return arrays
+    # The first number says whose they are.
+    payload = tf.constant(
+        np.concatenate([[is_chief(strategy)], *map(np.ravel, arrays)]),
+        tf.float32,
+    )
+
+    @tf.function
+    def gather():
+        replicas = strategy.run(lambda: payload[tf.newaxis])
+        everyone = strategy.gather(replicas, axis=0)
+        return everyone[tf.argmax(everyone[:, 0])]
+
+    ends = np.cumsum([1, *(a.size for a in arrays)])
+    parts = np.split(gather().numpy(), ends[:-1])[1:]
+    return [p.reshape(a.shape) for p, a in zip(parts, arrays, strict=True)]
 
 
 def choose_precision(name: str) -> str:

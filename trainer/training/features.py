@@ -1,22 +1,34 @@
-"""Backbone features computed once, in augmented views.
+"""Features of the backbone, computed once a view and kept as float16 rows.
 
 With the backbone frozen, an image's features never change. The head is
 trained on view `e mod V` in epoch `e`, which equals running the backbone on
-that view in that epoch, at a thousandth of the time.
+that view in that epoch, to the rounding of float16, at a thousandth of the
+time.
+
+Each view is a file, kept as soon as it is done. Its name is a hash over all
+that its content follows from, so a stale one is never found; a checksum beside
+it keeps a damaged one from use.
 """
 
+import functools
 import hashlib
 import inspect
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from trainer.data import augmentation, preprocessing
 from trainer.model import folding
+from trainer.storage import paths
 
-# Features that take more stay in their file and are read a batch at a time.
-MAX_BYTES_IN_MEMORY = 4 << 30
+# Of the features that are in memory at a time.
+_PIECE_BYTES = 32 << 20
 
 
 def weights_sha256(model: keras.Model) -> str:
@@ -35,6 +47,66 @@ def code_sha256() -> str:
     return hashlib.sha256(source.encode("utf-8")).hexdigest()
 
 
+def load_or_compute(
+    directory: str,
+    facts: dict,
+    shape: tuple[int, int],
+    compute: Callable[[np.ndarray], None],
+    *,
+    is_chief: bool = True,
+    all_have: Callable[[bool], bool] = lambda has: has,
+) -> np.ndarray | None:
+    """The features that follow from `facts`, from their file if it is there.
+
+    Args:
+        directory: of the files, local or `gs://`; where it cannot be written
+            the features are kept as long as this process.
+        facts: whatever the features depend on, as JSON holds it.
+        shape: images and features.
+        compute: fills an array of this shape; all workers take part.
+        is_chief: whether this process reads and writes the files.
+        all_have: says, given whether the chief lacks nothing, whether that is
+            so: all workers compute, or none.
+
+    Returns:
+        float16 of that shape, memory-mapped and read-only; None for a worker
+        that is not the chief.
+
+    Raises:
+        ValueError: if a feature is beyond the range of float16.
+    """
+    text = json.dumps({**facts, "dtype": "float16"}, sort_keys=True)
+    name = hashlib.sha256(text.encode("utf-8")).hexdigest()[:32] + ".npy"
+    path = paths.join(directory, name)
+    if is_chief and paths.is_remote(path):
+        path = _download(path)
+    if all_have(not is_chief or _is_whole(path)):
+        return np.load(path, mmap_mode="r") if is_chief else None
+    computed = np.zeros(shape, np.float16)
+    compute(computed)
+    if not is_chief:
+        return None
+    if not np.isfinite(computed.max()):
+        raise ValueError(
+            "The features of the backbone are not finite in float16: --weights "
+            "are not those of an EfficientNetB0 trained on images."
+        )
+    try:
+        _save(path, computed, text)
+        if paths.is_remote(directory):
+            _copy(path, paths.join(directory, name))
+    except OSError as error:
+        logging.warning(
+            "The features could not be kept in %s (%s): the next run computes "
+            "them again, unless --features_dir names another place.",
+            directory,
+            error.strerror or error,
+        )
+        path = os.path.join(_temporary().name, name)
+        _save(path, computed, text)
+    return np.load(path, mmap_mode="r")
+
+
 def epoch_order(num_images: int, num_epochs: int, seed: int) -> np.ndarray:
     """Image indices in the order in which they are trained on.
 
@@ -47,72 +119,132 @@ def epoch_order(num_images: int, num_epochs: int, seed: int) -> np.ndarray:
     return order
 
 
-def make_feature_dataset(
-    features: np.ndarray,
-    labels: np.ndarray,
-    *,
-    total_steps: int,
-    global_batch_size: int,
-    per_replica_batch_size: int,
-    seed: int,
-    start_step: int = 0,
-    num_workers: int = 1,
-    worker_index: int = 0,
-) -> tf.data.Dataset:
-    """Training batches of cached features, one a replica.
+class Stream:
+    """Training batches, in an order that is a function of seed and step.
 
-    Args:
-        features: float32 `[views, images, features]`.
-        labels: int32 `[images]`.
-        total_steps: of the whole phase.
-        global_batch_size: images per step, over all replicas.
-        per_replica_batch_size: images per element of the result.
-        seed: of the order.
-        start_step: steps already done by the run that is continued.
-        num_workers: processes that share the stream.
-        worker_index: of this one.
-
-    Returns:
-        Dataset of dictionaries: `inputs` float32 `[per_replica_batch,
-        features]`, `labels` int32 and `places` int64 `[per_replica_batch]`.
+    The images are shuffled anew in every epoch, and a batch may reach over the
+    end of one into the next, so that none is ever dropped.
     """
-    num_views, num_images, num_features = features.shape
-    num_epochs = -(-total_steps * global_batch_size // num_images)
-    order = epoch_order(num_images, num_epochs, seed)
-    views = np.arange(num_epochs, dtype=np.int64)[:, np.newaxis] % num_views
-    rows = tf.constant((views * num_images + order).reshape(-1))
-    gather = _gatherer(features.reshape(-1, num_features))
-    flat_labels = tf.constant(labels)
-    per_worker = global_batch_size // num_workers
-    replicas = per_worker // per_replica_batch_size
 
-    def make_batch(element):
-        step, replica = element // replicas, element % replicas
-        first = worker_index * per_worker + replica * per_replica_batch_size
-        places = first + tf.range(per_replica_batch_size, dtype=tf.int64)
-        batch_rows = tf.gather(rows, step * global_batch_size + places)
-        return {
-            "inputs": gather(batch_rows),
-            "labels": tf.gather(flat_labels, batch_rows % num_images),
-            "places": places,
-        }
+    def __init__(
+        self,
+        views: Sequence[np.ndarray],
+        rows: np.ndarray,
+        labels: np.ndarray,
+        num_steps: int,
+        batch_size: int,
+        seed: int,
+    ):
+        """Says what to read, and in which order.
 
-    dataset = tf.data.Dataset.range(
-        start_step * replicas, total_steps * replicas
-    )
-    return dataset.map(make_batch).prefetch(4)
+        Args:
+            views: each float16 `[rows, features]`; epoch `e` has `e mod V`.
+            rows: int64 `[images]`, the rows to train on.
+            labels: int32 `[images]`, of those rows.
+            num_steps: of the whole training.
+            batch_size: images per step.
+            seed: of the order.
+        """
+        self._views, self._rows, self._labels = views, rows, labels
+        num_places = num_steps * batch_size
+        order = epoch_order(len(rows), -(-num_places // len(rows)), seed)
+        self._images = order.reshape(-1)[:num_places].reshape(-1, batch_size)
+
+    def pieces(
+        self, first: int, last: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Batches of some steps, in pieces that take little memory.
+
+        Yields:
+            Numbers of the steps int64 `[steps]`, features float16 `[steps,
+            batch, features]` and labels int32 `[steps, batch]`.
+        """
+        num_features = self._views[0].shape[1]
+        row_bytes = num_features * np.float16().itemsize
+        batch_size = self._images.shape[1]
+        length = max(1, _PIECE_BYTES // (batch_size * row_bytes))
+        for start in range(first, last, length):
+            steps = np.arange(start, min(start + length, last))
+            images = self._images[steps]
+            places = steps[:, np.newaxis] * batch_size + np.arange(batch_size)
+            view_of = places // len(self._rows) % len(self._views)
+            batches = np.empty((*images.shape, num_features), np.float16)
+            for view in np.unique(view_of):
+                in_view = view_of == view
+                batches[in_view] = read_rows(
+                    self._views[view], self._rows[images[in_view]]
+                )
+            yield steps, batches, self._labels[images]
 
 
-def _gatherer(flat_features: np.ndarray):
-    """Function of row numbers that returns those rows of features."""
-    if flat_features.nbytes <= MAX_BYTES_IN_MEMORY:
-        tensor = tf.constant(flat_features)
-        return lambda rows: tf.gather(tensor, rows)
-
-    def read(rows):
-        found = tf.numpy_function(
-            lambda some: flat_features[some], [rows], tf.float32
+def read_rows(view: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of features, float16 `[rows, features]`."""
+    if isinstance(view, np.memmap):
+        # Pages that were read leave the memory with the map that read them.
+        view = np.memmap(
+            view.filename, view.dtype, "r", view.offset, view.shape
         )
-        return tf.ensure_shape(found, [None, flat_features.shape[1]])
+    return np.asarray(view[rows], np.float16)
 
-    return read
+
+def _is_whole(path: str) -> bool:
+    """Whether features are there as they were written."""
+    try:
+        described = json.loads(paths.read_bytes(_description(path)))
+        is_whole = _sha256(path) == described["sha256"]
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logging.warning("%s cannot be used (%s).", path, error)
+        return False
+    if not is_whole:
+        logging.warning("%s is damaged: it is computed anew.", path)
+    return is_whole
+
+
+def _save(path: str, features: np.ndarray, facts: str) -> None:
+    with paths.open_atomically(path) as file:
+        np.save(file, features)
+    # Without its description a file does not count, so that comes last.
+    description = {"sha256": _sha256(path), **json.loads(facts)}
+    paths.write_atomically(
+        _description(path), json.dumps(description, indent=2) + "\n"
+    )
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _download(url: str) -> str:
+    """A local path for features in Cloud Storage, with them if they exist."""
+    path = os.path.join(_temporary().name, os.path.basename(url))
+    try:
+        if not os.path.exists(path) and paths.exists(_description(url)):
+            _copy(url, path)
+    except OSError as error:
+        logging.warning("%s cannot be used (%s).", url, error)
+    return path
+
+
+def _copy(source: str, target: str) -> None:
+    paths.write_atomically(target, paths.read_bytes(source))
+    paths.write_atomically(
+        _description(target), paths.read_bytes(_description(source))
+    )
+
+
+@functools.cache
+def _temporary() -> tempfile.TemporaryDirectory:
+    """Goes with this process."""
+    return tempfile.TemporaryDirectory(
+        prefix="lightbox-features-", ignore_cleanup_errors=True
+    )
+
+
+def _description(path: str) -> str:
+    return path.removesuffix(".npy") + ".json"

@@ -1,15 +1,15 @@
 """Trains heads on features, many of them, at the cost of their arithmetic.
 
-`loop` traces a graph for every model that it trains, which takes longer than a
-head takes to train. Here weights, rates and masks are arguments of one graph
-per depth of the head, whatever its widths and hyperparameters. The steps are
-those of `loop` on the head phase: the same initial weights, order, dropout
-masks, losses, schedule and optimizer, to rounding.
+The head phase of a run and the trials of a sweep train here. `loop` traces a
+graph for every model that it trains, which takes longer than a head takes to
+train. Here weights, rates and masks are arguments of one graph per depth of
+the head, whatever its widths and hyperparameters.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -31,21 +31,21 @@ class HeadSettings:
     head_epochs: int
     global_batch_size: int
     head_learning_rate: float
-    hidden_units: tuple[int, ...] = ()
-    head_activation: str = "relu"
-    head_batch_norm: bool = False
-    dropout: float = 0.0
-    optimizer: str = "adamw"
-    schedule: str = "cosine"
-    learning_rate_scaling: str = "sqrt"
-    warmup_fraction: float = 0.1
-    weight_decay: float = 0.0
-    gradient_clip_norm: float = 0.0
-    label_smoothing: float = 0.0
-    focal_gamma: float = 0.0
-    class_weights: str = "balanced"
-    patience: int = 10
-    seed: int = 0
+    hidden_units: tuple[int, ...]
+    head_activation: str
+    head_batch_norm: bool
+    dropout: float
+    optimizer: str
+    schedule: str
+    learning_rate_scaling: str
+    warmup_fraction: float
+    weight_decay: float
+    gradient_clip_norm: float
+    label_smoothing: float
+    focal_gamma: float
+    class_weights: str
+    patience: int
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,33 +54,42 @@ class TrainedHead:
 
     Attributes:
         weights: as `classifier.build_head` orders them.
-        logits: of the validation images, float32 `[images, K]`.
-        history: `loss` and `val_loss` per epoch.
+        history: of each epoch `step`, `loss`, `accuracy`, `val_loss`,
+            `learning_rate`, `images_per_second` and `seconds`.
+        epoch_logits: of the validation images before the first epoch and
+            after each, float32 `[images, K]`.
         best_epoch: from 1; 0 if no epoch was better than the initial weights.
     """
 
     weights: list[np.ndarray]
-    logits: np.ndarray
     history: list[dict]
+    epoch_logits: list[np.ndarray]
     best_epoch: int
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Of the validation images at the best epoch, float32 `[images, K]`."""
+        return self.epoch_logits[self.best_epoch]
 
 
 def train_head(
     settings: HeadSettings,
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
+    views: Sequence[np.ndarray],
+    rows: np.ndarray,
+    labels: np.ndarray,
     validation_features: np.ndarray,
     validation_labels: np.ndarray,
     goes_on: Callable[[list[dict]], bool] = lambda history: True,
 ) -> TrainedHead:
-    """Trains one head as the head phase of a run does.
+    """Trains one head on view `e mod V` in epoch `e`.
 
     Args:
         settings: of the head and its training.
-        train_features: float32 `[views, images, features]`.
-        train_labels: int32 `[images]`.
-        validation_features: float32 `[images, features]`.
-        validation_labels: int32 `[images]`.
+        views: each float16 `[rows, features]`; read a piece at a time.
+        rows: int64 `[images]`, the rows of each view to train on.
+        labels: int32 `[images]`, of those rows.
+        validation_features: float16 `[validation images, features]`.
+        validation_labels: int32 `[validation images]`.
         goes_on: asked after every epoch with the history so far.
 
     Returns:
@@ -90,94 +99,88 @@ def train_head(
         ValueError: if the loss is not finite.
     """
     s = settings
-    num_views, num_images, num_features = train_features.shape
-    steps_per_epoch = -(-num_images // s.global_batch_size)
-    total_steps = steps_per_epoch * s.head_epochs
-    peak = schedules.scale_for_batch(
-        s.head_learning_rate, s.global_batch_size, s.learning_rate_scaling
+    steps_per_epoch = -(-len(rows) // s.global_batch_size)
+    rates = _learning_rates(s, steps_per_epoch * s.head_epochs)
+    stream = features.Stream(
+        views, rows, labels, len(rates), s.global_batch_size, s.seed
     )
-    rates = schedules.learning_rates(
-        s.schedule, peak, int(s.warmup_fraction * total_steps), total_steps
-    )
-    rows = _stream(s, num_views, num_images, total_steps)
-    flat_features = train_features.reshape(-1, num_features)
-    weights = _initial_weights(
-        s.num_classes,
-        s.hidden_units,
-        s.head_batch_norm,
-        s.dropout > 0,
-        s.seed,
-    )
-    state = (
-        [tf.constant(w) for w in weights],
-        [tf.zeros_like(w) for w in weights],
-        [tf.zeros_like(w) for w in weights],
-    )
-    class_weights = np.ones(s.num_classes, np.float32)
-    if s.class_weights == "balanced":
-        counts = np.bincount(train_labels, minlength=s.num_classes)
-        class_weights = losses.balanced_class_weights(counts.tolist())
     run_steps, predict = make_functions(
         len(s.hidden_units),
         s.head_batch_norm,
         classifier.num_logits(s.num_classes),
     )
-    constants = _constants(s, class_weights)
-    # As in `loop`, the initial weights are the first candidate.
-    history, best_epoch, best_weights = [], 0, state[0]
-    judged = (validation_features, validation_labels, constants)
-    logits, best_loss = predict(best_weights, *judged)
+    constants = _constants(s, labels)
+    judged = (
+        tf.constant(np.asarray(validation_features, np.float16)),
+        tf.constant(validation_labels),
+        constants,
+    )
+    weights = [tf.constant(w) for w in _initial_weights(s)]
+    state = (weights, *([tf.zeros_like(w) for w in weights] for _ in "mv"))
+    # The initial weights are the first candidate: a phase that only makes
+    # things worse changes nothing.
+    logits, best_loss = predict(weights, *judged)
+    history, epoch_logits, best_epoch = [], [logits.numpy()], 0
     for epoch in range(1, s.head_epochs + 1):
-        steps = np.arange(
-            (epoch - 1) * steps_per_epoch, epoch * steps_per_epoch
-        )
-        used = rows[steps]
-        state, loss = run_steps(
-            state,
-            tf.constant(flat_features[used]),
-            tf.constant(train_labels[used % num_images]),
-            tf.constant(steps, tf.int64),
-            tf.constant(rates[steps]),
-            constants,
-        )
-        found, val_loss = predict(state[0], *judged)
-        if not (np.isfinite(loss) and np.isfinite(val_loss)):
-            raise ValueError(
-                f"The loss is not finite in epoch {epoch}: the learning rate "
-                "is too high."
+        start = time.monotonic()
+        last_step = epoch * steps_per_epoch
+        sums = np.zeros(2)
+        for steps, *batches in stream.pieces(
+            last_step - steps_per_epoch, last_step
+        ):
+            state, piece_sums = run_steps(
+                state, *batches, steps, tf.constant(rates[steps]), constants
             )
-        history.append({"loss": float(loss), "val_loss": float(val_loss)})
+            sums += piece_sums.numpy()
+        logits, val_loss = predict(state[0], *judged)
+        if not (np.isfinite(sums[0]) and np.isfinite(val_loss)):
+            raise ValueError(
+                f"The loss of the head is not finite in epoch {epoch}: lower "
+                "the learning rate."
+            )
+        num_images = steps_per_epoch * s.global_batch_size
+        seconds = time.monotonic() - start
+        history.append(
+            {
+                "step": last_step,
+                "loss": sums[0] / num_images,
+                "accuracy": sums[1] / num_images,
+                "val_loss": float(val_loss),
+                "learning_rate": float(rates[last_step - 1]),
+                "images_per_second": num_images / seconds,
+                "seconds": seconds,
+            }
+        )
+        epoch_logits.append(logits.numpy())
         if val_loss < best_loss:
-            best_loss, best_epoch, best_weights = val_loss, epoch, state[0]
-            logits = found
+            best_loss, best_epoch, weights = val_loss, epoch, state[0]
         if epoch - best_epoch >= s.patience or not goes_on(history):
             break
     return TrainedHead(
-        [w.numpy() for w in best_weights], logits.numpy(), history, best_epoch
+        [w.numpy() for w in weights], history, epoch_logits, best_epoch
     )
 
 
-def _stream(s: HeadSettings, num_views, num_images, total_steps):
-    """Row of the flat features of each place, int64 `[steps, batch]`."""
-    num_places = total_steps * s.global_batch_size
-    num_epochs = -(-num_places // num_images)
-    order = features.epoch_order(num_images, num_epochs, s.seed)
-    views = np.arange(num_epochs, dtype=np.int64)[:, np.newaxis] % num_views
-    rows = (views * num_images + order).reshape(-1)[:num_places]
-    return rows.reshape(total_steps, s.global_batch_size)
+def _learning_rates(s: HeadSettings, num_steps: int) -> np.ndarray:
+    peak = schedules.scale_for_batch(
+        s.head_learning_rate, s.global_batch_size, s.learning_rate_scaling
+    )
+    return schedules.learning_rates(
+        s.schedule, peak, int(s.warmup_fraction * num_steps), num_steps
+    )
+
+
+def _initial_weights(s: HeadSettings) -> list[np.ndarray]:
+    # Dropout that drops nothing draws no seed of its own.
+    return _draw_weights(
+        s.num_classes, s.hidden_units, s.head_batch_norm, s.dropout > 0, s.seed
+    )
 
 
 # Heads that differ in what they are trained with begin alike.
 @functools.lru_cache(maxsize=64)
-def _initial_weights(
-    num_classes: int,
-    hidden_units: tuple[int, ...],
-    batch_norm: bool,
-    drops: bool,
-    seed: int,
-) -> list[np.ndarray]:
+def _draw_weights(num_classes, hidden_units, batch_norm, drops, seed):
     keras.utils.set_random_seed(seed)
-    # Dropout that drops nothing draws no seed of its own.
     head = classifier.build_head(
         num_classes, hidden_units, 0.5 * drops, batch_norm=batch_norm
     )
@@ -187,8 +190,12 @@ def _initial_weights(
 ACTIVATIONS = ("relu", "gelu", "swish")
 
 
-def _constants(s: HeadSettings, class_weights: np.ndarray) -> dict:
+def _constants(s: HeadSettings, labels: np.ndarray) -> dict:
     """Hyperparameters as tensors: other values take no other graph."""
+    class_weights = np.ones(s.num_classes, np.float32)
+    if s.class_weights == "balanced":
+        counts = np.bincount(labels, minlength=s.num_classes)
+        class_weights = losses.balanced_class_weights(counts.tolist())
     return {
         "seed": tf.constant(s.seed, tf.uint32),
         "activation": tf.constant(
@@ -214,6 +221,7 @@ def _forward(depth, batch_norm, weights, x, constants, places=None):
         bits = dropout.draw_bits(places, name, tf.shape(x)[1])
         return x * dropout.keep_scale(bits, constants["dropout"], tf.float32)
 
+    x = tf.cast(x, tf.float32)
     remaining = list(weights)
     moved = []
     for i in range(depth):
@@ -266,7 +274,7 @@ def make_functions(depth: int, batch_norm: bool, num_logits: int):
     @tf.function(
         input_signature=[
             specs,
-            tf.TensorSpec([None, None]),
+            tf.TensorSpec([None, None], tf.float16),
             tf.TensorSpec([None], tf.int32),
             constants_spec,
         ]
@@ -279,7 +287,7 @@ def make_functions(depth: int, batch_norm: bool, num_logits: int):
     @tf.function(
         input_signature=[
             (specs, specs, specs),
-            tf.TensorSpec([None, None, None]),
+            tf.TensorSpec([None, None, None], tf.float16),
             tf.TensorSpec([None, None], tf.int32),
             tf.TensorSpec([None], tf.int64),
             tf.TensorSpec([None]),
@@ -287,16 +295,17 @@ def make_functions(depth: int, batch_norm: bool, num_logits: int):
         ]
     )
     def run_steps(state, x, labels, numbers, rates, constants):
-        total = tf.zeros([])
+        """Steps; returns the new state, and the sums of losses and of hits."""
+        total = tf.zeros([2])
         for i in tf.range(tf.shape(numbers)[0]):
-            state, loss = _step(
+            state, sums = _step(
                 (depth, batch_norm, trainable),
                 state,
                 (x[i], labels[i], numbers[i], rates[i]),
                 constants,
             )
-            total += loss
-        return state, total / tf.cast(tf.shape(numbers)[0], tf.float32)
+            total += sums
+        return state, total
 
     return run_steps, predict
 
@@ -307,7 +316,7 @@ def _shapes(depth, batch_norm):
 
 
 def _step(kind, state, batch, constants):
-    """A training step; returns the new state and the mean loss."""
+    """A training step; returns the new state, and losses and hits summed."""
     depth, batch_norm, trainable = kind
     x, labels, number, rate = batch
     weights, first, second = state
@@ -341,7 +350,8 @@ def _step(kind, state, batch, constants):
             parts = (moved.pop(0), *old[1:])
         for into, part, before in zip(new, parts, old, strict=True):
             into.append(tf.ensure_shape(part, before.shape))
-    return new, tf.reduce_mean(per_example)
+    hits = losses.is_correct(labels, logits)
+    return new, tf.stack([tf.reduce_sum(per_example), tf.reduce_sum(hits)])
 
 
 def _update(weight, first, second, gradient, number, rate, constants):

@@ -6,8 +6,10 @@ run that was killed and resumed has neither gaps nor repeated rows.
 
 import csv
 import io
+from collections.abc import Sequence
 
 import tensorflow as tf
+from absl import logging
 
 from trainer.storage import paths
 
@@ -38,28 +40,60 @@ def write_csv(job_dir: str, rows: list[dict]) -> None:
 
 
 class EpochLog:
-    """Writes each finished epoch of a phase to both places."""
+    """Writes finished epochs of a phase to the file and to TensorBoard."""
 
-    def __init__(self, job_dir: str, phase: str, rows_before: list[dict]):
+    def __init__(
+        self,
+        job_dir: str,
+        phase: str,
+        rows_before: Sequence[dict] = (),
+        num_written: int = 0,
+    ):
         """Opens the log of one phase.
 
         Args:
             job_dir: of the run.
             phase: name of the phase, a TensorBoard run of its own.
             rows_before: history of the phases before.
+            num_written: epochs of the phase that an earlier start has logged.
         """
         self._job_dir = job_dir
-        self._rows_before = rows_before
+        self._rows_before = list(rows_before)
+        self._num_written = num_written
         self._writer = tf.summary.create_file_writer(
             paths.join(job_dir, "logs", phase)
         )
 
     def write(self, rows: list[dict]) -> None:
-        """Takes over all rows of the phase; the last one is new."""
+        """Takes over all rows of the phase so far."""
         write_csv(self._job_dir, self._rows_before + rows)
-        row = rows[-1]
-        with self._writer.as_default(step=row["step"]):
-            for name in COLUMNS[3:]:
-                if row[name] is not None:
-                    tf.summary.scalar(name, row[name])
+        for row in rows[self._num_written :]:
+            with self._writer.as_default(step=row["step"]):
+                for name in COLUMNS[3:]:
+                    if row[name] is not None:
+                        tf.summary.scalar(name, row[name])
+        self._num_written = len(rows)
         self._writer.flush()
+
+
+def log_epoch(row: dict, num_epochs: int, is_best: bool = False) -> None:
+    """A line for people."""
+    logging.info(
+        "%-9s epoch %d/%d  loss %.4f  accuracy %.3f  val_loss %.4f  "
+        "val_accuracy %.3f  val_auc %s  %.0f images/s, %s waiting for input%s",
+        row["phase"],
+        row["epoch"],
+        num_epochs,
+        row["loss"],
+        row["accuracy"],
+        row["val_loss"],
+        row["val_accuracy"],
+        "n/a" if row["val_auc"] is None else f"{row['val_auc']:.3f}",
+        row["images_per_second"],
+        percent(row["input_wait_share"]),
+        "  best so far" if is_best else "",
+    )
+
+
+def percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{share:.0%}"

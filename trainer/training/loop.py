@@ -1,4 +1,4 @@
-"""The training step, the inner (compiled) loop and the outer loop.
+"""Prediction, and the outer loop of training.
 
 The inner loop runs `steps_per_execution` steps in one `tf.function`. The outer
 loop validates, keeps the best weights, stops early, checkpoints and reports.
@@ -15,7 +15,7 @@ from absl import logging
 from sklearn import metrics as sklearn_metrics
 
 from trainer.model import losses
-from trainer.training import checkpoints, preemption, profiling
+from trainer.training import checkpoints, history, preemption, profiling
 
 
 def make_predict_function(
@@ -36,7 +36,11 @@ def make_predict_function(
 
 
 def predict_all(
-    predict_step: Callable, dataset, num_images: int, global_batch_size: int
+    predict_step: Callable,
+    dataset,
+    num_images: int,
+    global_batch_size: int,
+    outputs: np.ndarray | None = None,
 ) -> np.ndarray:
     """Outputs of every image exactly once, in the order of the shards.
 
@@ -45,15 +49,16 @@ def predict_all(
         dataset: distributed, of padded evaluation batches.
         num_images: without padding.
         global_batch_size: images per step, over all replicas.
+        outputs: filled, if given.
 
     Returns:
-        float32 `[num_images, outputs]`.
+        `outputs`, or float32 `[num_images, outputs]`.
 
     Raises:
         ValueError: if the shards held another number of images.
     """
     iterator = iter(dataset)
-    outputs, seen = None, np.zeros(num_images, np.int64)
+    seen = np.zeros(num_images, np.int64)
     for _ in range(-(-num_images // global_batch_size)):
         indices, batch = (t.numpy() for t in predict_step(iterator))
         is_real = indices < num_images
@@ -102,10 +107,10 @@ def validation_metrics(labels: np.ndarray, logits: np.ndarray) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One stretch of training: the head, or the fine-tuning.
+    """One stretch of training.
 
     Attributes:
-        name: "head" or "fine_tune".
+        name: of the phase in history, log and messages.
         model: that is trained.
         optimizer: built on its trainable variables.
         train_steps: from `train_step.make_train_function`.
@@ -257,12 +262,8 @@ def _log_progress(phase, progress, epoch):
         loss_sum / images,
         correct / images,
         images / max(progress.seconds, 1e-9),
-        _percent(progress.input_wait_share),
+        history.percent(progress.input_wait_share),
     )
-
-
-def _percent(share: float | None) -> str:
-    return "n/a" if share is None else f"{share:.0%}"
 
 
 def _finish_epoch(
@@ -291,22 +292,7 @@ def _finish_epoch(
     _keep_if_best(phase, progress, validation, epoch)
     stale = epoch - progress.best_epoch
     progress.finished = epoch >= phase.num_epochs or stale >= phase.patience
-    logging.info(
-        "%-9s epoch %d/%d  loss %.4f  accuracy %.3f  val_loss %.4f  "
-        "val_accuracy %.3f  val_auc %s  %.0f images/s, %s waiting for "
-        "input%s",
-        phase.name,
-        epoch,
-        phase.num_epochs,
-        row["loss"],
-        row["accuracy"],
-        row["val_loss"],
-        row["val_accuracy"],
-        "n/a" if row["val_auc"] is None else f"{row['val_auc']:.3f}",
-        row["images_per_second"],
-        _percent(row["input_wait_share"]),
-        "  best so far" if not stale else "",
-    )
+    history.log_epoch(row, phase.num_epochs, is_best=not stale)
     if progress.finished and epoch < phase.num_epochs:
         logging.info(
             "%-9s stopped early: no lower validation loss for %d epochs.",

@@ -27,7 +27,6 @@ class ReplicaStep:
         seed: int,
         focal_gamma: float = 0.0,
         gradient_clip_norm: float = 0.0,
-        jit_compile: bool = False,
     ):
         """Ties a model to what a step of it needs.
 
@@ -41,9 +40,6 @@ class ReplicaStep:
             focal_gamma: see `losses.cross_entropy`.
             gradient_clip_norm: largest global norm of the summed gradient; 0
                 does not clip.
-            jit_compile: let XLA compile the gradient: for models of few small
-                ops, whose overhead is most of their time. Convolutions on a
-                CPU would become ten times slower.
         """
         self.variables = model.trainable_variables
         self._model = model
@@ -54,9 +50,6 @@ class ReplicaStep:
         self._global_batch_size = global_batch_size
         self._seed = seed
         self._gradient_clip_norm = gradient_clip_norm
-        self.gradients = self._gradients
-        if jit_compile:
-            self.gradients = tf.function(self._gradients, jit_compile=True)
         _take_summed_gradients(optimizer)
 
     def __call__(self, batch: dict, step: tf.Tensor) -> tf.Tensor:
@@ -65,7 +58,7 @@ class ReplicaStep:
         self.apply(gradients)
         return sums
 
-    def _gradients(
+    def gradients(
         self, batch: dict, step: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """This replica's gradient, not yet summed over the replicas.

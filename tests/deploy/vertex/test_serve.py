@@ -1,198 +1,170 @@
-"""Requests that serve a model parse into the API's types and are sent once."""
+"""A model is uploaded, deployed and asked, and nothing of it is sent twice."""
 
-import base64
 import json
-import subprocess
-import sys
-import types
+from unittest import mock
 
 import pytest
 from google.cloud import aiplatform_v1
 
-from deploy.vertex import endpoints, job_checks, machines, serving_spec
+from deploy.vertex import serve
 from tests.conftest import ROOT, encode, make_pixels
 
-
-def options(**given):
-    return serving_spec.ServingOptions(
-        **{
-            "name": "brain_mri",
-            "region": "europe-west4",
-            "model_base_path": "gs://bucket/run/model",
-            "image_uri": serving_spec.IMAGE,
-            "machine": machines.Machine("n1-standard-4"),
-            **given,
-        }
-    )
+BASE_PATH = "--model_base_path=gs://bucket/run/model/"
+PARENT = "projects/project/locations/us-central1"
 
 
-def test_model_has_routes_probes_and_the_artifacts_of_tf_serving():
-    model = job_checks.parse("Model", serving_spec.make_model(options()))
-    assert model.artifact_uri == "gs://bucket/run/model"
-    container = model.container_spec
-    assert container.predict_route == "/v1/models/brain_mri:predict"
-    assert container.health_route == "/v1/models/brain_mri"
-    (port,) = container.ports
-    assert f"--rest_api_port={port.container_port}" in container.args
-    assert "--model_base_path=$(AIP_STORAGE_URI)" in container.args
-    for probe in (container.startup_probe, container.health_probe):
-        assert probe.http_get.path == "/v1/models/brain_mri/metadata"
-        assert probe.http_get.port == port.container_port
-    # Vertex AI's limits on command, args and routes.
-    assert list(container.command) == ["/usr/bin/tensorflow_model_server"]
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / "scan.png"
+    path.write_bytes(encode(make_pixels(0, 1)))
+    return str(path)
 
 
 def test_pinned_image_is_that_of_the_dockerfile():
     text = (ROOT / "deploy/docker/serve.Dockerfile").read_text()
-    assert f"SERVING_IMAGE={serving_spec.IMAGE.split('/', 1)[1]}\n" in text
+    assert f"SERVING_IMAGE={serve.IMAGE.split('/', 1)[1]}\n" in text
+
+
+def test_dry_run_prints_what_the_calls_take(run, scan):
+    calls = json.loads(run(serve, "--dry_run", BASE_PATH, scan))
+    assert list(calls) == [
+        "Model.upload",
+        "Endpoint.deploy",
+        "Endpoint.predict",
+    ]
+    assert calls["Endpoint.deploy"]["machine_type"] == "n1-standard-4"
+    assert len(calls["Endpoint.predict"]) == 1
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("arguments", "sentence"),
     [
-        ({"model_base_path": "run/export"}, "--model_base_path must be gs://"),
-        ({"model_base_path": "gs://bucket/run/model/1"}, "not one of them"),
-        ({"region": "mars"}, "--region"),
-        ({"name": "brain mri"}, "--model_name"),
-        ({"min_replicas": 3}, "--max_replicas"),
-        (
-            {"machine": machines.Machine("n1-standard-4", "NVIDIA_L4", 1)},
-            "cannot be attached",
-        ),
-        (
-            {
-                "machine": machines.complete(
-                    machines.Machine("ct5lp-hightpu-1t")
-                )
-            },
-            "no TPU",
-        ),
+        (["--model_base_path=run/export"], "--model_base_path must be gs://"),
+        (["--model_base_path=gs://bucket/run/model/1"], "not one of them"),
+        ([BASE_PATH, "--accelerator_type=GPU"], "Invalid enum value GPU"),
+        ([BASE_PATH, "/no/scan.png"], "/no/scan.png"),
+        ([BASE_PATH, "LARGE", "LARGE"], r"at most 1.5 MB.*Received: 1.6 MB"),
+        ([BASE_PATH], "gcloud auth application-default login"),
     ],
 )
-def test_wrong_option_is_refused_with_its_flag(given, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        serving_spec.check(options(**given))
+def test_mistake_is_answered_by_a_sentence(run, tmp_path, arguments, sentence):
+    large = tmp_path / "large.png"
+    large.write_bytes(b"x" * 600_000)
+    arguments = [str(large) if a == "LARGE" else a for a in arguments]
+    with pytest.raises(SystemExit, match=sentence):
+        run(serve, *arguments)
 
 
-def test_request_that_an_endpoint_refuses_is_not_sent():
-    serving_spec.check_instances([{"b64": "x" * 1_400_000}])
-    with pytest.raises(ValueError, match=r"at most 1.5 MB.*Received: 1.6 MB"):
-        serving_spec.check_instances([{"b64": "x" * 800_000}] * 2)
+@pytest.fixture
+def service(signed_in, monkeypatch):
+    """Keeps a model and an endpoint once made, and what it was asked."""
+    requests = []
+    models, endpoints = [], []
 
+    def done(response):
+        return mock.Mock(**{"result.return_value": response})
 
-class Done:
-    """A long-running operation that has ended."""
-
-    def __init__(self, found):
-        self.found = found
-
-    def result(self, timeout):
-        assert timeout == 60
-        return self.found
-
-
-class FakeApi:
-    """Keeps what it is asked, and one model and endpoint once made."""
-
-    def __init__(self):
-        self.models, self.endpoints, self.asked = [], [], []
-
-    def list_models(self, request):
-        assert request["filter"] == 'display_name="brain_mri"'
-        return self.models
-
-    def upload_model(self, request):
-        self.asked.append(("upload", request.get("parent_model")))
-        self.models = [types.SimpleNamespace(name="projects/p/models/7")]
-        version = sum(what == "upload" for what, _ in self.asked)
-        return Done(
-            types.SimpleNamespace(
-                model="projects/p/models/7", model_version_id=str(version)
+    def upload(_, request, timeout=None):
+        requests.append(request)
+        model = request.model
+        model.name = f"{PARENT}/models/7"
+        model.version_id = str(1 + len(models))
+        model.supported_deployment_resources_types = ["DEDICATED_RESOURCES"]
+        models.append(model)
+        return done(
+            aiplatform_v1.UploadModelResponse(
+                model=model.name, model_version_id=model.version_id
             )
         )
 
-    def list_endpoints(self, request):
-        return self.endpoints
+    def create_endpoint(_, parent, endpoint, **__):
+        requests.append(endpoint)
+        endpoint.name = f"{PARENT}/endpoints/9"
+        endpoints.append(endpoint)
+        return done(endpoint)
 
-    def create_endpoint(self, request):
-        self.asked.append(("create", request["endpoint"].display_name))
-        self.endpoints = [types.SimpleNamespace(name="projects/p/endpoints/9")]
-        return Done(self.endpoints[0])
+    def deploy(_, endpoint, deployed_model, traffic_split, **__):
+        requests.append(deployed_model)
+        deployed_model.id = str(100 + len(requests))
+        # "0" is the model that this request deploys.
+        endpoints[0].traffic_split = {
+            deployed_model.id if key == "0" else key: share
+            for key, share in traffic_split.items()
+        }
+        endpoints[0].deployed_models.append(deployed_model)
+        return done(None)
 
-    def deploy_model(self, request):
-        deployed = request["deployed_model"]
-        resources = deployed.dedicated_resources
-        assert resources.machine_spec.machine_type == "n1-standard-4"
-        assert request["traffic_split"] == {"0": 100}
-        self.asked.append(("deploy", deployed.model))
-        return Done(None)
+    def predict(_, endpoint, instances, **__):
+        requests.append(instances)
+        answer = {"predictions": [{"probabilities": [0.25, 0.75]}]}
+        return aiplatform_v1.PredictResponse.from_json(json.dumps(answer))
 
-    def predict(self, request, timeout):
-        assert request.endpoint == "projects/p/endpoints/9"
-        body = aiplatform_v1.PredictRequest.to_dict(request)["instances"]
-        self.asked.append(("predict", body))
-        answer = {"probabilities": [0.25, 0.75], "valid": True}
-        return aiplatform_v1.PredictResponse.from_json(
-            json.dumps({"predictions": [answer]})
-        )
-
-
-def test_second_upload_is_a_version_at_the_same_endpoint():
-    api = FakeApi()
-    service = endpoints.Service(api, api, api, timeout_s=60)
-    parent = "projects/p/locations/europe-west4"
-    some = options()
-    for _ in range(2):
-        model = service.upload(parent, serving_spec.make_model(some))
-        endpoint = service.find_or_create_endpoint(
-            parent, serving_spec.make_endpoint(some)
-        )
-        service.deploy(endpoint, model, serving_spec.make_deployed_model(some))
-    instance = {"b64": base64.b64encode(b"image").decode()}
-    (answer,) = service.predict(endpoint, [instance])
-    assert answer == {"probabilities": [0.25, 0.75], "valid": True}
-    assert api.asked == [
-        ("upload", None),
-        ("create", "brain_mri"),
-        ("deploy", "projects/p/models/7@1"),
-        ("upload", "projects/p/models/7"),
-        ("deploy", "projects/p/models/7@2"),
-        ("predict", [instance]),
-    ]
+    for client, methods in (
+        (
+            aiplatform_v1.ModelServiceClient,
+            {
+                "upload_model": upload,
+                "list_models": lambda *_, **__: models,
+                "get_model": lambda *_, **__: models[-1],
+            },
+        ),
+        (
+            aiplatform_v1.EndpointServiceClient,
+            {
+                "create_endpoint": create_endpoint,
+                "list_endpoints": lambda *_, **__: endpoints,
+                "get_endpoint": lambda *_, **__: endpoints[0],
+                "deploy_model": deploy,
+            },
+        ),
+        (aiplatform_v1.PredictionServiceClient, {"predict": predict}),
+    ):
+        for name, method in methods.items():
+            monkeypatch.setattr(client, name, method)
+    return requests, endpoints
 
 
-def test_dry_run_prints_all_requests(tmp_path):
-    (tmp_path / "scan.png").write_bytes(encode(make_pixels(0, 1)))
-
-    def run(*arguments):
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", "deploy.vertex.serve", "--dry_run"),
-                *arguments,
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-
+def test_model_is_served_by_tf_serving_with_its_routes(run, service):
+    requests, endpoints = service
     key = "projects/p/locations/us-central1/keyRings/r/cryptoKeys/k"
-    done = run(
-        "--model_base_path=gs://bucket/run/model",
+    text = run(
+        serve,
+        BASE_PATH,
+        "--accelerator_type=NVIDIA_TESLA_T4",
+        "--max_replicas=3",
         "--service_account=server@p.iam.gserviceaccount.com",
         f"--kms_key={key}",
-        str(tmp_path / "scan.png"),
     )
-    assert done.returncode == 0, done.stderr
-    requests = json.loads(done.stdout)
-    assert list(requests) == [
-        "uploadModel",
-        "createEndpoint",
-        "deployModel",
-        "predict",
-    ]
-    for name in ("uploadModel", "createEndpoint"):
-        assert requests[name]["encryptionSpec"]["kmsKeyName"] == key
-    assert requests["deployModel"]["serviceAccount"].startswith("server@")
-    refused = run("--model_base_path=run/export")
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("deploy.vertex.serve: --model_base_path")
+    upload, endpoint, deployed = requests
+    model = upload.model
+    assert model.display_name == endpoint.display_name == "brain_mri"
+    assert model.artifact_uri == "gs://bucket/run/model"
+    container = model.container_spec
+    assert list(container.command) == ["/usr/bin/tensorflow_model_server"]
+    assert container.predict_route == "/v1/models/brain_mri:predict"
+    assert container.health_route == "/v1/models/brain_mri/metadata"
+    (port,) = container.ports
+    assert f"--rest_api_port={port.container_port}" in container.args
+    assert "--model_base_path=$(AIP_STORAGE_URI)" in container.args
+    for resource in (model, endpoint):
+        assert resource.encryption_spec.kms_key_name == key
+    resources = deployed.dedicated_resources
+    assert resources.machine_spec.machine_type == "n1-standard-4"
+    assert resources.machine_spec.accelerator_type.name == "NVIDIA_TESLA_T4"
+    assert resources.machine_spec.accelerator_count == 1
+    assert (resources.min_replica_count, resources.max_replica_count) == (1, 3)
+    assert deployed.service_account.startswith("server@")
+    assert f"undeploy-model {endpoints[0].name} " in text
+
+
+def test_second_upload_is_a_version_at_the_same_endpoint(run, service, scan):
+    requests, endpoints = service
+    run(serve, BASE_PATH)
+    text = run(serve, BASE_PATH, scan)
+    first, _, old, second, new, instances = requests
+    assert (first.parent_model, second.parent_model) == ("", first.model.name)
+    assert (old.model[-2:], new.model[-2:]) == ("@1", "@2")
+    assert dict(endpoints[0].traffic_split) == {new.id: 100}
+    assert list(endpoints[0].deployed_models) == [old, new]
+    assert list(instances[0]) == ["b64"]
+    assert '{"probabilities": [0.25, 0.75]}' in text

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from deploy.vertex import job_spec, machines
+from tests import quick
 from tests.conftest import write_backbone
 from tests.deploy import workers
 from trainer.storage import buckets
@@ -54,15 +54,8 @@ def vertex_environment(index, base, addresses, spec):
 @pytest.fixture
 def environments(bucket_name):
     """Of a chief and a worker with addresses of this machine."""
-    options = job_spec.JobOptions(
-        "trial",
-        "us-central1",
-        "us-docker.pkg.dev/p/r/i",
-        machines.Machine("n1-standard-8"),
-        num_workers=2,
-    )
     # Their own text is in their environment too.
-    spec = job_spec.make_job_spec(options, list(workers.SHORT), "gs://b/run")
+    spec = {"workerPoolSpecs": [{"containerSpec": {"args": workers.SHORT}}]}
     both = [
         vertex_environment(index, f"gs://{bucket_name}/run", ADDRESSES, spec)
         for index in range(2)
@@ -102,7 +95,7 @@ def test_chief_and_worker_of_a_trial_train_one_model(
         scratch = tmp_path / f"scratch{index}"
         scratch.mkdir()
         variables["TMPDIR"] = str(scratch)
-    write_backbone(tmp_path / "backbone.weights.h5")
+    write_backbone(tmp_path / "backbone.weights.h5", quick.build_backbone)
     codes, errors = workers.train(
         environments,
         [f"--weights={tmp_path / 'backbone.weights.h5'}", *workers.SHORT],
@@ -118,7 +111,7 @@ def test_chief_and_worker_of_a_trial_train_one_model(
     )
     (start,) = json.loads((trial_dir / "run.json").read_text())["starts"]
     assert start["worker"] == "chief-0"
-    assert os.listdir(trial_dir / "checkpoints") == ["head"]
+    assert os.listdir(trial_dir / "checkpoints") == ["head.npz"]
     assert len((trial_dir / "history.csv").read_text().splitlines()) == 2
     assert os.listdir(trial_dir / "model") == ["1"]
     # The chief alone reports to the study, under the names of metrics.json.

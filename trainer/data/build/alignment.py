@@ -57,12 +57,8 @@ def align(
     """Parameters of `warp` that make each `moving` fit best, near `start`.
 
     Gauss-Newton on the correlation (Evangelidis and Psarakis, 2008), which
-    keeps the best step that it has seen.
-
-    Args:
-        fixed: float32 `[num_images, size, size]`.
-        moving: of the same shape.
-        start: float64 `[num_images, 4]`.
+    keeps the best step that it has seen. Images are float32 `[num_images, size,
+    size]`, parameters float64 `[num_images, 4]`.
     """
     targets = to_unit(flatten(inner(fixed)))
     best = start.copy()

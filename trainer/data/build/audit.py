@@ -7,7 +7,6 @@ the images; no patient id goes into it.
 import collections
 from collections.abc import Sequence
 
-from trainer.data.build import leaks as leaks_lib
 from trainer.data.build import output, planning, scan
 
 # Lists in the file end here; the counts beside them do not.
@@ -21,14 +20,8 @@ def make_audit(
     on_leak: str,
     num_left_out: int = 0,
 ) -> dict:
-    """Everything that `audit.json` holds.
-
-    Args:
-        findings: of all images.
-        plan: what is written.
-        shortcut_rows: of `shortcuts.measure_shortcuts`.
-        on_leak: what was done about leaks.
-        num_left_out: files beside the folders of the classes.
+    """Everything that `audit.json` holds; `num_left_out` files lie beside
+    the folders of the classes.
     """
     facts, image_ids = findings.facts, findings.image_ids
     group_names, near_pairs = findings.group_names, findings.near_pairs
@@ -61,9 +54,7 @@ def make_audit(
                 for pair in near_pairs[:MAX_LISTED]
             ],
         },
-        "leaks": _describe_leaks(
-            facts, image_ids, group_names, plan.leaks, on_leak
-        ),
+        "leaks": _describe_leaks(findings, plan, on_leak),
         "conflicting_labels": _conflicts(facts, image_ids, group_names),
         "patients": _patients(facts),
         "shortcuts": list(shortcut_rows),
@@ -84,21 +75,19 @@ def _exact_duplicates(
 
 
 def _describe_leaks(
-    facts: Sequence[scan.ImageFacts],
-    image_ids: Sequence[str],
-    group_names: Sequence[str],
-    leaks: leaks_lib.Leaks,
-    on_leak: str,
+    findings: planning.Findings, plan: planning.Plan, on_leak: str
 ) -> dict:
     members = collections.defaultdict(list)
-    spanning = set(leaks.groups[:MAX_LISTED])
-    for fact, image_id, name in zip(facts, image_ids, group_names, strict=True):
+    spanning = set(plan.leaks.groups[:MAX_LISTED])
+    for fact, image_id, name in zip(
+        findings.facts, findings.image_ids, findings.group_names, strict=True
+    ):
         if name in spanning:
             members[name].append({"id": image_id, "split": fact.split})
     return {
-        "groups": len(leaks.groups),
-        "images_per_split": leaks.images,
-        "remedy": on_leak if leaks.groups else "none needed",
+        "groups": len(plan.leaks.groups),
+        "images_per_split": plan.leaks.images,
+        "remedy": on_leak if plan.leaks.groups else "none needed",
         "members": dict(sorted(members.items())),
     }
 
@@ -110,8 +99,8 @@ def _conflicts(
 ) -> dict:
     """Groups of copies, or of one patient, with several labels.
 
-    Copies with different labels mean that one is wrong; slices of a patient
-    may differ rightly, so the two are told apart by `same_pixels`.
+    Copies with different labels mean that one is wrong; slices of a patient may
+    differ rightly, so the two are told apart by `same_pixels`.
     """
     members = collections.defaultdict(list)
     for index, name in enumerate(group_names):

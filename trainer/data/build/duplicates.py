@@ -76,8 +76,7 @@ def find_near_duplicates(
     Args:
         thumbnails: uint8 `[num_images, scan.THUMBNAIL_SIZE,
             scan.THUMBNAIL_SIZE]`.
-        joined: sets of images known to belong together; what is found is
-            joined in it.
+        joined: sets of images known to belong together, which it joins further.
         num_workers: processes that confirm candidates.
 
     Returns:
@@ -102,15 +101,15 @@ def find_near_duplicates(
     # Few pairs are not worth the start of the workers.
     if len(candidates) < MIN_PAIRS_FOR_WORKERS:
         num_workers = 1
-    found = []
+    near_pairs = []
     for block in parallel.map_ordered(_confirm, cut_blocks(), num_workers):
         for first, second, agreement in block:
             # Asked again: pairs in flight may have joined the two meanwhile,
             # and how many are in flight must not show in the result.
             if joined.find(first) != joined.find(second):
                 joined.join(first, second)
-                found.append(NearPair(first, second, round(agreement, 3)))
-    return found
+                near_pairs.append(NearPair(first, second, round(agreement, 3)))
+    return near_pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +136,11 @@ def measure_agreement(
     """Compares pairs of thumbnails, as they are and aligned.
 
     Args:
-        firsts: uint8 `[num_pairs, size, size]`.
-        seconds: of the same shape.
+        firsts: uint8 `[num_pairs, size, size]`, as `seconds`.
 
     Returns:
-        overall: correlation of the details, `[num_pairs]`, at most 1.
-        worst_tile: the lowest correlation of a tile that has details.
+        Correlation of the details, at most 1: overall, and in the worst tile
+        that has details.
     """
     firsts, seconds = firsts.astype(np.float32), seconds.astype(np.float32)
     details = _details(firsts)
@@ -234,11 +232,7 @@ def _cut_tiles(images: np.ndarray) -> np.ndarray:
 
 
 def _coarse_features(thumbnails: np.ndarray) -> np.ndarray:
-    """Coarse thumbnails as unit vectors, without the set's mean image.
-
-    Returns:
-        float32 `[num_images, COARSE_SIZE ** 2]`.
-    """
+    """Coarse thumbnails as unit vectors, without the set's mean image."""
     factor = scan.THUMBNAIL_SIZE // COARSE_SIZE
     coarse = np.empty((len(thumbnails), COARSE_SIZE**2), np.float32)
     for start in range(0, len(thumbnails), 4096):
@@ -301,11 +295,7 @@ def _cell_centers(features: np.ndarray, num_cells: int) -> np.ndarray:
 
 
 def _nearest_cells(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Indices of the closest centers, the first of all in front.
-
-    Returns:
-        int16 `[num_images, min(NEIGHBOUR_CELLS, num_cells)]`.
-    """
+    """Closest centers, the first in front: int16 `[num_images, probes]`."""
     probes = min(NEIGHBOUR_CELLS, len(centers))
     nearest = np.empty((len(features), probes), np.int16)
     for start in range(0, len(features), BLOCK_SIZE):

@@ -8,8 +8,6 @@ from trainer.data import records
 
 # What `--on_leak` accepts.
 REMEDIES = ("error", "move", "drop", "allow")
-# A published test set stays whole, then the validation set.
-_PRECEDENCE = ("test", "validation", "train")
 DROPPED = "dropped"
 
 
@@ -32,12 +30,7 @@ class Leaks:
 
 
 def find_leaks(group_names: Sequence[str], given: Sequence[str]) -> Leaks:
-    """Compares groups with the splits that the user gave.
-
-    Args:
-        group_names: of every image.
-        given: split of every image, "" where Lightbox chooses.
-    """
+    """Compares groups with given splits, "" where Lightbox chooses."""
     splits_of = collections.defaultdict(set)
     for name, split in zip(group_names, given, strict=True):
         if split:
@@ -62,18 +55,13 @@ def resolve(
 ) -> list[str]:
     """The split of every image once leaks are dealt with.
 
-    Args:
-        group_names: of every image.
-        given: split of every image, "" where Lightbox chooses.
-        leaks: as `find_leaks` returned them.
-        on_leak: one of `REMEDIES`.
-
     Returns:
         Splits, "" where Lightbox still chooses, `DROPPED` for images that are
         left out.
 
     Raises:
-        ValueError: if there are leaks and `on_leak` is "error".
+        ValueError: if there are leaks and `on_leak`, one of `REMEDIES`, is
+            "error".
     """
     if not leaks.groups or on_leak == "allow":
         return list(given)
@@ -84,7 +72,8 @@ def resolve(
         held[name].add(split)
     resolved = []
     for name, split in zip(group_names, given, strict=True):
-        target = next((s for s in _PRECEDENCE if s in held[name]), "")
+        # A published test set stays whole, then the validation set.
+        target = next((s for s in records.SPLITS[::-1] if s in held[name]), "")
         if not split or split == target:
             resolved.append(split)
         else:

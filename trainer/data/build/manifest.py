@@ -5,10 +5,11 @@ relative to the folder of the manifest. Further columns are kept only if the
 user names them, and never where they repeat a patient id.
 """
 
+import contextlib
 import csv
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from trainer.data.build import sources
 
@@ -16,18 +17,12 @@ _REQUIRED = ("path", "label")
 _OPTIONAL = ("patient_id", "split")
 # Enough to see what is wrong with a file of thousands of lines.
 _MAX_PROBLEMS = 5
-_MIN_IDENTIFIER_LENGTH = 4
 
 
 def read_manifest(
-    path: str, input_dir: str = "", columns: Sequence[str] = ()
+    path: str, columns: Sequence[str] = ()
 ) -> list[sources.Source]:
-    """Reads a manifest.
-
-    Args:
-        path: the CSV.
-        input_dir: what its paths are relative to; its own folder if "".
-        columns: further columns to keep.
+    """Reads a manifest, and keeps some of its further columns.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -42,19 +37,25 @@ def read_manifest(
             f"--columns are further columns of the manifest, not "
             f"{', '.join(taken)}: leave that out."
         )
-    folder = input_dir or os.path.dirname(os.path.abspath(path))
+    with _open(path) as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            return _read_lines(path, reader, tuple(columns))
+        except csv.Error as error:
+            raise ValueError(
+                f"{path} is not a CSV (line {reader.line_num}: {error}); "
+                "save it with commas between columns and double quotes "
+                "around commas."
+            ) from error
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[TextIO]:
+    """Opens a manifest; whatever is wrong with the file is a sentence."""
     try:
         # utf-8-sig: spreadsheet programs put a byte order mark in front.
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            try:
-                return _read_lines(path, folder, reader, tuple(columns))
-            except csv.Error as error:
-                raise ValueError(
-                    f"{path} is not a CSV (line {reader.line_num}: {error}); "
-                    "save it with commas between columns and double quotes "
-                    "around commas."
-                ) from error
+            yield file
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text ({error.reason} at byte "
@@ -72,28 +73,22 @@ def read_paths(path: str) -> list[str]:
     Raises:
         ValueError: if it is not UTF-8 text.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            names = {
-                (n or "").strip().lower(): n for n in rows.fieldnames or ()
-            }
-            if "path" not in names:
-                return []
-            return [(row[names["path"]] or "").strip() for row in rows]
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text; save it as CSV in UTF-8."
-        ) from error
+    with _open(path) as file:
+        rows = csv.reader(file)
+        header = [name.strip().lower() for name in next(rows, [])]
+        if "path" not in header:
+            return []
+        place = header.index("path")
+        return [row[place].strip() for row in rows if len(row) > place]
 
 
 def _read_lines(
-    path: str, folder: str, reader, columns: tuple[str, ...]
+    path: str, reader, columns: tuple[str, ...]
 ) -> list[sources.Source]:
     header = [name.strip().lower() for name in next(reader, [])]
     _check_header(path, header, columns)
-    root = os.path.realpath(folder)
-    found, problems, lines_of_path = [], [], {}
+    folder = os.path.dirname(os.path.abspath(path))
+    files, problems, lines_of_path = [], [], {}
     for row in reader:
         if not any(cell.strip() for cell in row):
             continue
@@ -101,11 +96,11 @@ def _read_lines(
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} columns instead of {len(header)}")
             cells = {k: v.strip() for k, v in zip(header, row, strict=True)}
-            source = _make_source(cells, folder, root, columns)
+            source = _make_source(cells, folder, columns)
             first = lines_of_path.setdefault(source.path, reader.line_num)
             if first != reader.line_num:
                 raise ValueError(f"the path of line {first} again")
-            found.append(source)
+            files.append(source)
         except ValueError as error:
             reason = _hide_patient(str(error), header, row)
             problems.append(f"line {reader.line_num}: {reason}")
@@ -114,37 +109,40 @@ def _read_lines(
         more = len(problems) - _MAX_PROBLEMS
         rest = f"; and {more} more" if more > 0 else ""
         raise ValueError(f"{path} has wrong lines. {shown}{rest}.")
-    if not found:
+    if not files:
         raise ValueError(f"{path} has a header but no lines.")
-    given = sum(bool(source.split) for source in found)
-    if given not in (0, len(found)):
+    given = sum(bool(source.split) for source in files)
+    if given not in (0, len(files)):
         raise ValueError(
-            f"{path} gives a split for {given} of {len(found)} images; give "
+            f"{path} gives a split for {given} of {len(files)} images; give "
             "one for all of them or for none."
         )
-    _check_columns(found, columns)
-    return sorted(found, key=lambda source: source.image_id)
+    _check_columns(files, columns)
+    return sorted(files, key=lambda source: source.image_id)
 
 
 def _check_columns(
-    found: Sequence[sources.Source], columns: tuple[str, ...]
+    files: Sequence[sources.Source], columns: tuple[str, ...]
 ) -> None:
     """Refuses columns that give patient ids away."""
-    known = [source for source in found if source.patient_id]
+    of_patients = [source for source in files if source.patient_id]
     for i, name in enumerate(columns):
-        told = [
-            source
-            for source in known
-            if _alone(source.patient_id).search(source.columns[i])
+        repeated = [
+            source.patient_id
+            for source in of_patients
+            if sources.standing_alone(source.patient_id).search(
+                source.columns[i]
+            )
         ]
         # A short id, such as 7, may also be an age.
         is_certain = any(
-            len(s.patient_id) >= _MIN_IDENTIFIER_LENGTH for s in told
+            len(patient_id) >= sources.MIN_IDENTIFIER_LENGTH
+            for patient_id in repeated
         )
-        if told and (is_certain or len(told) == len(known)):
+        if repeated and (is_certain or len(repeated) == len(of_patients)):
             raise ValueError(
-                f"The column {name} repeats patient_id in {len(told)} lines: "
-                "leave it out of --columns."
+                f"The column {name} repeats patient_id in {len(repeated)} "
+                "lines: leave it out of --columns."
             )
 
 
@@ -154,11 +152,7 @@ def _hide_patient(text: str, header: list[str], row: list[str]) -> str:
     patient_id = cells.get("patient_id", "").strip()
     if not patient_id:
         return text
-    return _alone(patient_id).sub("(patient)", text)
-
-
-def _alone(patient_id: str) -> re.Pattern:
-    return re.compile(f"(?<![A-Za-z0-9]){re.escape(patient_id)}(?![A-Za-z0-9])")
+    return sources.standing_alone(patient_id).sub("(patient)", text)
 
 
 def _check_header(
@@ -177,25 +171,25 @@ def _check_header(
     if not (missing or unknown or len(set(header)) < len(header)):
         return
     text = ",".join(header)
-    found = f"It has the columns {text[:200]}."
+    problem = f"It has the columns {text[:200]}."
     if "\0" in text:
-        found = "It is in UTF-16; save it as CSV in UTF-8."
+        problem = "It is in UTF-16; save it as CSV in UTF-8."
     elif missing:
         # Without a header this is an image, and may name its patient.
-        found = f"It has no {' and no '.join(missing)}."
+        problem = f"It has no {' and no '.join(missing)}."
         for name, mark in (("semicolons", ";"), ("tabs", "\t")):
             if mark in text:
-                found = f"It has {name} instead of commas."
+                problem = f"It has {name} instead of commas."
     elif unknown:
         names = ",".join(unknown)[:200]
-        found += f" Remove {names}, or keep it with --columns={names}."
+        problem += f" Remove {names}, or keep it with --columns={names}."
     raise ValueError(
-        f"The first line of {path} must be {expected}, with commas. {found}"
+        f"The first line of {path} must be {expected}, with commas. {problem}"
     )
 
 
 def _make_source(
-    cells: dict[str, str], folder: str, root: str, columns: tuple[str, ...]
+    cells: dict[str, str], folder: str, columns: tuple[str, ...]
 ) -> sources.Source:
     for name in _REQUIRED:
         if not cells[name]:
@@ -210,7 +204,7 @@ def _make_source(
                 f"split {cells['split']} is not train, validation or test"
             )
     path = os.path.normpath(os.path.join(folder, cells["path"]))
-    sources.check_inside(path, root)
+    sources.check_inside(path, os.path.realpath(folder))
     if not os.path.exists(path):
         raise ValueError(f"{cells['path']} does not exist")
     sources.check_file(path)

@@ -14,7 +14,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 
 from trainer.data import records
 from trainer.data.build import scan, shards, sources
@@ -105,13 +106,48 @@ def publish(folder: str) -> None:
     os.rmdir(folder)
 
 
+def fetch_earlier(output_dir: str) -> str:
+    """A new local folder with `EARLIER_FILES` of one in Cloud Storage.
+
+    What an interrupted build has left there is deleted.
+    """
+    local_dir = tempfile.mkdtemp()
+    paths.remove_folder(paths.join(output_dir, BUILDING))
+    for name in EARLIER_FILES:
+        path = paths.join(output_dir, name)
+        if paths.exists(path):
+            data = paths.read_bytes(path)
+            paths.write_atomically(os.path.join(local_dir, name), data)
+    return local_dir
+
+
+def publish_remotely(
+    local_dir: str, output_dir: str, shard_names: Sequence[str]
+) -> None:
+    """Moves the new shards of a bucket in from `BUILDING`, and copies the local
+    files that describe them.
+    """
+    from trainer.storage import buckets
+
+    folder = buckets.Folder(output_dir)
+    folder.delete(records.DATASET_FILE)
+    for name in filter(_SHARD_PATTERN.fullmatch, folder.list()):
+        folder.delete(name)
+    for name in shard_names:
+        folder.rename(f"{BUILDING}/{name}", name)
+    names = sorted(os.listdir(local_dir))
+    names.remove(records.DATASET_FILE)
+    for name in [*names, records.DATASET_FILE]:
+        folder.upload(os.path.join(local_dir, name), name)
+
+
 def write_reports(
     folder: str,
     report: dict,
     members: Sequence[shards.Member],
     unreadable: Sequence[scan.ScannedFile],
     columns: Sequence[str],
-    values: Sequence[Sequence[str]],
+    files: Sequence[sources.Source],
 ) -> None:
     """Writes `audit.json` and the tables of images, columns and bad files.
 
@@ -121,27 +157,61 @@ def write_reports(
         members: the images that are kept.
         unreadable: files that are no image.
         columns: names of the manifest's columns that the user kept.
-        values: of these columns, for each source.
+        files: the sources, with the values of these.
     """
+    members = sorted(members, key=lambda member: member.image_id)
     for name, text in (
-        (COLUMNS_FILE, _columns_csv(members, columns, values)),
+        (
+            COLUMNS_FILE,
+            _to_csv(
+                ["id", *columns],
+                [
+                    (m.image_id, *files[m.facts.source_index].columns)
+                    for m in members
+                    if columns
+                ],
+            ),
+        ),
         (AUDIT_FILE, json.dumps(report, indent=2) + "\n"),
-        (IMAGES_FILE, shards.members_csv(members)),
+        (IMAGES_FILE, _images_csv(members)),
         (UNREADABLE_FILE, _unreadable_csv(unreadable)),
     ):
         paths.write_atomically(os.path.join(folder, name), text)
 
 
-def refuse_unreadable(
-    output_dir: str, unreadable: Sequence[scan.ScannedFile], num_images: int
-) -> None:
-    """Lists unreadable files in `unreadable.csv` and raises ValueError.
+def _images_csv(members: Sequence[shards.Member]) -> str:
+    """One line per image, as evaluation reads it to find shortcuts."""
+    names = [
+        *("sha256", "width", "height", "channels", "source_format"),
+        *("bit_depth", "quality", "num_bytes"),
+        *("mean_brightness", "border_brightness"),
+    ]
+    heads = [name.removeprefix("source_") for name in names]
+    return _to_csv(
+        ["id", "split", "class", "group", *heads],
+        [
+            (m.image_id, m.split, m.facts.class_name, m.group)
+            + tuple(getattr(m.facts, name) for name in names)
+            for m in members
+        ],
+    )
 
-    Args:
-        output_dir: where the list goes.
-        unreadable: files that are no image.
-        num_images: how many images were read beside them.
-    """
+
+def _unreadable_csv(unreadable: Sequence[scan.ScannedFile]) -> str:
+    rows = [(visible_id(file), file.error) for file in unreadable]
+    return _to_csv(["id", "reason"], rows)
+
+
+def _to_csv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+    return buffer.getvalue()
+
+
+def refuse_unreadable(
+    output_dir: str, unreadable: Sequence[scan.ScannedFile], has_images: bool
+) -> None:
+    """Lists unreadable files in `unreadable.csv` and raises ValueError."""
     path = os.path.join(output_dir, UNREADABLE_FILE)
     paths.write_atomically(path, _unreadable_csv(unreadable))
     shown = "; ".join(
@@ -149,7 +219,7 @@ def refuse_unreadable(
     )
     more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
     listed = f"({shown}{more}). {path} lists all of them"
-    if not num_images:
+    if not has_images:
         raise ValueError(
             f"None of the {len(unreadable)} files can be read {listed}."
         )
@@ -165,33 +235,10 @@ def visible_id(file: scan.ScannedFile) -> str:
     return file.image_id.replace(sources.PATIENT_MARK, "(patient)")
 
 
-def _unreadable_csv(unreadable: Sequence[scan.ScannedFile]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["id", "reason"])
-    writer.writerows([visible_id(file), file.error] for file in unreadable)
-    return buffer.getvalue()
-
-
-def _columns_csv(members, columns, values) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["id", *columns])
-    if columns:
-        for member in sorted(members, key=lambda member: member.image_id):
-            kept = values[member.facts.source_index]
-            writer.writerow([member.image_id, *kept])
-    return buffer.getvalue()
-
-
 def read_columns(
     data_dir: str, columns: Sequence[str] = ()
 ) -> dict[str, dict[str, str]]:
-    """Values of the manifest's columns that a build kept.
-
-    Args:
-        data_dir: a data directory.
-        columns: wanted; all that were kept if empty.
+    """Values of the manifest's columns that a build kept, or of some of them.
 
     Returns:
         Column -> image id -> value.
@@ -224,10 +271,8 @@ def read_previous_splits(
 ) -> dict[str, str]:
     """The split of each image of an earlier build, by pixel hash and by id.
 
-    Args:
-        data_dir: a data directory, or a folder without one.
-        options: if given, only a build with the same options of the split
-            counts: another seed asks for other splits.
+    If options are given, only a build with the same ones of the split counts:
+    another seed asks for other splits.
     """
     dataset_file = os.path.join(data_dir, records.DATASET_FILE)
     images_file = os.path.join(data_dir, IMAGES_FILE)

@@ -41,10 +41,8 @@ def map_ordered(
 ) -> Iterator[Result]:
     """Yields `function(item)` for each item, in the order of the items.
 
-    Args:
-        function: picklable, and defined in a module that imports quickly.
-        items: picklable.
-        num_workers: processes; 1 stays in this one.
+    Both are picklable, and the function's module imports quickly; one worker is
+    this process.
 
     Raises:
         OSError: if a worker dies, as when the memory runs out.
@@ -73,16 +71,11 @@ def map_ordered(
 def run_beside(
     function: Callable[..., Result], *arguments, num_workers: int
 ) -> Callable[[], Result]:
-    """Calls one function while the caller goes on.
-
-    Args:
-        function: picklable, and defined in a module that imports quickly.
-        arguments: picklable.
-        num_workers: processes that may be used; 1 calls it here, at once.
+    """Calls a picklable function in a process while the caller goes on.
 
     Returns:
-        Waits for what the function returns. Raises OSError if its process
-        died.
+        Waits for what the function returns; raises OSError if its process died.
+        With one worker the call is made here, at once.
     """
     if num_workers <= 1:
         result = function(*arguments)

@@ -29,12 +29,8 @@ class Findings:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is written where.
-
-    Attributes:
-        members: the images that are kept, each with its split.
-        counts: images per split and class.
-        leaks: groups that spanned given splits.
+    """What is written where: images with their splits, their number per split
+    and class, and the groups that spanned given splits.
     """
 
     members: Sequence[shards.Member]
@@ -44,7 +40,6 @@ class Plan:
 
 def examine(
     scan_files: Callable[[BinaryIO], tuple[list, list]],
-    *,
     num_workers: int,
     directory: str,
 ) -> Findings:
@@ -53,8 +48,7 @@ def examine(
     Args:
         scan_files: see `scan.scan_files`; of a file for the thumbnails.
         num_workers: processes that confirm near-duplicates.
-        directory: for a temporary file; the system's own folder for these may
-            be held in memory.
+        directory: for that file; the system's own may be held in memory.
     """
     with tempfile.TemporaryFile(dir=directory) as thumbnail_file:
         facts, unreadable = scan_files(thumbnail_file)

@@ -18,13 +18,11 @@ import PIL.Image
 
 from trainer.data.build import sources, training_images
 from trainer.data.images import readers
+from trainer.data.images.image import Image, is_grey, pixel_sha256
 from trainer.storage import paths
 
 # Near-duplicates are confirmed on thumbnails of this side, in pixels.
 THUMBNAIL_SIZE = 64
-# Shorter identifiers are only taken out where they stand alone: a patient "7"
-# must not cut into every number.
-MIN_IDENTIFIER_LENGTH = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,10 @@ class ReadOptions:
     window_width: float | None = None
     slice_axis: int = 2
 
-    def decode(self, data: bytes) -> list[readers.Image]:
+    def __post_init__(self):
+        readers.check_window(self.window_center, self.window_width)
+
+    def decode(self, data: bytes) -> list[Image]:
         return readers.decode_images(
             data, self.window_center, self.window_width, self.slice_axis
         )
@@ -54,14 +55,8 @@ class ImageFacts:
         patient_key: keyed hash of the patient id, "" if unknown.
         sha256: of the decoded pixels.
         file_sha256: of the whole file. Never to be written.
-        kept_format: see `readers.Image`.
-        width: in pixels.
-        height: in pixels.
+        kept_format: see `Image`, as for what is not listed here.
         channels: 1 if grey, else 3.
-        source_format: of the file.
-        bit_depth: bits per channel in the file.
-        quality: estimated JPEG quality, 0 for other formats.
-        num_bytes: of the file, shared among its images.
         mean_brightness: in [0, 255].
         border_brightness: mean of the outermost pixels, in [0, 255].
         training_bytes: of `training_images.Encoded`, grey and colour.
@@ -108,19 +103,18 @@ class ScannedFile:
 
 
 def scan_files(
-    found: Sequence[sources.Source],
+    files: Sequence[sources.Source],
     options: ReadOptions,
     form: training_images.TrainingFormat,
     map_ordered: Callable[[Callable, Iterable], Iterator],
     thumbnails: BinaryIO,
-    spool: training_images.Spool | None,
-    report_progress: Callable[[int], None],
-    read_bytes: Callable[[str], bytes] = paths.read_bytes,
+    spool: training_images.Spool | None = None,
+    report_progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[ImageFacts], list[ScannedFile]]:
     """Reads every file once.
 
     Args:
-        found: what to read.
+        files: what to read.
         options: how to read it.
         form: how training images are stored.
         map_ordered: calls a function on many items, see `parallel`.
@@ -129,25 +123,22 @@ def scan_files(
         spool: takes the images as they are stored for training; None if they
             are encoded later.
         report_progress: called with the number of files just read.
-        read_bytes: gives the bytes of a path.
 
     Returns:
-        facts: of the images, in the order of the sources, as in `thumbnails`
-            and `spool`.
-        unreadable: files that are no image.
+        Facts of the images, in the order of the sources, as in `thumbnails` and
+        `spool`; and the files that are no image.
     """
-    # A new key every time, so that nobody can look an id up by hashing all
-    # possible ones; nothing that is written depends on it.
     scan_one = functools.partial(
         scan_file,
         options=options,
         form=form,
+        # A new one every time, so that nobody can look an id up by hashing all
+        # possible ones; nothing that is written depends on it.
         key=secrets.token_bytes(32),
         returns_encoded=spool is not None,
-        read_bytes=read_bytes,
     )
     facts, unreadable = [], []
-    for scanned in map_ordered(scan_one, enumerate(found)):
+    for scanned in map_ordered(scan_one, enumerate(files)):
         facts.extend(scanned.images)
         thumbnails.write(b"".join(scanned.thumbnails))
         if spool is not None:
@@ -171,23 +162,16 @@ def scan_file(
     form: training_images.TrainingFormat,
     key: bytes,
     returns_encoded: bool = True,
-    read_bytes: Callable[[str], bytes] = paths.read_bytes,
 ) -> ScannedFile:
-    """Reads one file.
+    """Reads a source, which comes with its place among all.
 
-    Args:
-        indexed_source: place in the list of sources, and the source.
-        options: how to read it.
-        form: how training images are stored.
-        key: of the hash of patient ids.
-        returns_encoded: whether the images as for training are returned.
-        read_bytes: gives the bytes of a path.
+    Patient ids are hashed with the key.
     """
     index, source = indexed_source
     given = (source.patient_id,) if source.patient_id else ()
     images, error = [], ""
     try:
-        data = read_bytes(source.path)
+        data = paths.read_bytes(source.path)
         images = options.decode(data)
         error = "" if images else "it holds no image"
     except ValueError as raised:
@@ -210,28 +194,24 @@ def scan_file(
     )
 
 
-def hide_identifiers(
-    source: sources.Source, identifiers: tuple[str, ...]
-) -> str:
+def hide_identifiers(source: sources.Source, identifiers: Iterable[str]) -> str:
     """The image id with a mark wherever an identifier stood in it."""
     parts = source.image_id.split("/")
     for identifier in identifiers:
-        pattern = re.escape(identifier)
-        if len(identifier) < MIN_IDENTIFIER_LENGTH:
-            pattern = f"(?<![A-Za-z0-9]){pattern}(?![A-Za-z0-9])"
+        pattern = sources.standing_alone(identifier)
+        if len(identifier) >= sources.MIN_IDENTIFIER_LENGTH:
+            pattern = re.compile(re.escape(identifier), re.IGNORECASE)
         parts = [
             part
             if part == source.class_name
-            else re.sub(
-                pattern, sources.PATIENT_MARK, part, flags=re.IGNORECASE
-            )
+            else pattern.sub(sources.PATIENT_MARK, part)
             for part in parts
         ]
     return "/".join(parts)
 
 
 def _describe(
-    image: readers.Image,
+    image: Image,
     index: int,
     source: sources.Source,
     data: bytes,
@@ -256,12 +236,12 @@ def _describe(
         split=source.split,
         source_index=index,
         patient_key=patient_key,
-        sha256=readers.pixel_sha256(pixels),
+        sha256=pixel_sha256(pixels),
         file_sha256=hashlib.sha256(data).hexdigest(),
         kept_format=image.kept_format,
         width=image.width,
         height=image.height,
-        channels=1 if readers.is_grey(pixels) else 3,
+        channels=1 if is_grey(pixels) else 3,
         source_format=image.source_format,
         bit_depth=image.bit_depth,
         quality=image.quality,
@@ -273,11 +253,7 @@ def _describe(
 
 
 def make_thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """Squeezes an image into a small grey square.
-
-    Returns:
-        uint8 `[THUMBNAIL_SIZE, THUMBNAIL_SIZE]`.
-    """
+    """Squeezes an image into a small grey square, uint8."""
     grey = PIL.Image.fromarray(pixels).convert("L")
     size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     return np.asarray(grey.resize(size, PIL.Image.Resampling.BOX))

@@ -1,17 +1,15 @@
 """The second pass: which images go into which shard, and their records."""
 
 import collections
-import csv
 import dataclasses
 import hashlib
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO
 
 from trainer.data import records, tfrecord
-from trainer.data.build import scan, training_images
-from trainer.data.images import readers
+from trainer.data.build import scan, sources, training_images
+from trainer.data.images import strip
 from trainer.storage import paths
 
 SHARD_BYTES = 100_000_000
@@ -21,11 +19,7 @@ MIN_TRAIN_SHARDS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One image with all that was decided about it.
-
-    Attributes:
-        scan_index: its place among all images that were read.
-    """
+    """One image, at its place among all that were read, with its split."""
 
     image_id: str
     group: str
@@ -45,13 +39,7 @@ class FileTask:
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """One shard to write.
-
-    Attributes:
-        name: of the file.
-        split: one of `records.SPLITS`.
-        files: in the order of the records.
-    """
+    """One shard to write: its files are in the order of the records."""
 
     name: str
     split: str
@@ -70,13 +58,16 @@ class EncodedImage:
 
 
 def plan_shards(
-    members: Sequence[Member], paths: Sequence[str], channels: int, seed: int
+    members: Sequence[Member],
+    files: Sequence[sources.Source],
+    channels: int,
+    seed: int,
 ) -> list[ShardTask]:
     """Decides which images lie in which shard, and in which order.
 
     Args:
         members: all images.
-        paths: of the sources that `facts.source_index` counts.
+        files: that `facts.source_index` counts.
         channels: of the data set, 1 or 3.
         seed: of the order of training images.
     """
@@ -85,28 +76,22 @@ def plan_shards(
         of_split = [member for member in members if member.split == split]
         if not of_split:
             continue
-        files = _group_by_file(of_split, paths)
+        by_file = collections.defaultdict(list)
+        for member in of_split:
+            by_file[member.facts.source_index].append(member)
+        ordered = [
+            FileTask(files[index].path, tuple(of_file))
+            for index, of_file in sorted(by_file.items())
+        ]
         if split == "train":
-            files = order_files(files, seed)
-        num_shards = _count_shards(of_split, len(files), channels)
+            ordered = order_files(ordered, seed)
+        num_shards = _count_shards(of_split, len(ordered), channels)
         for index in range(num_shards):
-            first = index * len(files) // num_shards
-            last = (index + 1) * len(files) // num_shards
+            first = index * len(ordered) // num_shards
+            last = (index + 1) * len(ordered) // num_shards
             name = records.shard_name(split, index, num_shards)
-            tasks.append(ShardTask(name, split, tuple(files[first:last])))
+            tasks.append(ShardTask(name, split, tuple(ordered[first:last])))
     return tasks
-
-
-def _group_by_file(
-    members: Sequence[Member], paths: Sequence[str]
-) -> list[FileTask]:
-    by_file = collections.defaultdict(list)
-    for member in members:
-        by_file[member.facts.source_index].append(member)
-    return [
-        FileTask(paths[index], tuple(of_file))
-        for index, of_file in sorted(by_file.items())
-    ]
 
 
 def order_files(tasks: Sequence[FileTask], seed: int) -> list[FileTask]:
@@ -149,32 +134,6 @@ def _estimate_held_out_bytes(facts: scan.ImageFacts) -> int:
     return facts.width * facts.height * facts.channels // 2
 
 
-def members_csv(members: Sequence[Member]) -> str:
-    """One line per image, as evaluation reads it to find shortcuts."""
-    columns = (
-        "sha256",
-        "width",
-        "height",
-        "channels",
-        "source_format",
-        "bit_depth",
-        "quality",
-        "num_bytes",
-        "mean_brightness",
-        "border_brightness",
-    )
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    heads = [column.removeprefix("source_") for column in columns]
-    writer.writerow(["id", "split", "class", "group", *heads])
-    for m in sorted(members, key=lambda member: member.image_id):
-        values = [getattr(m.facts, column) for column in columns]
-        writer.writerow(
-            [m.image_id, m.split, m.facts.class_name, m.group, *values]
-        )
-    return buffer.getvalue()
-
-
 def keeps_file(task: FileTask) -> bool:
     """Whether a held-out image keeps the compressed pixels of its file."""
     return bool(task.members[0].facts.kept_format)
@@ -183,17 +142,16 @@ def keeps_file(task: FileTask) -> bool:
 def encode_held_out(
     task: FileTask,
     options: scan.ReadOptions,
-    read_bytes: Callable[[str], bytes] = paths.read_bytes,
 ) -> list[EncodedImage]:
     """Reads a file again: evaluation scores what a client will send.
 
     Raises:
         ValueError: if the file changed since it was scanned.
     """
-    data = _read_unchanged(task, read_bytes)
+    data = _read(task)
     kept_format = task.members[0].facts.kept_format
     if kept_format:
-        kept = readers.strip_metadata(data, kept_format)
+        kept = strip.strip(data, kept_format)
         encoded = {task.members[0].facts.suffix: kept}
     else:
         encoded = {i.suffix: i.encoded for i in options.decode(data)}
@@ -213,23 +171,20 @@ def encode_training(
     task: FileTask,
     options: scan.ReadOptions,
     form: training_images.TrainingFormat,
-    read_bytes: Callable[[str], bytes] = paths.read_bytes,
 ) -> list[EncodedImage]:
     """Reads a file again and encodes it as when it was scanned.
 
     Raises:
         ValueError: if the file changed since it was scanned.
     """
-    data = _read_unchanged(task, read_bytes)
-    pixels = {i.suffix: i.pixels for i in options.decode(data)}
-    encoded = [
-        training_images.encode_for_training(pixels[m.facts.suffix], form)
-        for m in task.members
-    ]
-    return [
-        make_training_image(m, e.for_channels(form.channels), form)
-        for m, e in zip(task.members, encoded, strict=True)
-    ]
+    images = []
+    pixels = {i.suffix: i.pixels for i in options.decode(_read(task))}
+    for member in task.members:
+        encoded = training_images.encode_for_training(
+            pixels[member.facts.suffix], form
+        ).for_channels(form.channels)
+        images.append(make_training_image(member, encoded, form))
+    return images
 
 
 def make_training_image(
@@ -242,10 +197,8 @@ def make_training_image(
     return EncodedImage(member, encoded, "jpeg", height, width)
 
 
-def _read_unchanged(
-    task: FileTask, read_bytes: Callable[[str], bytes]
-) -> bytes:
-    data = read_bytes(task.path)
+def _read(task: FileTask) -> bytes:
+    data = paths.read_bytes(task.path)
     first = task.members[0]
     if hashlib.sha256(data).hexdigest() != first.facts.file_sha256:
         raise ValueError(
@@ -265,28 +218,25 @@ def write_shard(
     """Writes one shard into an open file and describes it."""
     writer = tfrecord.RecordWriter(file)
     for image in images:
-        writer.write(_make_example(image, channels))
+        member = image.member
+        example = records.make_example(
+            encoded=image.encoded,
+            image_format=image.format,
+            height=image.height,
+            width=image.width,
+            channels=channels,
+            image_id=member.image_id,
+            group=member.group,
+            sha256=member.facts.sha256,
+            label=member.label,
+            class_name=member.facts.class_name,
+        )
+        writer.write(example)
         report_progress(1)
     return records.Shard(
-        name=task.name,
-        split=task.split,
-        num_records=writer.num_records,
-        num_bytes=writer.num_bytes,
-        sha256=writer.sha256(),
-    )
-
-
-def _make_example(image: EncodedImage, channels: int) -> bytes:
-    member = image.member
-    return records.make_example(
-        encoded=image.encoded,
-        image_format=image.format,
-        height=image.height,
-        width=image.width,
-        channels=channels,
-        image_id=member.image_id,
-        group=member.group,
-        sha256=member.facts.sha256,
-        label=member.label,
-        class_name=member.facts.class_name,
+        task.name,
+        task.split,
+        writer.num_records,
+        writer.num_bytes,
+        writer.sha256(),
     )

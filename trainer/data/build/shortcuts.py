@@ -156,11 +156,8 @@ def _describe(
 
 
 def _standard_error(auc: float, positives: int, negatives: int) -> float:
-    """Standard error of an AUC.
-
-    References:
-        Hanley and McNeil, "The Meaning and Use of the Area under a Receiver
-        Operating Characteristic (ROC) Curve", Radiology 143, 1982.
+    """Of an AUC: Hanley and McNeil, "The Meaning and Use of the Area under a
+    Receiver Operating Characteristic (ROC) Curve", Radiology 143, 1982.
     """
     first = auc / (2 - auc)
     second = 2 * auc * auc / (1 + auc)

@@ -12,6 +12,9 @@ from trainer.data import records
 
 # Stands in an image id where the id or name of a patient was.
 PATIENT_MARK = "\0"
+# Shorter identifiers are only taken out where they stand alone: a patient "7"
+# must not cut into every number.
+MIN_IDENTIFIER_LENGTH = 4
 
 SPLIT_SYNONYMS = {
     "train": "train",
@@ -235,6 +238,13 @@ def show(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
+def standing_alone(identifier: str) -> re.Pattern:
+    """Finds an identifier that is no part of a longer word or number."""
+    return re.compile(
+        f"(?<![A-Za-z0-9]){re.escape(identifier)}(?![A-Za-z0-9])", re.IGNORECASE
+    )
+
+
 def check_inside(path: str, real_root: str) -> None:
     """Raises ValueError if a path leads out of the input folder."""
     real_path = os.path.realpath(path)
@@ -257,9 +267,9 @@ def check_classes(sources: list[Source]) -> tuple[str, ...]:
             f"A classifier needs two classes or more. Received: {list(names)}."
         )
     for split in records.SPLITS:
-        found = {s.class_name for s in sources if s.split == split}
-        missing = sorted(set(names) - found)
-        if found and missing:
+        present = {s.class_name for s in sources if s.split == split}
+        missing = sorted(set(names) - present)
+        if present and missing:
             raise ValueError(
                 f"Every class must be in every split. The {split} split has "
                 f"no images of {missing}; class names must be spelled alike "
@@ -271,10 +281,8 @@ def check_classes(sources: list[Source]) -> tuple[str, ...]:
 def find_patients(sources: list[Source], pattern: str) -> list[Source]:
     """Takes patient ids out of the paths.
 
-    Args:
-        sources: what to look at.
-        pattern: regular expression that is searched for in the relative path;
-            its first group is the patient id, or all of it if it has none.
+    The pattern is searched for in the relative path; its first group is the id,
+    or all of it if it has none.
 
     Raises:
         ValueError: if it is no regular expression, or a path does not match.
@@ -285,7 +293,7 @@ def find_patients(sources: list[Source], pattern: str) -> list[Source]:
         raise ValueError(
             f"--patient_regex={pattern} is not a regular expression: {error}."
         ) from error
-    found = []
+    with_patients = []
     for source in sources:
         match = compiled.search(source.image_id)
         group = min(compiled.groups, 1)
@@ -296,11 +304,11 @@ def find_patients(sources: list[Source], pattern: str) -> list[Source]:
             )
         start, end = match.span(group)
         image_id = source.image_id
-        found.append(
+        with_patients.append(
             dataclasses.replace(
                 source,
                 image_id=image_id[:start] + PATIENT_MARK + image_id[end:],
                 patient_id=source.patient_id or match.group(group),
             )
         )
-    return found
+    return with_patients

@@ -81,6 +81,14 @@ class SplitOptions:
                 f"Received: fold={self.fold}, num_folds={self.num_folds}."
             )
 
+    def fractions(self, test_fraction: float = 0.0) -> dict[str, float]:
+        """Of the images per split."""
+        return {
+            "train": 1 - self.validation_fraction - test_fraction,
+            "validation": self.validation_fraction,
+            "test": test_fraction,
+        }
+
 
 def split_images(
     group_names: Sequence[str],
@@ -92,11 +100,11 @@ def split_images(
     """The split of every image.
 
     Args:
-        group_names: of every image.
-        class_names: of every image.
-        given: split that the user gave to each image, all "" if none. If no
-            image has "validation", it is taken from the training groups.
-        previous: split of each image in an earlier build, "" if it is new.
+        group_names: of every image, as what follows.
+        class_names: the labels.
+        given: splits that the user gave, all "" if none. If no image has
+            "validation", it is taken from the training groups.
+        previous: splits of an earlier build, "" for a new image.
         options: how the rest is shared out.
 
     Raises:
@@ -107,12 +115,7 @@ def split_images(
         if options.num_folds:
             assigned = assign_fold(groups, options)
         else:
-            rest = 1 - options.validation_fraction - options.test_fraction
-            fractions = {
-                "train": rest,
-                "validation": options.validation_fraction,
-                "test": options.test_fraction,
-            }
+            fractions = options.fractions(options.test_fraction)
             assigned = assign_splits(groups, fractions, options.seed)
         return [assigned[name] for name in group_names]
     if options.num_folds:
@@ -133,11 +136,7 @@ def split_images(
             for values in (group_names, class_names, previous)
         )
     )
-    fractions = {
-        "train": 1 - options.validation_fraction,
-        "validation": options.validation_fraction,
-    }
-    assigned = assign_splits(groups, fractions, options.seed)
+    assigned = assign_splits(groups, options.fractions(), options.seed)
     return [
         assigned[name] if o else split
         for name, split, o in zip(group_names, given, is_open, strict=True)
@@ -155,11 +154,11 @@ def count_images(
         ValueError: if a split lacks a class. The test split may be empty, and
             it may be the only one: such a set judges models of others.
     """
-    found = collections.Counter(
+    present = collections.Counter(
         zip(split_of_images, class_of_images, strict=True)
     )
     counts = {
-        split: {name: found[split, name] for name in class_names}
+        split: {name: present[split, name] for name in class_names}
         for split in records.SPLITS
     }
     if set(split_of_images) == {"test"}:
@@ -188,12 +187,11 @@ def _collect_groups(
         held[name].add(split)
     # A new image may join groups that were in several splits: what was once
     # tested on must not be trained on.
-    order = ("test", "validation", "train")
     return [
         Group(
             name,
             dict(counts[name]),
-            next((s for s in order if s in held[name]), ""),
+            next((s for s in records.SPLITS[::-1] if s in held[name]), ""),
         )
         for name in sorted(counts)
     ]
@@ -202,26 +200,19 @@ def _collect_groups(
 def assign_splits(
     groups: Sequence[Group], fractions: Mapping[str, float], seed: int
 ) -> dict[str, str]:
-    """Assigns every group to a split.
+    """Assigns a split to every group, by name.
 
     Args:
         groups: those with a split keep it and count towards its fraction.
-        fractions: of the images per split, which sum to 1; a split without
-            one, or with 0, gets no groups but those that are given to it.
+        fractions: of the images per split, which sum to 1; a split without one,
+            or with 0, gets no groups but those that are given to it.
         seed: another one gives another assignment.
-
-    Returns:
-        Split per group name.
 
     Raises:
         ValueError: if a class has too few groups for the splits.
     """
     assigned = {group.name: group.split for group in groups if group.split}
-    by_class = collections.defaultdict(list)
-    for group in groups:
-        by_class[group.main_class].append(group)
-    for class_name in sorted(by_class):
-        members = by_class[class_name]
+    for _, members in _by_class(groups):
         open_groups = sorted(
             (group for group in members if not group.split),
             key=lambda group: _place(group.name, seed),
@@ -239,18 +230,15 @@ def assign_fold(
 ) -> dict[str, str]:
     """Assigns one of `num_folds` even parts to the test split.
 
-    Every group is in the test split of exactly one fold. The rest is divided
+    Every group is in the test split of exactly one fold; the rest is divided
     into training and validation.
 
     Raises:
         ValueError: if a class has fewer groups than there are folds.
     """
     num_folds = options.num_folds
-    by_class = collections.defaultdict(list)
-    for group in groups:
-        by_class[group.main_class].append(group)
     in_test = []
-    for class_name, members in by_class.items():
+    for class_name, members in _by_class(groups):
         if len(members) < num_folds:
             raise ValueError(
                 f"--num_folds={num_folds} needs as many groups (patients, or "
@@ -266,12 +254,16 @@ def assign_fold(
             if smallest == options.fold:
                 in_test.append(group.name)
     rest = [group for group in groups if group.name not in in_test]
-    fractions = {
-        "train": 1 - options.validation_fraction,
-        "validation": options.validation_fraction,
-    }
-    assigned = assign_splits(rest, fractions, options.seed)
+    assigned = assign_splits(rest, options.fractions(), options.seed)
     return {**assigned, **dict.fromkeys(in_test, "test")}
+
+
+def _by_class(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """Groups by their main class, in the order of its name."""
+    by_class = collections.defaultdict(list)
+    for group in groups:
+        by_class[group.main_class].append(group)
+    return sorted(by_class.items())
 
 
 def _place(name: str, seed: int) -> bytes:
@@ -284,7 +276,7 @@ def _remaining_sizes(
     """Images that each split still needs, in the order of the line."""
     total = sum(group.size for group in members)
     remaining = {}
-    for split in ("test", "validation", "train"):
+    for split in records.SPLITS[::-1]:
         taken = sum(group.size for group in members if group.split == split)
         wanted = fractions.get(split, 0) * total
         remaining[split] = max(wanted - taken, 0)

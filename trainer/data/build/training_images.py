@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import PIL.Image
 
-from trainer.data.images import readers
+from trainer.data.images.image import is_grey
 
 JPEG_QUALITY = 95
 
@@ -58,20 +58,16 @@ def training_shape(
 
 
 def encode_for_training(pixels: np.ndarray, form: TrainingFormat) -> Encoded:
-    """Scales an image down and encodes it.
+    """Scales uint8 pixels down and encodes them.
 
-    Args:
-        pixels: uint8 `[height, width]` or `[height, width, 3]`.
-        form: how it is stored. Without a number of channels, an image that
-            counts as grey though its channels differ is encoded for both.
+    Without a number of channels, an image that counts as grey though its
+    channels differ is encoded for both.
     """
     image = PIL.Image.fromarray(pixels)
     if pixels.ndim == 2:
         grey = _encode(image, form.stored_size)
         return Encoded(grey, grey)
-    wants_grey = form.channels == 1 or (
-        form.channels == 0 and readers.is_grey(pixels)
-    )
+    wants_grey = form.channels == 1 or (form.channels == 0 and is_grey(pixels))
     return Encoded(
         _encode(image.convert("L"), form.stored_size) if wants_grey else b"",
         _encode(image, form.stored_size) if form.channels != 1 else b"",

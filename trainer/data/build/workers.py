@@ -31,14 +31,14 @@ class LocalRunner:
 
     def scan(
         self,
-        found: Sequence[sources.Source],
+        files: Sequence[sources.Source],
         form: training_images.TrainingFormat,
         thumbnails: BinaryIO,
     ) -> tuple[list[scan.ImageFacts], list[scan.ScannedFile]]:
         """See `scan.scan_files`."""
-        with _progress(len(found), "reading", "file") as progress:
+        with _progress(len(files), "reading", "file") as progress:
             return scan.scan_files(
-                found,
+                files,
                 self._options,
                 form,
                 self._map_ordered,

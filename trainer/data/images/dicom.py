@@ -5,44 +5,52 @@ values become grey ones, and whatever would be too large is refused before it
 is unfolded. No text of the header gets into a message: it may name a patient.
 """
 
+import contextlib
 import io
 import logging
 import warnings
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
+import pydicom
+from pydicom import config, encaps, pixels, uid
+from pydicom.pixels import utils
 
-from trainer.data.images import dicom_values, readers, volumes
+from trainer.data.images import dicom_values
+from trainer.data.images.image import (
+    MAX_VOLUME_BYTES,
+    Image,
+    Window,
+    apply_window,
+    check_size,
+    check_volume,
+    make_image,
+)
 
 # What anonymizers write instead of a patient id: it names nobody.
 _NO_PATIENT = {
-    "",
-    "0",
-    "anon",
-    "anonymised",
-    "anonymized",
-    "anonymous",
-    "deidentified",
-    "na",
-    "none",
-    "patient",
-    "unknown",
+    *("", "0", "anon", "anonymised", "anonymized", "anonymous"),
+    *("deidentified", "na", "none", "patient", "unknown"),
 }
 _PIXEL_NAMES = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-_MAX_DEFLATED_BYTES = volumes.MAX_BYTES // 4
+_MAX_DEFLATED_BYTES = MAX_VOLUME_BYTES // 4
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
-def read_images(
-    data: bytes, window: tuple[float, float] | None
-) -> list[readers.Image]:
-    """Reads every frame; see `medical_readers`."""
-    # Imported here to have the error, if it is missing, before all others.
-    import pydicom  # noqa: F401
+def read_images(data: bytes, window: Window | None) -> list[Image]:
+    """Reads every frame.
 
+    Pixels that are not square stay as they are, as in other tools that make
+    pictures of slices: models resize their input anyway.
+
+    Raises:
+        ValueError: if it cannot be read. The message says why, and repeats
+            nothing of the header that could name a patient.
+    """
     with warnings.catch_warnings():
         # Both quote values of the header.
         warnings.simplefilter("ignore")
@@ -52,14 +60,22 @@ def read_images(
         _check_header(dataset)
         _check_syntax(dataset)
         frames = _decode(dataset)
-        try:
+        with _refusing("its DICOM header has wrong values ({kind})"):
             return _convert(dataset, frames, window, len(data))
-        # Any element can be damaged in any way.
-        except Exception as error:
-            kind = type(error).__name__
-            raise ValueError(
-                f"its DICOM header has wrong values ({kind})"
-            ) from error
+
+
+@contextlib.contextmanager
+def _refusing(reason: str) -> Iterator[None]:
+    """Gives any error the words of ours, with its `kind`.
+
+    Any element can be damaged in any way, and neither pydicom nor the decoders
+    promise a set of errors; their text may name a patient.
+    """
+    try:
+        yield
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(reason.format(kind=kind)) from error
 
 
 def _check_deflated(data: bytes) -> None:
@@ -85,11 +101,8 @@ def _check_deflated(data: bytes) -> None:
 
 
 def _parse(data: bytes):
-    import pydicom
-    from pydicom import config, uid
-
     config.settings.reading_validation_mode = config.IGNORE
-    try:
+    with _refusing("it is a damaged DICOM file ({kind})"):
         # force: some scanners leave the preamble out.
         dataset = pydicom.dcmread(io.BytesIO(data), force=True)
         if not dataset.file_meta.get("TransferSyntaxUID"):
@@ -102,10 +115,6 @@ def _parse(data: bytes):
         # Elements are decoded when they are first asked for.
         for name in ("MediaStorageSOPClassUID", *_PIXEL_NAMES):
             dataset.file_meta.get(name), dataset.get(name)
-    # pydicom promises no set of errors for damaged files.
-    except Exception as error:
-        kind = type(error).__name__
-        raise ValueError(f"it is a damaged DICOM file ({kind})") from error
     return dataset
 
 
@@ -124,9 +133,9 @@ def _check_header(dataset) -> None:
     samples = _whole(dataset, "SamplesPerPixel", 1)
     bits = _whole(dataset, "BitsAllocated")
     num_frames = _whole(dataset, "NumberOfFrames", 1)
-    readers.check_size(columns, rows)
+    check_size(columns, rows)
     item_bytes = -(-bits // 8) * samples
-    volumes.check_volume((rows, columns, num_frames), item_bytes)
+    check_volume((rows, columns, num_frames), item_bytes)
     photometric = _get(dataset, "PhotometricInterpretation")
     one_sample = (*_GREY, "PALETTE COLOR")
     expected = 1 if photometric in one_sample else 3
@@ -139,11 +148,8 @@ def _check_header(dataset) -> None:
 
 
 def _get(dataset, name: str):
-    try:
+    with _refusing(f"its DICOM header has a wrong {name}"):
         return dataset.get(name)
-    # See `_parse`.
-    except Exception as error:
-        raise ValueError(f"its DICOM header has a wrong {name}") from error
 
 
 def _whole(dataset, name: str, default: int | None = None) -> int:
@@ -160,8 +166,6 @@ def _whole(dataset, name: str, default: int | None = None) -> int:
 
 
 def _check_syntax(dataset) -> None:
-    from pydicom import pixels
-
     syntax = dataset.file_meta.TransferSyntaxUID
     name = _syntax_name(dataset)
     try:
@@ -179,37 +183,30 @@ def _check_syntax(dataset) -> None:
     if not syntax.is_encapsulated:
         _check_length(dataset)
         return
-    try:
-        sizes = [_compressed_size(f) for f in _compressed_frames(dataset)]
-    # See `_parse`.
-    except Exception as error:
-        raise ValueError(
-            f"its DICOM pixel data ({name}) cannot be decoded; it is damaged "
-            "or cut off"
-        ) from error
+    with _refusing(
+        f"its DICOM pixel data ({name}) cannot be decoded; it is damaged or "
+        "cut off"
+    ):
+        frames = encaps.generate_frames(
+            dataset.PixelData,
+            number_of_frames=_whole(dataset, "NumberOfFrames", 1),
+        )
+        sizes = [_compressed_size(frame) for frame in frames]
     for size in sizes:
         if size is not None:
-            readers.check_size(*size)
+            check_size(*size)
 
 
 def _check_length(dataset) -> None:
-    from pydicom.pixels import utils
-
-    try:
+    with _refusing("its DICOM header does not describe its pixels ({kind})"):
         expected = utils.get_expected_length(dataset)
-    # See `_parse`.
-    except Exception as error:
-        kind = type(error).__name__
-        raise ValueError(
-            f"its DICOM header does not describe its pixels ({kind})"
-        ) from error
-    found = next(
+    received = next(
         len(dataset[name].value) for name in _PIXEL_NAMES if name in dataset
     )
-    if found < expected:
+    if received < expected:
         raise ValueError(
             f"its DICOM pixel data cannot be decoded: it is cut off after "
-            f"{found:,} of {expected:,} bytes"
+            f"{received:,} of {expected:,} bytes"
         )
 
 
@@ -217,15 +214,6 @@ def _syntax_name(dataset) -> str:
     syntax = dataset.file_meta.TransferSyntaxUID
     # The name of an unknown one is itself, which may be anything.
     return "a private one" if syntax.name == str(syntax) else syntax.name
-
-
-def _compressed_frames(dataset):
-    from pydicom import encaps
-
-    num_frames = _whole(dataset, "NumberOfFrames", 1)
-    return encaps.generate_frames(
-        dataset.PixelData, number_of_frames=num_frames
-    )
 
 
 def _compressed_size(frame: bytes) -> tuple[int, int] | None:
@@ -259,9 +247,10 @@ def _compressed_size(frame: bytes) -> tuple[int, int] | None:
 
 def _decode(dataset) -> np.ndarray:
     """Stored values `[frame, row, column]`, or uint `[..., 3]` of colours."""
-    from pydicom import pixels, uid
-
-    try:
+    with _refusing(
+        f"its DICOM pixel data ({_syntax_name(dataset)}) cannot be decoded; it "
+        "is damaged, cut off, or not what its header says"
+    ):
         # pylibjpeg's decoder, in Rust, panics on damaged runs.
         is_rle = dataset.file_meta.TransferSyntaxUID == uid.RLELossless
         plugin = "pydicom" if is_rle else ""
@@ -277,20 +266,14 @@ def _decode(dataset) -> np.ndarray:
         # A single frame may come with or without its axis.
         rank = 2 if _whole(dataset, "SamplesPerPixel", 1) == 1 else 3
         return values.reshape(-1, *values.shape[values.ndim - rank :])
-    # The decoders promise no set of errors either.
-    except Exception as error:
-        raise ValueError(
-            f"its DICOM pixel data ({_syntax_name(dataset)}) cannot be "
-            "decoded; it is damaged, cut off, or not what its header says"
-        ) from error
 
 
 def _convert(
     dataset,
     frames: np.ndarray,
-    window: tuple[float, float] | None,
+    window: Window | None,
     num_bytes: int,
-) -> list[readers.Image]:
+) -> list[Image]:
     """Maps stored values to uint8, frame by frame."""
     is_grey = dataset.PhotometricInterpretation in _GREY
     if is_grey and window is None:
@@ -298,17 +281,17 @@ def _convert(
     images = []
     for index, frame in enumerate(frames):
         if not is_grey:
-            pixels = dicom_values.to_color(dataset, frame)
+            shown = dicom_values.to_color(dataset, frame)
         elif window is not None:
             values = dicom_values.to_modality_values(dataset, frame, index)
-            pixels = readers.apply_window(values, window)
+            shown = apply_window(values, window)
         else:
-            pixels = dicom_values.to_grey(dataset, frame, index, default_window)
+            shown = dicom_values.to_grey(dataset, frame, index, default_window)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
-            pixels = 255 - pixels
+            shown = 255 - shown
         images.append(
-            readers.make_image(
-                pixels,
+            make_image(
+                shown,
                 source_format="dicom",
                 bit_depth=int(
                     dataset.get("BitsStored") or dataset.BitsAllocated
@@ -330,9 +313,8 @@ def _patient_id(dataset) -> str:
 
 def _identifiers(dataset) -> tuple[str, ...]:
     """What a file name could repeat of the header."""
-    found = [str(dataset.get("AccessionNumber") or "")]
-    for name in ("PatientName", "PatientBirthName"):
-        text = str(dataset.get(name) or "")
-        found += text.replace("^", " ").replace("=", " ").split()
-    plain = {part: part.lower() for part in found}
-    return tuple(p for p in found if plain[p] not in _NO_PATIENT)
+    names = [str(dataset.get("AccessionNumber") or "")]
+    for element in ("PatientName", "PatientBirthName"):
+        text = str(dataset.get(element) or "")
+        names += text.replace("^", " ").replace("=", " ").split()
+    return tuple(name for name in names if name.lower() not in _NO_PATIENT)

@@ -8,8 +8,14 @@ out.
 import math
 
 import numpy as np
+import pydicom
+from pydicom import pixels
 
-from trainer.data.images import readers
+from trainer.data.images.image import (
+    Window,
+    apply_window,
+    find_window,
+)
 
 _PALETTE_DATA = "{}PaletteColorLookupTableData"
 
@@ -30,15 +36,9 @@ def to_grey(
     dataset,
     frame: np.ndarray,
     index: int,
-    fallback: tuple[float, float],
+    fallback: Window,
 ) -> np.ndarray:
-    """One frame through its rescaling and its VOI LUT or window.
-
-    Args:
-        dataset: the file.
-        frame: stored values `[height, width]`.
-        index: of the frame.
-        fallback: window, if the file has none.
+    """A frame through its rescaling and its VOI LUT or window, else `fallback`.
 
     Returns:
         uint8 `[height, width]`, before any inversion.
@@ -51,24 +51,22 @@ def to_grey(
     center = _first(_find(dataset, index, "WindowCenter"))
     width = _first(_find(dataset, index, "WindowWidth"))
     if center is None or width is None or width <= 0:
-        return readers.apply_window(values, fallback)
+        return apply_window(values, fallback)
     if function == "SIGMOID":
         # DICOM PS3.3 C.11.2.1.3.1.
         grey = 255 / (1 + np.exp(-4 * (values - center) / width))
         return np.rint(grey).astype(np.uint8)
     if function == "LINEAR_EXACT":
-        return readers.apply_window(values, (center, width))
+        return apply_window(values, (center, width))
     # DICOM PS3.3 C.11.2.1.2.1: LINEAR counts whole steps; of one step, it is
     # a threshold.
     if width <= 1:
         return np.where(values > center - 0.5, 255, 0).astype(np.uint8)
-    return readers.apply_window(values, (center - 0.5, width - 1))
+    return apply_window(values, (center - 0.5, width - 1))
 
 
 def to_modality_values(dataset, frame: np.ndarray, index: int) -> np.ndarray:
     """Values in the units of the modality, float64."""
-    from pydicom import pixels
-
     if dataset.get("ModalityLUTSequence"):
         return pixels.apply_modality_lut(frame, dataset).astype(np.float64)
     slope = _first(_find(dataset, index, "RescaleSlope"))
@@ -77,7 +75,7 @@ def to_modality_values(dataset, frame: np.ndarray, index: int) -> np.ndarray:
     return frame.astype(np.float64) * (slope or 1.0) + (intercept or 0.0)
 
 
-def default_window(dataset, frames: np.ndarray) -> tuple[float, float]:
+def default_window(dataset, frames: np.ndarray) -> Window:
     """The window of a file without one, the same for all of its frames."""
     bits = int(dataset.get("BitsStored") or 32)
     rescaled = to_modality_values(dataset, frames[0], 0)
@@ -91,14 +89,11 @@ def default_window(dataset, frames: np.ndarray) -> tuple[float, float]:
     for index in chosen:
         converted = to_modality_values(dataset, frames[index], index)
         values.append(converted[~_is_padding(dataset, frames[index])])
-    return readers.find_window(np.concatenate(values))
+    return find_window(np.concatenate(values))
 
 
 def _is_padding(dataset, frame: np.ndarray) -> np.ndarray:
-    """Where a frame lies outside of the field of view.
-
-    That must not set the window.
-    """
+    """Where a frame lies outside of the field of view; that sets no window."""
     first = dataset.get("PixelPaddingValue")
     if first is None:
         return np.zeros(frame.shape, bool)
@@ -135,9 +130,6 @@ def _first(value) -> float | None:
 
 
 def _apply_voi_lut(dataset, lut_sequence, values: np.ndarray) -> np.ndarray:
-    import pydicom
-    from pydicom import pixels
-
     holder = pydicom.Dataset()
     # It says in which byte order the table is.
     holder.file_meta = dataset.file_meta
@@ -145,7 +137,7 @@ def _apply_voi_lut(dataset, lut_sequence, values: np.ndarray) -> np.ndarray:
     mapped = pixels.apply_voi(np.rint(values).astype(np.int64), holder)
     bits = int(lut_sequence[0].LUTDescriptor[2])
     top = 2**bits - 1
-    return readers.apply_window(mapped, (top / 2, top))
+    return apply_window(mapped, (top / 2, top))
 
 
 def to_color(dataset, frame: np.ndarray) -> np.ndarray:
@@ -155,12 +147,10 @@ def to_color(dataset, frame: np.ndarray) -> np.ndarray:
     if frame.dtype == np.uint8:
         return frame
     top = 2 ** int(dataset.BitsStored) - 1
-    return readers.apply_window(frame, (top / 2, top))
+    return apply_window(frame, (top / 2, top))
 
 
 def _apply_palette(dataset, frame: np.ndarray) -> np.ndarray:
-    from pydicom import pixels
-
     num_entries, first, _ = dataset.RedPaletteColorLookupTableDescriptor
     num_entries = num_entries or 2**16
     is_plain = _PALETTE_DATA.format("Red") in dataset
@@ -171,15 +161,13 @@ def _apply_palette(dataset, frame: np.ndarray) -> np.ndarray:
     table = pixels.apply_color_lut(entries, dataset)[..., :3]
     # Some writers put values of 8 bits into tables of 16.
     top = 255 if table.max() < 256 else 65_535
-    table = readers.apply_window(table, (top / 2, top))
+    table = apply_window(table, (top / 2, top))
     places = np.clip(frame.astype(np.int64) - first, 0, num_entries - 1)
     return table[places]
 
 
 def _swap_palette(dataset):
     """A copy of the tables in the byte order that pydicom takes them for."""
-    import pydicom
-
     copy = pydicom.Dataset()
     for color in ("Red", "Green", "Blue"):
         descriptor = f"{color}PaletteColorLookupTableDescriptor"

@@ -11,9 +11,21 @@ import logging
 import math
 import zlib
 
+import nibabel
 import numpy as np
+from nibabel import orientations
 
-from trainer.data.images import readers, volumes
+from trainer.data.images.image import (
+    MAX_VOLUME_BYTES,
+    NIFTI_VERSIONS,
+    Image,
+    Window,
+    apply_window,
+    check_size,
+    check_volume,
+    find_window,
+    make_image,
+)
 
 # A slice is empty if fewer of its pixels than this are brighter than the
 # darkest twentieth of the window.
@@ -27,9 +39,9 @@ _MAX_HEADER = 540
 
 
 def read_images(
-    data: bytes, window: tuple[float, float] | None, slice_axis: int
-) -> list[readers.Image]:
-    """Reads every slice that is not empty; see `medical_readers`."""
+    data: bytes, window: Window | None, slice_axis: int
+) -> list[Image]:
+    """Reads every slice that is not empty; see `readers.read_images`."""
     # nibabel would tell of every oddity of every header.
     logging.getLogger("nibabel").setLevel(logging.CRITICAL)
     num_bytes = len(data)
@@ -45,9 +57,7 @@ def _read_header(start: bytes):
     Raises:
         ValueError: if it is none that can be read.
     """
-    import nibabel
-
-    is_version_2 = start[:4] in readers.NIFTI_HEADER_SIZES[2:]
+    is_version_2 = NIFTI_VERSIONS.get(start[:4]) == 2
     kind = nibabel.Nifti2Image if is_version_2 else nibabel.Nifti1Image
     magic = start[4:8] if is_version_2 else start[344:348]
     if magic in (b"ni1\0", b"ni2\0", b"\0\0\0\0"):
@@ -66,7 +76,7 @@ def _read_header(start: bytes):
         raise ValueError(
             "its voxels are colours or complex numbers, which are not read"
         )
-    volumes.check_volume(shape, dtype.itemsize)
+    check_volume(shape, dtype.itemsize)
     if math.prod(shape[4:]) > 1:
         raise ValueError(
             f"it has {len(shape)} axes; volumes of three, or four with time, "
@@ -84,14 +94,14 @@ def _decompress(data: bytes) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             start = file.read(_MAX_HEADER)
-            if start[:4] not in readers.NIFTI_HEADER_SIZES:
+            if start[:4] not in NIFTI_VERSIONS:
                 raise ValueError(
                     "it is a gzip file without a NIfTI volume; unpack it"
                 )
             _, header = _read_header(start)
             offset = float(header["vox_offset"])
             # Headers have no more extensions than a few kilobytes of text.
-            if not 0 <= offset <= volumes.MAX_BYTES / 16:
+            if not 0 <= offset <= MAX_VOLUME_BYTES / 16:
                 raise ValueError("it is a damaged NIfTI file (vox_offset)")
             itemsize = header.get_data_dtype().itemsize
             announced = math.prod(header.get_data_shape()) * itemsize
@@ -110,8 +120,6 @@ def _load(data: bytes) -> tuple[np.ndarray, float, float]:
         affine matrix says how the volume lies; without one, its first axis
         runs to the left, as in Analyze files.
     """
-    from nibabel import orientations
-
     kind, _ = _read_header(data[:_MAX_HEADER])
     try:
         image = kind.from_bytes(data)
@@ -129,22 +137,20 @@ def _load(data: bytes) -> tuple[np.ndarray, float, float]:
     return volume.reshape(*volume.shape[:3], -1), slope, float(intercept)
 
 
-def _find_window(
-    volume: np.ndarray, slope: float, intercept: float
-) -> tuple[float, float]:
+def _find_window(volume: np.ndarray, slope: float, intercept: float) -> Window:
     step = math.ceil(math.cbrt(volume.size / _MAX_SAMPLE))
     sample = volume[::step, ::step, ::step]
-    return readers.find_window(sample * slope + intercept)
+    return find_window(sample * slope + intercept)
 
 
 def _cut(
     volume: np.ndarray,
     slope: float,
     intercept: float,
-    window: tuple[float, float] | None,
+    window: Window | None,
     slice_axis: int,
     num_bytes: int,
-) -> list[readers.Image]:
+) -> list[Image]:
     """Slices as they are hung.
 
     Axial and coronal ones have the patient's right on the left, sagittal ones
@@ -161,14 +167,14 @@ def _cut(
     for time in range(num_times):
         for index in range(num_slices):
             plane = upright(volume[..., time], index)
-            readers.check_size(plane.shape[1], plane.shape[0])
-            pixels = readers.apply_window(plane * slope + intercept, window)
+            check_size(plane.shape[1], plane.shape[0])
+            pixels = apply_window(plane * slope + intercept, window)
             bright = np.count_nonzero(pixels >= _EMPTY_LEVEL)
             if bright < _EMPTY_FRACTION * pixels.size:
                 continue
             prefix = f"{time}." if num_times > 1 else ""
             images.append(
-                readers.make_image(
+                make_image(
                     np.ascontiguousarray(pixels),
                     source_format="nifti",
                     bit_depth=8 * volume.dtype.itemsize,

@@ -31,12 +31,17 @@ def png_bit_depth(data: bytes) -> int:
     return data[24]
 
 
-def strip_png(data: bytes) -> bytes:
-    """Keeps the chunks of a PNG that make its pixels.
+def strip(data: bytes, image_format: str) -> bytes:
+    """A "jpeg" or "png" file without its metadata.
 
     Raises:
-        ValueError: if the chunks do not fill the file.
+        ValueError: if its segments or chunks do not fill the file.
     """
+    return _strip_jpeg(data) if image_format == "jpeg" else _strip_png(data)
+
+
+def _strip_png(data: bytes) -> bytes:
+    """Keeps the chunks of a PNG that make its pixels."""
     parts = [_PNG_SIGNATURE]
     position = len(_PNG_SIGNATURE)
     while True:
@@ -54,13 +59,10 @@ def strip_png(data: bytes) -> bytes:
         position = end
 
 
-def strip_jpeg(data: bytes) -> bytes:
+def _strip_jpeg(data: bytes) -> bytes:
     """Drops application segments, comments and what follows the end.
 
     JFIF and Adobe segments stay: they say how to read the colours.
-
-    Raises:
-        ValueError: if the segments do not fill the file.
     """
     parts = [data[:2]]
     position = 2

@@ -1,0 +1,52 @@
+"""Flags that both commands have."""
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+
+def define(machine_type: str) -> None:
+    """Defines them, with the machine that a command uses if it is told none."""
+    flags.DEFINE_bool("dry_run", False, "Print the request; send nothing.")
+    flags.DEFINE_string(
+        "project", "", "Project; empty: that of the credentials."
+    )
+    flags.DEFINE_string("region", "us-central1", "Region that it runs in.")
+    flags.DEFINE_string(
+        "machine_type",
+        machine_type,
+        "Machine of each worker or replica, for example n1-standard-8, "
+        "g2-standard-8 (one L4), a2-highgpu-1g (one A100).",
+    )
+    flags.DEFINE_string(
+        "accelerator_type",
+        "",
+        "Its accelerator, for example NVIDIA_TESLA_T4 on n1, NVIDIA_L4 on g2, "
+        "NVIDIA_TESLA_A100 on a2, TPU_V3 on cloud-tpu; empty: none.",
+    )
+    flags.DEFINE_integer(
+        "accelerator_count",
+        1,
+        "Accelerators of each machine, if it has any.",
+        lower_bound=1,
+    )
+    flags.DEFINE_string(
+        "service_account",
+        "",
+        "Account that the containers run as; empty: Vertex AI's own.",
+    )
+    flags.DEFINE_string(
+        "kms_key",
+        "",
+        "Cloud KMS key (CMEK): projects/…/locations/REGION/keyRings/…/"
+        "cryptoKeys/…; buckets have keys of their own.",
+    )
+
+
+def machine() -> dict:
+    """What the flags say of the machine, in the names of a MachineSpec."""
+    spec = {"machine_type": FLAGS.machine_type}
+    if FLAGS.accelerator_type:
+        spec["accelerator_type"] = FLAGS.accelerator_type
+        spec["accelerator_count"] = FLAGS.accelerator_count
+    return spec

@@ -1,0 +1,259 @@
+"""The REST side of the local server: HTTP, limits, metrics and the page.
+
+What `/v1/` answers is in `rest_handlers`. Other paths, but those of the page
+and of the metrics, get a plain 404 page, as with TF Serving's HTTP library.
+"""
+
+import asyncio
+import contextlib
+import functools
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from concurrent import futures
+
+import uvicorn
+from absl import logging
+from starlette import applications, requests, responses, routing
+
+from serving import status_codes
+from serving.server import (
+    json_responses,
+    metrics,
+    page,
+    rest_handlers,
+    served_models,
+)
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
+MAX_GUNZIPPED_BYTES = 100 * 2**20  # TF Serving's limit.
+# Of all requests that are under way. More get UNAVAILABLE, and a client that
+# comes back later.
+MAX_PENDING_BYTES = 2**30
+NUM_THREADS = 16
+STOP_TIMEOUT_S = 10
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+_NOT_FOUND_PAGE = (
+    "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n"
+    "<H1>Not Found</H1>\n</BODY></HTML>\n"
+)
+
+
+class RestApi:
+    """The ASGI application and the threads that it works with."""
+
+    def __init__(
+        self,
+        models: served_models.ServedModels,
+        counters: metrics.Metrics,
+        max_request_bytes: int,
+        timeout_s: float,
+    ):
+        """Makes `app`.
+
+        Args:
+            models: what to serve.
+            counters: what to count requests with.
+            max_request_bytes: larger bodies are refused.
+            timeout_s: for a request to arrive, and then to be answered.
+        """
+        self._models = models
+        self._metrics = counters
+        self._max_request_bytes = max_request_bytes
+        self._timeout_s = timeout_s
+        self._pending_bytes = 0  # Changed by the event loop's thread alone.
+        self._executor = futures.ThreadPoolExecutor(
+            NUM_THREADS, thread_name_prefix="rest-request"
+        )
+        route = routing.Route
+        self.app = applications.Starlette(
+            routes=[
+                route(METRICS_PATH, self._answer_metrics, methods=METHODS),
+                *(route(path, self._answer_file) for path in page.FILES),
+                route(page.MODELS_PATH, self._answer_models),
+                route(page.READ_PATH, self._answer_read, methods=["POST"]),
+                route("/{path:path}", self._answer, methods=METHODS),
+            ]
+        )
+
+    async def _answer_metrics(self, unused_request) -> responses.Response:
+        return responses.PlainTextResponse(self._metrics.to_text())
+
+    async def _answer_file(self, request) -> responses.Response:
+        content, media_type = page.FILES[request.url.path]
+        return responses.Response(
+            content, media_type=media_type, headers=page.HEADERS
+        )
+
+    async def _answer_models(self, unused_request) -> responses.Response:
+        return responses.JSONResponse(page.list_models(self._models))
+
+    async def _answer_read(self, request) -> responses.Response:
+        return _to_response(*await self._run(request, page.read_images))
+
+    async def _answer(self, request) -> responses.Response:
+        # The path as it was sent: names are matched before they are decoded.
+        path = request.scope["raw_path"].decode("latin-1")
+        if not path.lower().startswith("/v1/"):
+            return responses.HTMLResponse(_NOT_FOUND_PAGE, 404)
+        started = time.perf_counter()
+        content, code = await self._run(
+            request,
+            functools.partial(
+                rest_handlers.answer, self._models, request.method, path
+            ),
+        )
+        name = rest_handlers.predicted_model(request.method, path)
+        if name is not None:
+            latency_s = time.perf_counter() - started
+            self._metrics.record(name, "predict", "REST", code, latency_s)
+        return _to_response(content, code)
+
+    async def _run(
+        self, request: requests.Request, work: Callable[[bytes], bytes]
+    ) -> tuple[bytes, str]:
+        """Returns what `work` makes of the body, and the code of the result."""
+        try:
+            return await self._process(request, work), "OK"
+        except status_codes.StatusError as error:
+            return json_responses.error(error.message), error.code
+        except asyncio.TimeoutError:
+            # The words of TensorFlow's session.
+            message = "Timed out waiting for notification"
+            return json_responses.error(message), "DEADLINE_EXCEEDED"
+        # The server outlives whatever one request does to it.
+        except Exception as error:
+            logging.exception("A request failed")
+            message = f"{type(error).__name__}: {error}"
+            return json_responses.error(message), "INTERNAL"
+
+    async def _process(
+        self, request: requests.Request, work: Callable[[bytes], bytes]
+    ) -> bytes:
+        chunks, num_bytes, refusal = [], 0, None
+
+        async def read() -> None:
+            # What is too much is read to its end and dropped: a client that is
+            # not read until it has sent everything sees a broken connection,
+            # and not the answer.
+            nonlocal num_bytes, refusal
+            async for chunk in request.stream():
+                if refusal is None:
+                    num_bytes += len(chunk)
+                    self._pending_bytes += len(chunk)
+                    chunks.append(chunk)
+                    refusal = self._find_refusal(num_bytes)
+                else:
+                    chunks.clear()
+
+        def call() -> bytes:
+            data = b"".join(chunks)
+            if request.headers.get("content-encoding", "").lower() == "gzip":
+                data = _gunzip(data)
+            return work(data)
+
+        try:
+            await asyncio.wait_for(read(), self._timeout_s)
+            if refusal is not None:
+                raise refusal
+            loop = asyncio.get_running_loop()
+            return await asyncio.wait_for(
+                loop.run_in_executor(self._executor, call), self._timeout_s
+            )
+        finally:
+            self._pending_bytes -= num_bytes
+
+    def _find_refusal(self, num_bytes: int) -> status_codes.StatusError | None:
+        if num_bytes > self._max_request_bytes:
+            return status_codes.StatusError(
+                "RESOURCE_EXHAUSTED",
+                f"A request must have at most {self._max_request_bytes} bytes.",
+            )
+        if self._pending_bytes > MAX_PENDING_BYTES:
+            return status_codes.StatusError(
+                "UNAVAILABLE", "Too many large requests are under way."
+            )
+        return None
+
+
+class RestServer:
+    """An HTTP server in a thread of its own."""
+
+    def __init__(self, api: RestApi, host: str, port: int):
+        """Binds the port and starts serving.
+
+        Args:
+            api: what to serve.
+            host: address to bind.
+            port: port to bind, 0 for a free one.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        self._socket = _bind(host, port)
+        self.port = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            api.app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run,
+            kwargs={"sockets": [self._socket]},
+            name="rest-server",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answers what is under way, then closes the port."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named, or asyncio does not turn Nagle's algorithm off, and every answer
+    # waits 40 ms for an acknowledgement.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        # Now, so that the port answers before the thread has started.
+        bound.listen(1024)
+    except OSError as error:
+        bound.close()
+        raise OSError(
+            f"The REST port must be free. Received: {host}:{port} "
+            f"({error.strerror}). Choose another with --rest_api_port, or "
+            "--rest_api_port=0 for any free one."
+        ) from error
+    return bound
+
+
+def _to_response(content: bytes, code: str) -> responses.Response:
+    return responses.Response(
+        content,
+        status_codes.HTTP_STATUS[code],
+        media_type="application/json",
+    )
+
+
+def _gunzip(body: bytes) -> bytes:
+    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    with contextlib.suppress(zlib.error):
+        content = decompressor.decompress(body, MAX_GUNZIPPED_BYTES)
+        if decompressor.eof and not decompressor.unconsumed_tail:
+            return content
+    raise status_codes.invalid_argument(
+        "Failed to uncompress the gzipped body: it must be whole and at "
+        f"most {MAX_GUNZIPPED_BYTES} bytes long"
+    )

@@ -1,0 +1,271 @@
+"""Loads one version of a SavedModel and calls its signatures.
+
+Checks inputs and words errors as TF Serving does, so that a client cannot tell
+the difference; `model_versions` decides what is loaded and when.
+"""
+
+import copy
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+from serving import status_codes
+from trainer.data import records
+from trainer.export import signature, versions, warmup
+
+# A few bytes can claim a shape of any size. Beyond this, a tensor must bring
+# its values along.
+MAX_CLAIMED_BYTES = 256 * 2**20
+
+# `tf.errors.OpError.error_code` counts the canonical codes in this order.
+_CODE_NAMES = tuple(status_codes.HTTP_STATUS)
+# What Python adds to a message of the C++ runtime.
+_PYTHON_DETAILS = re.compile(
+    r"^Graph execution error: .*?<stack traces unavailable> |"
+    r"^\{\{function_node [^}]*\}\} | \[Op:\w+\]( name: \S*)?$"
+)
+_DTYPE_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """One version in memory.
+
+    Attributes:
+        version: its number.
+        signature_defs: what the SavedModel declares, by signature name.
+        functions: the callable signatures, by name.
+        class_names: in the order of the probabilities, empty if unknown.
+        root: keeps alive what the functions use.
+    """
+
+    version: int
+    signature_defs: Mapping
+    functions: Mapping[str, Callable]
+    class_names: tuple[str, ...]
+    root: object
+
+    def run(
+        self,
+        signature_name: str,
+        inputs: Mapping[str, tensor_pb2.TensorProto],
+        output_names: list[str],
+    ) -> dict[str, tensor_pb2.TensorProto]:
+        """Calls one signature.
+
+        Args:
+            signature_name: a key of `functions`.
+            inputs: one tensor for each input of the signature.
+            output_names: the outputs to return.
+
+        Raises:
+            StatusError: an input does not fit, or the model failed on it.
+        """
+        declared = self.signature_defs[signature_name].inputs
+        tensors = {
+            name: _to_tensor(name, inputs[name], declared)
+            for name in sorted(inputs)
+        }
+        outputs = _call(self.functions[signature_name], tensors)
+        return {name: to_proto(outputs[name]) for name in output_names}
+
+
+def load(directory: str, version: int) -> LoadedModel:
+    """Loads a version and replays its warm-up requests.
+
+    Args:
+        directory: holds `saved_model.pb`.
+        version: the number that the directory stands for.
+
+    Raises:
+        ValueError: a file differs from the manifest, or the graph has no
+            signatures.
+        StatusError: a warm-up request fails.
+        Exception: whatever TensorFlow raises on a damaged SavedModel.
+    """
+    _verify_manifest(directory)
+    root = tf.saved_model.load(directory, tags=["serve"])
+    # The loader does not give the declarations back, so read them again.
+    saved_model = saved_model_pb2.SavedModel()
+    with open(os.path.join(directory, versions.GRAPH_FILE), "rb") as file:
+        saved_model.ParseFromString(file.read())
+    graphs = [
+        g for g in saved_model.meta_graphs if "serve" in g.meta_info_def.tags
+    ]
+    signature_defs = {
+        # A copy does not keep the whole SavedModel in memory.
+        name: copy.deepcopy(declared)
+        for name, declared in graphs[0].signature_def.items()
+    }
+    functions = dict(root.signatures)
+    if not functions:
+        raise ValueError(
+            "A SavedModel must have at least one signature to be served. "
+            f"Received: {directory}. Export it with `trainer.task`."
+        )
+    model = LoadedModel(
+        version, signature_defs, functions, _read_class_names(directory), root
+    )
+    num_replayed = _warm_up(model, directory)
+    logging.info("Replayed %d warm-up requests", num_replayed)
+    return model
+
+
+def data_type_name(dtype: int) -> str:
+    """Returns the C++ name of a DataType, such as `float` for DT_FLOAT."""
+    try:
+        name = tf.dtypes.as_dtype(dtype).name
+    except TypeError:
+        return f"unknown dtype enum ({dtype})"
+    return _DTYPE_NAMES.get(name, name)
+
+
+def to_proto(tensor: tf.Tensor) -> tensor_pb2.TensorProto:
+    """Returns a tensor with its values in the field of their type.
+
+    TF Serving answers so, and clients read `float_val`; `tf.make_tensor_proto`
+    would pack the values into `tensor_content`.
+    """
+    values = tensor.numpy()
+    if tensor.dtype == tf.string:
+        values = np.asarray(values, dtype=object)  # A scalar comes as bytes.
+    proto = tensor_pb2.TensorProto(dtype=tensor.dtype.as_datatype_enum)
+    for size in values.shape:
+        proto.tensor_shape.dim.add(size=size)
+    field = _VALUE_FIELDS.get(tensor.dtype)
+    if field is None:
+        return tf.make_tensor_proto(values)
+    getattr(proto, field).extend(values.ravel().tolist())
+    return proto
+
+
+_VALUE_FIELDS = {
+    tf.float32: "float_val",
+    tf.float64: "double_val",
+    tf.int8: "int_val",
+    tf.int16: "int_val",
+    tf.int32: "int_val",
+    tf.uint8: "int_val",
+    tf.uint16: "int_val",
+    tf.uint32: "uint32_val",
+    tf.int64: "int64_val",
+    tf.uint64: "uint64_val",
+    tf.bool: "bool_val",
+    tf.string: "string_val",
+}
+
+
+def _to_tensor(name: str, proto: tensor_pb2.TensorProto, declared) -> tf.Tensor:
+    info = declared[name]
+    if proto.dtype != info.dtype:
+        feeds = sorted(declared, key=lambda alias: declared[alias].name)
+        raise status_codes.invalid_argument(
+            f"Expects arg[{feeds.index(name)}] to be "
+            f"{data_type_name(info.dtype)} but "
+            f"{data_type_name(proto.dtype)} is provided"
+        )
+    if not _has_plausible_size(proto):
+        raise status_codes.invalid_argument(f"tensor parsing error: {name}")
+    try:
+        tensor = tf.io.parse_tensor(proto.SerializeToString(), proto.dtype)
+    # TensorFlow's message quotes the bytes, which need not be valid UTF-8.
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        raise status_codes.invalid_argument(
+            f"tensor parsing error: {name}"
+        ) from error
+    expected = tf.TensorShape(info.tensor_shape)
+    if not expected.is_compatible_with(tensor.shape):
+        raise status_codes.invalid_argument(
+            f"Input {name} must have shape {_shape_text(expected)}, "
+            f"but {_shape_text(tensor.shape)} is provided"
+        )
+    return tensor
+
+
+def _shape_text(shape: tf.TensorShape) -> str:
+    """Returns a shape as TensorFlow's C++ code writes it, `[?,224,224,3]`."""
+    sizes = ("?" if size is None else str(size) for size in shape)
+    return f"[{','.join(sizes)}]"
+
+
+def _has_plausible_size(proto: tensor_pb2.TensorProto) -> bool:
+    num_elements = 1
+    for dim in proto.tensor_shape.dim:
+        if dim.size < 0:
+            return False
+        num_elements *= dim.size
+    num_bytes = num_elements * max(tf.dtypes.as_dtype(proto.dtype).size or 8, 1)
+    return num_bytes <= max(MAX_CLAIMED_BYTES, 2 * proto.ByteSize())
+
+
+def _call(function: Callable, tensors: dict) -> dict[str, tf.Tensor]:
+    try:
+        return function(**tensors)
+    except tf.errors.OpError as error:
+        message = " ".join(error.message.split())
+        raise status_codes.StatusError(
+            _CODE_NAMES[error.error_code],
+            _PYTHON_DETAILS.sub("", message),
+        ) from error
+    # TensorFlow's message quoted bytes of the request; see `_to_tensor`.
+    except UnicodeDecodeError as error:
+        raise status_codes.invalid_argument(
+            "The model cannot read the bytes it was sent."
+        ) from error
+
+
+def _verify_manifest(directory: str) -> None:
+    """Raises ValueError if a file is not what the export wrote.
+
+    The graph has no checksum of its own: with a flipped bit it loads, and
+    answers wrongly. A SavedModel from elsewhere has no manifest.
+    """
+    if not os.path.exists(os.path.join(directory, signature.MANIFEST_FILE)):
+        return
+    changed = versions.changed_files(directory)
+    if changed:
+        raise ValueError(
+            f"Every file must be as the export wrote it, but {changed[0]} "
+            f"differs from {signature.MANIFEST_FILE}."
+        )
+
+
+def _read_class_names(directory: str) -> tuple[str, ...]:
+    path = os.path.join(directory, "assets", signature.DATASET_ASSET)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return records.DatasetInfo.from_json(file.read()).class_names
+    except (OSError, ValueError):  # It is from elsewhere.
+        return ()
+
+
+def _warm_up(model: LoadedModel, directory: str) -> int:
+    path = os.path.join(directory, signature.WARMUP_FILE)
+    if not os.path.exists(path):
+        return 0
+    num_records = 0
+    for record in tf.data.TFRecordDataset(path):
+        num_records += 1
+        if num_records > warmup.MAX_RECORDS:
+            raise ValueError(
+                "A warm-up file must hold at most "
+                f"{warmup.MAX_RECORDS} records: {path}"
+            )
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        kind = log.WhichOneof("log_type")
+        if kind != "predict_log":
+            logging.warning("Skipped a warm-up record of type %s", kind)
+            continue
+        request = log.predict_log.request
+        name = request.model_spec.signature_name or signature.SERVING_DEFAULT
+        outputs = list(model.signature_defs[name].outputs)
+        model.run(name, request.inputs, outputs)
+    return num_records

@@ -1,0 +1,192 @@
+"""Files of Pillow's formats, whole and damaged, and what is kept of them."""
+
+import io
+import time
+import tracemalloc
+
+import numpy as np
+import PIL.Image
+import PIL.PngImagePlugin
+import pytest
+
+from tests.conftest import SHARED
+from tests.data.builders import bomb, colour, encode, gradient, read_one
+from trainer.data.images import readers, strip
+
+BRAIN = SHARED / "data" / "brain_mri_253"
+
+
+def decode(data: bytes) -> np.ndarray:
+    return np.asarray(PIL.Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "BMP", "TIFF", "GIF", "WEBP"])
+def test_lossless_format_keeps_grey_pixels(image_format):
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    image = read_one(encode(gradient(), image_format, **options))
+    np.testing.assert_array_equal(image.pixels, gradient())
+    np.testing.assert_array_equal(decode(image.encoded), gradient())
+    assert image.source_format == image_format.lower()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA"])
+def test_png_mode_keeps_its_bytes_and_its_colour(mode):
+    source = PIL.Image.fromarray(colour()).convert(mode)
+    if mode == "RGBA":
+        source.putalpha(100)
+    image = read_one(encode(source))
+    assert image.encoded == encode(source)
+    expected = source.convert("L" if mode == "LA" else "RGB")
+    np.testing.assert_array_equal(image.pixels, np.asarray(expected))
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_metadata_is_lost_but_no_pixel(image_format):
+    exif = PIL.Image.Exif()
+    exif[0x010E] = "JOHN-DOE"
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_text("Comment", "JANE-DOE")
+    text.add_itxt("Author", "JANE-DOE")
+    comments = {"comment": b"JANE-DOE"}
+    if image_format == "PNG":
+        comments = {"pnginfo": text}
+    original = encode(gradient(), image_format, exif=exif, **comments)
+    assert b"JOHN-DOE" in original and b"JANE-DOE" in original
+    image = read_one(original)
+    assert image.format == image_format.lower()
+    assert b"-DOE" not in image.encoded
+    np.testing.assert_array_equal(decode(image.encoded), decode(original))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF"])
+def test_every_exif_orientation_is_upright(orientation, image_format):
+    turn = {
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: np.transpose,
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).T,
+        8: np.rot90,
+    }[orientation]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    image = read_one(encode(gradient(), image_format, exif=exif))
+    expected = turn(decode(encode(gradient(), image_format)))
+    np.testing.assert_array_equal(image.pixels, expected)
+    np.testing.assert_array_equal(decode(image.encoded), expected)
+
+
+def test_16_bit_png_is_windowed():
+    values = np.linspace(0, 60000, 24 * 32).reshape(24, 32).astype(np.uint16)
+    image = read_one(encode(values))
+    low, high = np.percentile(values, [0.5, 99.5])
+    expected = np.clip((values - low) / (high - low), 0, 1) * 255
+    np.testing.assert_allclose(image.pixels, expected, atol=0.51)
+    assert image.bit_depth == 16
+    given = read_one(encode(values), window_center=30000, window_width=20000)
+    expected = np.clip((values - 20000.0) / 20000, 0, 1) * 255
+    np.testing.assert_allclose(given.pixels, expected, atol=0.51)
+
+
+def test_multi_page_tiff_gives_an_image_per_page():
+    pages = [PIL.Image.fromarray(gradient() // d) for d in (1, 2, 3)]
+    images = readers.decode_images(
+        encode(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    )
+    assert [image.suffix for image in images] == ["#0", "#1", "#2"]
+    np.testing.assert_array_equal(images[2].pixels, gradient() // 3)
+
+
+@pytest.mark.parametrize(
+    "image_format", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000"]
+)
+def test_damaged_images_raise_nothing_but_value_errors(image_format):
+    try:
+        data = encode(gradient(), image_format)
+    except (OSError, KeyError):
+        pytest.skip("this Pillow does not write the format")
+    for part in (0.1, 0.5, 0.9):
+        with pytest.raises(ValueError, match=r"damaged|not an image"):
+            readers.decode_images(data[: int(part * len(data))])
+    generator = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(data)
+        for place in generator.integers(0, len(data), 4):
+            damaged[place] ^= int(generator.integers(1, 256))
+        try:
+            readers.decode_images(bytes(damaged))
+        except ValueError as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "BMP", "GIF", "TIFF"])
+def test_bomb_is_refused_by_its_header(image_format):
+    data = bomb(image_format)
+    start = time.monotonic()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"30000|pixels are more than"):
+            readers.decode_images(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6 and time.monotonic() - start < 2
+
+
+def test_bomb_beyond_pillow_s_own_limit_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"more than the .* scale the image"):
+        readers.decode_images(encode(gradient()))
+
+
+def test_eps_is_not_handed_to_ghostscript(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.check_call", refuse)
+    with pytest.raises(ValueError, match="PostScript"):
+        readers.decode_images(encode(PIL.Image.new("L", (8, 8)), "EPS"))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(99), "HEIF photo"),
+        (b"NRRD0004\ntype: short", "NRRD volume"),
+        (b"ObjectType = Image", "MetaImage volume"),
+        (b"%PDF-1.7", "PDF document"),
+        (b"<svg xmlns=", "SVG drawing"),
+    ],
+)
+def test_format_that_is_not_read_is_named(data, name):
+    with pytest.raises(ValueError, match=f"{name}, which is not read; convert"):
+        readers.decode_images(data)
+
+
+def test_strip_of_a_progressive_jpeg_keeps_all_scans():
+    data = encode(colour(), "JPEG", progressive=True)
+    stripped = strip.strip(data + b"after the end", "jpeg")
+    assert strip.strip(data + b"x", "jpeg") == stripped
+    assert b"after the end" not in stripped
+    np.testing.assert_array_equal(decode(stripped), decode(data))
+    assert read_one(data).quality in range(70, 81)
+
+
+@pytest.mark.skipif(not BRAIN.exists(), reason="brain_mri_253 is not here")
+@pytest.mark.slow
+def test_stripped_bytes_decode_as_the_original_in_tensorflow():
+    import tensorflow as tf
+
+    for path in sorted(BRAIN.glob("*/*"))[::3]:
+        original = path.read_bytes()
+        for channels in (1, 3):
+            decoded = [
+                tf.io.decode_image(
+                    data, channels=channels, expand_animations=False
+                )
+                for data in (read_one(original).encoded, original)
+            ]
+            np.testing.assert_array_equal(*decoded, err_msg=path.name)

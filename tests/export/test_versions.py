@@ -1,0 +1,98 @@
+"""Which directories are versions, and whether they are as exported."""
+
+import json
+
+import pytest
+
+from trainer.export import versions
+from trainer.storage import paths
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def base_path(request, tmp_path):
+    if request.param == "disk":
+        return str(tmp_path)
+    return f"gs://{request.getfixturevalue('bucket_name')}/models/m"
+
+
+def write(base_path, version, *names):
+    for name in (*names, "saved_model.pb"):
+        path = paths.join(base_path, version, name)
+        paths.write_atomically(path, f"{name} of {version}")
+
+
+def test_newest_is_the_highest_number_on_a_disk_and_in_a_bucket(base_path):
+    assert versions.list_versions(base_path) == {}
+    assert versions.next_number(base_path) == 1
+    for name in ("9", "10", "00002", "tmp.11", "withdrawn.12", "notes"):
+        write(base_path, name)
+    for name in ("-3", "2a", str(2**63), "٣", "9/13"):
+        write(base_path, name)
+    paths.write_atomically(paths.join(base_path, "14"), "a file")
+    assert versions.list_versions(base_path) == {
+        2: paths.join(base_path, "00002"),
+        9: paths.join(base_path, "9"),
+        10: paths.join(base_path, "10"),
+    }
+    assert versions.next_number(base_path) == 11
+    newest = paths.join(base_path, "10")
+    assert versions.find_newest(base_path) == newest
+    assert versions.find_newest(newest) == newest
+    with pytest.raises(FileNotFoundError, match="holds no exported version"):
+        versions.find_newest(paths.join(base_path, "absent"))
+
+
+def test_version_in_a_bucket_counts_when_its_graph_is_there(bucket_name):
+    url = f"gs://{bucket_name}/m"
+    paths.write_atomically(f"{url}/3/assets/dataset.json", "{}")
+    assert versions.list_versions(url) == {}
+
+
+def test_absent_base_path_has_no_versions(tmp_path):
+    assert versions.list_versions(str(tmp_path / "absent")) == {}
+
+
+@pytest.fixture
+def version(tmp_path):
+    """A version with a manifest, which a blessing does not change."""
+    write(str(tmp_path), "1", "assets/dataset.json", "fingerprint.pb")
+    versions.write_manifest(str(tmp_path / "1"), {"model": "test"})
+    (tmp_path / "1/blessing.json").write_text("{}")
+    return tmp_path / "1"
+
+
+def test_manifest_tells_every_difference(version):
+    assert versions.changed_files(str(version)) == []
+    (version / "saved_model.pb").write_text("another graph")
+    (version / "fingerprint.pb").unlink()
+    (version / "variables").mkdir()
+    (version / "variables/variables.index").write_text("")
+    assert versions.changed_files(str(version)) == [
+        "fingerprint.pb",
+        "saved_model.pb",
+        "variables/variables.index",
+    ]
+
+
+def test_manifest_that_lacks_a_file_is_no_manifest_of_it(version):
+    manifest = json.loads((version / "manifest.json").read_text())
+    del manifest["files"]["saved_model.pb"]
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    assert versions.changed_files(str(version)) == ["saved_model.pb"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"files": {"a": {}}}', '{"files": []}']
+)
+def test_damaged_manifest_is_named(version, text):
+    (version / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"1/manifest\.json cannot be read"):
+        versions.changed_files(str(version))
+    assert versions.find_same(str(version.parent), {}) is None
+
+
+def test_same_model_is_found_by_its_facts(version):
+    base_path = str(version.parent)
+    assert versions.find_same(base_path, {"model": "test"}) == str(version)
+    assert versions.find_same(base_path, {"model": "other"}) is None
+    assert versions.find_same(str(version.parent / "absent"), {}) is None

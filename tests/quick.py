@@ -1,0 +1,40 @@
+"""Runs a command with a shallow EfficientNetB0, for tests of all around it.
+
+    python -m tests.quick NUM_DEVICES MODULE FLAGS…
+
+One layer block of each kind takes a third of the time to build and trace. The
+logical CPUs stand for a machine's GPUs.
+"""
+
+import runpy
+import sys
+
+import keras
+import tensorflow as tf
+from keras.src.applications import efficientnet
+
+
+def build_backbone(**arguments) -> keras.Model:
+    """What `keras.applications.EfficientNetB0` gives, with seven blocks."""
+    return efficientnet.EfficientNet(
+        1.0,
+        1.0,
+        224,
+        blocks_args=[
+            {**block, "repeats": 1}
+            for block in efficientnet.DEFAULT_BLOCKS_ARGS
+        ],
+        name="efficientnetb0",
+        **arguments,
+    )
+
+
+if __name__ == "__main__":
+    _, num_devices, module, *rest = sys.argv
+    sys.argv = [module, *rest]
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * int(num_devices),
+    )
+    keras.applications.EfficientNetB0 = build_backbone
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,0 +1,7 @@
+"""Where the clients of others are: `make clients` puts them there."""
+
+import sys
+
+# An environment of its own: old clients bring old protos, which no environment
+# can hold beside TensorFlow's.
+CLIENTS_PYTHON = f"{sys.prefix}/clients/bin/python"

@@ -1,0 +1,155 @@
+"""Requests that are too large or too slow, and what is counted of them."""
+
+import collections
+import contextlib
+import socket
+import threading
+import time
+from concurrent import futures
+
+import grpc
+import pytest
+import requests
+from prometheus_client import parser
+
+from serving import client, local_server
+from tests.serving import brightness
+
+PREDICT = "/v1/models/m:predict"
+
+
+@pytest.fixture(scope="module")
+def strict(saved_models):
+    """A server that takes 10,000 bytes and waits half a second."""
+    running = local_server.start(
+        str(saved_models), "m", timeout_s=0.5, max_request_bytes=10_000
+    )
+    yield running
+    running.stop()
+
+
+def test_large_rest_body_is_refused_after_it_has_arrived(strict):
+    answer = requests.post(
+        strict.rest_target + PREDICT, data=b"x" * 5_000_000, timeout=10
+    )
+    assert answer.status_code == 429
+    assert answer.json()["error"] == (
+        "A request must have at most 10000 bytes."
+    )
+
+
+def test_large_grpc_message_is_refused(strict):
+    with (
+        client.Client(strict.grpc_target, "m") as asked,
+        pytest.raises(client.ServerError, match="RESOURCE_EXHAUSTED"),
+    ):
+        asked.predict([b"x" * 20_000])
+
+
+def test_body_that_does_not_arrive_gets_deadline_exceeded(strict):
+    address = ("127.0.0.1", strict.rest_port)
+    with socket.create_connection(address, timeout=10) as opened:
+        opened.sendall(
+            f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n"
+            "Content-Length: 100\r\n\r\n{".encode()
+        )
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += opened.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 504 ")
+    assert b"Timed out waiting for notification" in answer
+
+
+def test_request_that_takes_too_long_gets_deadline_exceeded(
+    strict, monkeypatch
+):
+    from serving.server import rest_handlers
+
+    released = threading.Event()
+    monkeypatch.setattr(
+        rest_handlers, "answer", lambda *unused: released.wait(10)
+    )
+    answer = requests.post(strict.rest_target + PREDICT, data=b"{}", timeout=10)
+    released.set()
+    assert answer.status_code == 504
+    assert "Timed out" in answer.json()["error"]
+
+
+def test_too_many_bytes_under_way_get_unavailable(strict, monkeypatch):
+    from serving.server import rest_api
+
+    monkeypatch.setattr(rest_api, "MAX_PENDING_BYTES", 1_000)
+    answer = requests.post(
+        strict.rest_target + PREDICT, data=b"x" * 2_000, timeout=10
+    )
+    assert answer.status_code == 503
+    monkeypatch.undo()
+    answer = requests.post(
+        strict.rest_target + PREDICT, data=b"x" * 2_000, timeout=10
+    )
+    assert answer.status_code == 400
+
+
+def test_every_request_is_counted(server):
+    def read_page():
+        page = requests.get(
+            f"{server.rest_target}/monitoring/prometheus/metrics", timeout=10
+        )
+        assert page.headers["content-type"].startswith("text/plain")
+        return collections.Counter(
+            {
+                (sample.name, *sorted(sample.labels.values())): sample.value
+                for family in parser.text_string_to_metric_families(page.text)
+                for sample in family.samples
+                if not sample.name.endswith(("_bucket", "_sum"))
+            }
+        )
+
+    before = read_page()
+    for target in (server.grpc_target, server.rest_target):
+        for name in (brightness.MODEL_NAME, "made up"):
+            with (
+                client.Client(target, name) as asked,
+                contextlib.suppress(client.ServerError),
+            ):
+                asked.predict([brightness.encode_image(204)])
+    latency = ":tensorflow:serving:request_latency_count"
+    assert {key[1:]: n for key, n in (read_page() - before).items()} == {
+        ("OK", brightness.MODEL_NAME): 2,
+        ("", "NOT_FOUND"): 2,
+        ("GRPC", "Predict", brightness.MODEL_NAME): 1,
+        ("REST", brightness.MODEL_NAME, "predict"): 1,
+    }
+    assert (latency, "GRPC", "Predict", brightness.MODEL_NAME) in read_page()
+
+
+def test_expired_requests_in_the_queue_are_not_computed(
+    saved_models, monkeypatch
+):
+    from serving.server import grpc_service, inference
+
+    monkeypatch.setattr(grpc_service, "NUM_THREADS", 1)
+    num_computed = 0
+
+    def slow(models, request):
+        nonlocal num_computed
+        num_computed += 1
+        time.sleep(0.6)
+        return original(models, request)
+
+    original = inference.predict
+    monkeypatch.setattr(inference, "predict", slow)
+    running = local_server.start(str(saved_models), "m")
+
+    def ask(unused_number):
+        with client.Client(running.grpc_target, "m", timeout_s=0.3) as asked:
+            try:
+                asked.predict([brightness.encode_image(204)])
+            except client.ServerError as error:
+                return error.code
+
+    with futures.ThreadPoolExecutor(4) as executor:
+        codes = list(executor.map(ask, range(4)))
+    running.stop()
+    assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED.name] * 4
+    assert num_computed < 4

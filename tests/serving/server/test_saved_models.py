@@ -1,0 +1,51 @@
+"""What must hold for a version to load."""
+
+import shutil
+
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from serving import status_codes
+from serving.server import saved_models as loader
+from tests.serving import brightness
+from trainer.export import versions
+
+
+@pytest.fixture
+def directory(saved_models, tmp_path):
+    return shutil.copytree(saved_models / "1", tmp_path / "1")
+
+
+def test_class_names_are_those_of_an_export(directory):
+    assert loader.load(str(directory), 1).class_names == brightness.CLASS_NAMES
+    (directory / "assets" / "dataset.json").write_text('{"a": 1}')
+    assert loader.load(str(directory), 1).class_names == ()
+
+
+def test_warm_up_requests_are_replayed(directory):
+    (directory / "assets.extra").mkdir()
+    path = str(directory / "assets.extra" / "tf_serving_warmup_requests")
+
+    def write(value):
+        log = prediction_log_pb2.PredictionLog()
+        request = log.predict_log.request
+        request.model_spec.signature_name = "inverse"
+        request.inputs["x"].CopyFrom(tf.make_tensor_proto(value, tf.float64))
+        with tf.io.TFRecordWriter(path) as writer:
+            writer.write(log.SerializeToString())
+
+    write([[1, 2]])
+    assert loader.load(str(directory), 1).version == 1
+    write([1])
+    with pytest.raises(status_codes.StatusError, match="must have shape"):
+        loader.load(str(directory), 1)
+
+
+def test_file_that_differs_from_the_manifest_does_not_load(directory):
+    versions.write_manifest(str(directory), {})
+    assert loader.load(str(directory), 1).version == 1
+    graph = directory / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes().replace(b"dark", b"dork"))
+    with pytest.raises(ValueError, match=r"saved_model.pb differs"):
+        loader.load(str(directory), 1)

@@ -1,0 +1,167 @@
+"""Versions of a model: which there are, and whether they are whole.
+
+A version is what TF Serving takes for one: a directory under the model base
+path whose name is a decimal number. Its manifest has the sha256 of every file,
+because `saved_model.pb` has no checksum of its own: a flipped bit would load.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+
+from trainer.export import signature
+from trainer.storage import paths
+
+# Written last: a version without it is not complete.
+GRAPH_FILE = "saved_model.pb"
+MAX_VERSION = 2**63 - 1
+
+
+def parse_number(name: str) -> int | None:
+    """The version that a directory of this name is; None if it is none."""
+    if not (name.isascii() and name.isdecimal()) or int(name) > MAX_VERSION:
+        return None
+    return int(name)
+
+
+def list_versions(base_path: str) -> dict[int, str]:
+    """Directory of each version under a base path, the newest last.
+
+    In Cloud Storage, where there are no directories, of each complete one.
+
+    Raises:
+        OSError: if it cannot be listed.
+    """
+    if paths.is_bucket(base_path):
+        complete = find_complete(paths.list_files(base_path))
+        return {n: paths.join(base_path, d) for n, d in complete.items()}
+    if not os.path.isdir(base_path):
+        return {}
+    return _by_number(
+        {e.name: e.path for e in os.scandir(base_path) if e.is_dir()}
+    )
+
+
+def find_complete(names: Iterable[str]) -> dict[int, str]:
+    """Directory of each version that has a graph, among names of files."""
+    directories = [os.path.split(name) for name in names]
+    return _by_number({d: d for d, file in directories if file == GRAPH_FILE})
+
+
+def _by_number(directories: dict[str, str]) -> dict[int, str]:
+    numbered = {parse_number(name): d for name, d in directories.items()}
+    numbered.pop(None, None)
+    return dict(sorted(numbered.items()))
+
+
+def next_number(base_path: str) -> int:
+    """One more than the newest version under a base path, 1 for the first."""
+    return max(list_versions(base_path), default=0) + 1
+
+
+def find_newest(path: str) -> str:
+    """A version's directory: the given one, or the newest under it.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        OSError: if it cannot be listed.
+    """
+    if paths.exists(paths.join(path, GRAPH_FILE)):
+        return path
+    versions = list_versions(path)
+    if not versions:
+        raise FileNotFoundError(
+            f"{path} holds no exported version: give the export directory of a "
+            "run, or one version in it."
+        )
+    return versions[max(versions)]
+
+
+def find_same(base_path: str, facts: dict) -> str | None:
+    """The newest version under a base path, if its manifest has these facts.
+
+    A finished run that is started again then exports nothing new.
+    """
+    versions = list_versions(base_path)
+    if not versions:
+        return None
+    newest = versions[max(versions)]
+    try:
+        manifest = read_manifest(newest)
+    except (OSError, ValueError):
+        return None
+    is_same = all(manifest.get(name) == fact for name, fact in facts.items())
+    return newest if is_same else None
+
+
+def write_manifest(version_dir: str, facts: dict) -> None:
+    """Writes the sha256 of every file of a version, and `facts`."""
+    files = {
+        name: {
+            "sha256": _sha256(os.path.join(version_dir, name)),
+            "num_bytes": os.path.getsize(os.path.join(version_dir, name)),
+        }
+        for name in _list_files(version_dir)
+    }
+    paths.write_atomically(
+        os.path.join(version_dir, signature.MANIFEST_FILE),
+        json.dumps({**facts, "files": files}, indent=2),
+    )
+
+
+def read_manifest(version_dir: str) -> dict:
+    """The manifest of a version: `files`, and what is known of them.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    path = paths.join(version_dir, signature.MANIFEST_FILE)
+    try:
+        manifest = json.loads(paths.read_bytes(path))
+        for facts in manifest["files"].values():
+            facts["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): export the model again."
+        ) from error
+    return manifest
+
+
+def manifest_sha256(version_dir: str) -> str:
+    """Hex digest of a version's manifest: versions with the same are the same.
+
+    Empty where there is none.
+    """
+    return _sha256(os.path.join(version_dir, signature.MANIFEST_FILE))
+
+
+def changed_files(version_dir: str) -> list[str]:
+    """Names of files that are missing, changed or not in the manifest.
+
+    Raises:
+        ValueError: if there is no manifest.
+    """
+    listed = read_manifest(version_dir)["files"]
+    return [
+        name
+        for name in sorted({*listed, *_list_files(version_dir)})
+        if name not in listed
+        or _sha256(os.path.join(version_dir, name)) != listed[name]["sha256"]
+    ]
+
+
+def _list_files(version_dir: str) -> list[str]:
+    """Relative names of what a manifest lists."""
+    names = paths.list_files(version_dir)
+    # A blessing is written later, perhaps again and again.
+    return sorted({*names} - {signature.MANIFEST_FILE, signature.BLESSING_FILE})
+
+
+def _sha256(path: str) -> str:
+    """Hex digest; empty if there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except FileNotFoundError:
+        return ""
