@@ -40,13 +40,12 @@ def make_oracle(
         max_epochs: of a trial of hyperband.
         seed: of the draws.
     """
+    direction = objectives.direction(objective)
     size = {"max_trials": max_trials}
     if name == "hyperband":
         size = {"max_epochs": max_epochs}
     oracle = _ORACLES[name](
-        objective=keras_tuner.Objective(
-            objective, objectives.direction(objective)
-        ),
+        objective=keras_tuner.Objective(objective, direction),
         hyperparameters=hyperparameters,
         # keras-tuner takes 0 for no seed.
         seed=seed + 1,

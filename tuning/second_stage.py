@@ -64,12 +64,8 @@ def try_depths(
         job_dir = paths.join(
             cfg.job_dir, DIRECTORY, f"trial-{best_trial}-blocks-{blocks}"
         )
-        run_cfg = config_flags.make_config(
-            vars(cfg)
-            | settings
-            | depth_settings(cfg, blocks)
-            | {"job_dir": job_dir}
-        )
+        changes = settings | depth_settings(cfg, blocks) | {"job_dir": job_dir}
+        run_cfg = config_flags.make_config(vars(cfg) | changes)
         claim_job_dir(run_cfg, info, is_chief=True)
         path = paths.join(job_dir, RESULT_FILE)
         if not paths.exists(path):

@@ -64,8 +64,8 @@ def load(
     with strategy.scope():
         views = {}
         for strength in strengths:
-            settings = search_space.scale_augmentation(vars(cfg), strength)
-            settings = vars(cfg) | settings
+            scaled = search_space.scale_augmentation(vars(cfg), strength)
+            settings = vars(cfg) | scaled
             views[strength] = [
                 read(trained_on, view, run.make_augmentation(settings))
                 for view in range(settings["feature_views"])

@@ -136,11 +136,7 @@ def run_trial(
         raise ValueError(
             f"{objective} is not defined: the images judged on lack a class."
         )
-    return TrialResult(
-        means,
-        logits.astype(np.float32),
-        float(np.mean(epochs)),
-    )
+    return TrialResult(means, logits.astype(np.float32), float(np.mean(epochs)))
 
 
 def _goes_on(num_epochs: int, history: list[dict]) -> bool:

@@ -125,9 +125,7 @@ def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
     paths.write_atomically(path, json.dumps(facts, indent=2) + "\n")
 
 
-def _run_one(
-    cfg, options, data, trial_id: str, values: dict
-) -> trial_log.EndedTrial:
+def _run_one(cfg, options, data, trial_id, values) -> trial_log.EndedTrial:
     """Runs a trial; what goes wrong in it is its outcome, not the sweep's end.
 
     What its heads said of each image is on the disk before the log has it.
@@ -145,13 +143,10 @@ def _run_one(
     buffer = io.BytesIO()
     np.save(buffer, result.logits)
     paths.write_atomically(_logits_path(cfg, trial_id), buffer.getvalue())
+    seconds = time.monotonic() - start
+    score = result.metrics[options.objective]
     return trial_log.EndedTrial(
-        trial_id,
-        values,
-        time.monotonic() - start,
-        result.metrics[options.objective],
-        result.metrics,
-        result.num_epochs,
+        trial_id, values, seconds, score, result.metrics, result.num_epochs
     )
 
 

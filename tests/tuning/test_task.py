@@ -145,7 +145,7 @@ def test_run_with_the_result_repeats_the_validation_of_the_best_trial(
 
 @pytest.mark.slow
 def test_sweep_killed_and_started_again_runs_the_same_trials_once(
-    whole, data_dir, workspace
+    whole, data_dir, workspace, capsys
 ):
     job_dir = workspace / "killed"
     process = start_sweep(data_dir, job_dir, workspace)
@@ -163,9 +163,13 @@ def test_sweep_killed_and_started_again_runs_the_same_trials_once(
     assert process.returncode == 1
     assert error.strip().splitlines()[-1].startswith("tuning.task: stopped;")
     assert "Traceback" not in error
+    count = len(read_trials(job_dir))
     settings = tuner.run(
         configure(data_dir, workspace, "killed"), make_options(workspace)
     )
+    told = capsys.readouterr().out
+    assert told.startswith(f"{count} trials are finished already.\n    trial")
+    assert f" {count}/20 " in told and f" {count - 1}/20 " not in told
     assert read_trials(job_dir) == read_trials(workspace / "whole")
     best = json.loads((workspace / "whole" / tuner.BEST_FILE).read_text())
     # Of the second stage.

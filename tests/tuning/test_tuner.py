@@ -75,26 +75,6 @@ def test_no_successful_trial_is_one_sentence(sweep, tmp_path, monkeypatch):
     assert [row["message"] for row in read_rows(tmp_path)] == ["no luck"] * 4
 
 
-def test_stopped_sweep_goes_on_and_tells_only_what_is_new(
-    sweep, capsys, tmp_path, monkeypatch
-):
-    cfg, options = sweep
-    whole = tuner.run(cfg, options)
-    tried = [dataclasses.replace(t, seconds=0) for t in read_trials(cfg)]
-    cfg = dataclasses.replace(cfg, job_dir=str(tmp_path / "stopped"))
-    with monkeypatch.context() as patch:
-        break_trials(patch, {2: KeyboardInterrupt()})
-        with pytest.raises(KeyboardInterrupt):
-            tuner.run(cfg, options)
-    capsys.readouterr()
-    assert tuner.run(cfg, options) == whole
-    told = capsys.readouterr().out
-    assert told.startswith("2 trials are finished already.\n    trial ")
-    assert " 2/4 " in told and " 1/4 " not in told
-    again = [dataclasses.replace(t, seconds=0) for t in read_trials(cfg)]
-    assert again == tried
-
-
 @pytest.mark.parametrize(
     ("objective", "choose"), [("log_loss", min), ("roc_auc", max)]
 )
