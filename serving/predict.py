@@ -74,17 +74,15 @@ def format_table(answers: list[image_files.Answer]) -> str:
         prediction = answer.prediction
         if answer.error is not None:
             continue
+        decision = {None: "-", True: "positive", False: "negative"}
+        unlike = {None: "-", True: "yes", False: "no"}
         rows.append(
             (
                 answer.file,
                 prediction.label,
                 f"{prediction.score:.4f}",
-                {None: "-", True: "positive", False: "negative"}[
-                    prediction.decision
-                ],
-                {None: "-", True: "yes", False: "no"}[
-                    prediction.is_out_of_distribution
-                ],
+                decision[prediction.decision],
+                unlike[prediction.is_out_of_distribution],
                 " ".join(f"{p:.4f}" for p in prediction.probabilities),
             )
         )
@@ -101,22 +99,16 @@ def format_json(
     answers: list[image_files.Answer], target: str, model_name: str
 ) -> str:
     """Returns one JSON document with all answers and errors."""
-    predictions = []
-    for answer in answers:
-        fields = {
-            name: getattr(answer.prediction, name, None) for name in FIELDS
-        }
-        predictions.append(
-            {"file": answer.file, "error": answer.error, **fields}
-        )
-    return json.dumps(
+    predictions = [
         {
-            "target": target,
-            "model_name": model_name,
-            "predictions": predictions,
-        },
-        indent=2,
-    )
+            "file": answer.file,
+            "error": answer.error,
+            **{name: getattr(answer.prediction, name, None) for name in FIELDS},
+        }
+        for answer in answers
+    ]
+    document = {"target": target, "model_name": model_name}
+    return json.dumps({**document, "predictions": predictions}, indent=2)
 
 
 def write_csv(answers: list[image_files.Answer], file) -> None:

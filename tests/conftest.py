@@ -10,11 +10,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # Two processes share the tests and the cores.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests import quick
 from tests.cloud_storage import bucket_name, cloud, cloud_server  # noqa: F401
 
 # Two logical CPUs stand in for two replicas; before TensorFlow starts.
@@ -22,6 +24,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+keras.applications.EfficientNetB0 = quick.build_backbone
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -95,16 +98,14 @@ def write_records(directory, counts: dict[str, int], num_shards: int = 2):
     return info
 
 
-def write_backbone(path, build=None) -> None:
+def write_backbone(path) -> None:
     """Writes weights of a random backbone whose features tell images apart.
 
     Features of fresh weights vanish, and labels would be decided by rounding:
     one pass gives every batch norm the statistics of its inputs.
     """
-    import keras
-
     keras.utils.set_random_seed(0)
-    backbone = (build or keras.applications.EfficientNetB0)(
+    backbone = keras.applications.EfficientNetB0(
         include_top=False, weights=None, input_shape=(32, 32, 3)
     )
     for layer in backbone.layers:
@@ -126,8 +127,6 @@ def tiny_records(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def classifier_model():
     """An untrained two-class classifier of one channel at 32 px."""
-    import keras
-
     from trainer.model import classifier
 
     keras.utils.set_random_seed(0)

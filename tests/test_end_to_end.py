@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cloud_storage
+from tests import cloud_storage, quick
 from tests.conftest import ROOT
 from trainer import startup
 from trainer.data import preprocessing
@@ -60,10 +60,16 @@ EVALUATION_FILES = {
 }
 
 
+def command_line(module, *arguments):
+    """Of `python -m module`, for training with a shallow backbone."""
+    runner = ["tests.quick", "1"] if module == "trainer.task" else []
+    return [sys.executable, "-m", *runner, module, *map(str, arguments)]
+
+
 def command(module, *arguments, expect=0):
     """Runs `python -m module` and returns its standard output."""
     process = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        command_line(module, *arguments),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -126,6 +132,34 @@ def test_run_leaves_the_files_of_the_contract(workspace):
         ("fine_tune", "1"),
         ("fine_tune", "2"),
     ]
+
+
+def test_whole_network_is_trained_exported_and_blessed(workspace):
+    """The one run here with all layers of EfficientNetB0."""
+    weights = workspace / "whole.weights.h5"
+    quick.WHOLE_BACKBONE(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    ).save_weights(weights)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "trainer.task"),
+            *train_arguments(workspace, "whole"),
+            f"--weights={weights}",
+            "--head_epochs=1",
+            "--fine_tune_epochs=1",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # The export gives the evaluated probabilities of all images.
+    assert "export    blessed" in done.stderr
+    with open(workspace / "whole/history.csv", newline="") as file:
+        assert [row["phase"] for row in csv.DictReader(file)] == [
+            "head",
+            "fine_tune",
+        ]
 
 
 def test_every_image_is_predicted_exactly_once(workspace):
@@ -290,7 +324,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
         *TRAIN_FLAGS,
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.task", "--nostage_data", *arguments],
+        command_line("trainer.task", "--nostage_data", *arguments),
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -309,7 +343,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
 
     inject_faults(cloud)
     done = subprocess.run(
-        [sys.executable, "-m", "trainer.task", *arguments],
+        command_line("trainer.task", *arguments),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -332,7 +366,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
     assert f"{url}/records" in report and str(scratch) not in report
 
     command(
-        "trainer.evaluation.evaluate",
+        "serving.evaluate",
         f"--export={url}/run/export",
         f"--data_dir={url}/records",
         f"--output_dir={url}/again",
@@ -355,7 +389,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
         )
     assert_faults_were_met(cloud)
     published = buckets.Folder(f"{url}/models").list()
-    assert {n.split("/")[0] for n in published} == {"1", "claims"}
+    assert {n.split("/")[0] for n in published} == {"1"}
     row = read_predictions(workspace, "test")[0]
     with serving_from(f"{url}/models") as targets:
         answers = json.loads(
@@ -410,7 +444,7 @@ def test_server_and_export_get_the_figures_of_the_run(
     workspace, server, tmp_path
 ):
     output = command(
-        "trainer.evaluation.evaluate",
+        "serving.evaluate",
         f"--target={server['rest']}",
         f"--compare={workspace / 'run/export'}",
         f"--data_dir={workspace / 'records'}",
@@ -435,7 +469,7 @@ def test_server_and_export_get_the_figures_of_the_run(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--export={}/absent"], "absent holds no saved_model.pb"),
+        (["--export={}/absent"], "absent holds no exported version"),
         (["--export={}/damaged"], "damaged cannot be loaded"),
         (["--target=http://127.0.0.1:9"], "Is the server running"),
         ([], "Give --export or --target"),
@@ -447,7 +481,7 @@ def test_wrong_model_to_evaluate_is_one_sentence(workspace, arguments, message):
     (workspace / "damaged").mkdir(exist_ok=True)
     (workspace / "damaged/saved_model.pb").write_bytes(b"none")
     error = command(
-        "trainer.evaluation.evaluate",
+        "serving.evaluate",
         *(argument.format(workspace) for argument in arguments),
         f"--data_dir={workspace / 'records'}",
         f"--output_dir={workspace / 'external'}",

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import pytest
 
-from tests import quick
 from tests.conftest import ROOT, write_backbone, write_records
 from trainer import startup
 
@@ -31,7 +30,7 @@ def workspace(tmp_path_factory):
     write_records(
         directory / "records", {"train": 22, "validation": 9, "test": 7}
     )
-    write_backbone(directory / "backbone.weights.h5", quick.build_backbone)
+    write_backbone(directory / "backbone.weights.h5")
     process = start(directory, "one_device")
     assert process.wait(timeout=300) == 0, process.stderr.read()
     return directory

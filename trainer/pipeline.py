@@ -27,7 +27,8 @@ from trainer.export import (
     warmup,
 )
 from trainer.model import out_of_distribution, saliency
-from trainer.report import data_audit, report
+from trainer.report import data_audit, page, report, tables
+from trainer.report.context import Context, SplitFacts
 from trainer.run import Run
 from trainer.storage import paths
 from trainer.training import cluster, run_record
@@ -80,9 +81,9 @@ def run(cfg: config.TrainConfig) -> str:
     logging.info(
         "evaluate  took %.0f s beyond prediction", time.monotonic() - start
     )
-    judged = evaluation.metrics["splits"]["validation"]["metrics"]
+    judged = evaluation.findings.splits["validation"].metrics
     vertex.report_metrics(
-        {name: metric.get("value") for name, metric in judged.items()},
+        {name: metric.value for name, metric in judged.items()},
         step=len(trained.rows),
     )
     version_dir = _export(trained.run, model, detector, evaluation)
@@ -107,17 +108,27 @@ def _evaluate(
     directory = paths.join(cfg.job_dir, "evaluation")
     context = _report_context(run, model, detector)
     if by_fold:
-        summary, table = cross_validation.summarize(
-            by_fold,
-            run.info,
-            cfg.operating_point,
-            context.prevalences,
-            cfg.seed,
-        )
+        decided = [
+            cross_validation.decide(
+                fold,
+                run.info.class_names,
+                run.info.positive_index,
+                cfg.operating_point,
+            )
+            for fold in by_fold
+        ]
         paths.write_atomically(
-            paths.join(directory, "cross_validation.csv"), table
+            paths.join(directory, "cross_validation.csv"),
+            tables.predictions_csv(
+                {f"fold {i}": p for i, p in enumerate(decided, start=1)}
+            ),
         )
-        context = dataclasses.replace(context, cross_validation=summary)
+        context = dataclasses.replace(
+            context,
+            cross_validation=cross_validation.summarize(
+                decided, context.prevalences, cfg.seed
+            ),
+        )
     evaluation = report.evaluate(
         trained.predictions,
         run.info,
@@ -129,13 +140,13 @@ def _evaluate(
     )
     for name, content in evaluation.files.items():
         paths.write_atomically(paths.join(directory, name), content)
-    for split, result in evaluation.metrics["splits"].items():
+    for name, split in evaluation.findings.splits.items():
         logging.info(
             "evaluate  %s: %d images, accuracy %s, ROC AUC %s",
-            split,
-            result["num_images"],
-            report.format_metric(result["metrics"]["accuracy"]),
-            report.format_metric(result["metrics"]["roc_auc"]),
+            name,
+            split.num_images,
+            page.format_metric(split.metrics["accuracy"]),
+            page.format_metric(split.metrics["roc_auc"]),
         )
     logging.info("evaluate  %s", paths.join(directory, "report.html"))
     return evaluation
@@ -145,7 +156,7 @@ def _report_context(
     run: Run,
     model: keras.Model,
     detector: out_of_distribution.Detector,
-) -> report.Context:
+) -> Context:
     """What the report tells beside predictions."""
     images = {
         split: baselines.describe_images(
@@ -154,24 +165,35 @@ def _report_context(
         )
         for split in run.info.splits
     }
-    columns = {
-        name: {
-            split: [value_of.get(image_id, "") for image_id in index.ids]
-            for split, index in run.index.items()
-        }
-        for name, value_of in _read_columns(run.cfg).items()
-    }
+    columns = _read_columns(run.cfg)
     shown = "test" if "test" in run.info.splits else "validation"
-    return report.Context(
+    facts = {
+        split: SplitFacts(
+            baselines=baselines.make_baselines(
+                images["train"],
+                images[split],
+                run.info.num_classes,
+                images["validation"] if split == "test" else None,
+            ),
+            columns={
+                name: [value_of.get(i, "") for i in run.index[split].ids]
+                for name, value_of in columns.items()
+            },
+            unlikeness=_unlikeness(run, model, detector, split)
+            if split == shown
+            else None,
+        )
+        for split in run.info.splits
+        if split != "train"
+    }
+    return Context(
         prevalences=metrics.parse_prevalences(run.cfg.prevalences.split(",")),
-        columns=columns,
-        baselines=baselines.make_baselines(images, run.info.num_classes),
+        splits=facts,
         train_groups=frozenset(run.index["train"].groups),
         read_images=lambda split, indices: input_pipeline.read_encoded(
             run.files(split), indices
         ),
         explain=functools.partial(saliency.explain_images, model),
-        out_of_distribution={shown: _unlikeness(run, model, detector, shown)},
         audit=data_audit.read_audit(run.cfg.data_dir, run.read_by_id),
         starts=run_record.read_starts(run.cfg.job_dir),
     )
@@ -206,8 +228,8 @@ def _export(
     facts = {
         "weights_sha256": saved_model.weights_sha256(model),
         "dataset_fingerprint": info.fingerprint,
-        "temperature": evaluation.temperature,
-        "operating_point": evaluation.operating_point,
+        "temperature": evaluation.findings.temperature,
+        "operating_point": evaluation.findings.operating_point,
         "signatures": list(signature.SIGNATURES),
     }
     export_dir = cfg.export_dir or paths.join(cfg.job_dir, "export")
@@ -219,8 +241,8 @@ def _export(
         model,
         class_names=info.class_names,
         positive_index=info.positive_index,
-        temperature=evaluation.temperature,
-        operating_point=evaluation.operating_point,
+        temperature=evaluation.findings.temperature,
+        operating_point=evaluation.findings.operating_point,
         detector=detector,
     )
     count = min(8, info.num_images("validation"))

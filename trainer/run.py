@@ -12,7 +12,7 @@ from absl import logging
 
 from trainer import config
 from trainer.data import augmentation, input_pipeline, records
-from trainer.evaluation import predict, predictions
+from trainer.evaluation.predictions import Predictions, make_predictions
 from trainer.model import classifier, dropout, folding
 from trainer.storage import paths
 from trainer.training import (
@@ -208,7 +208,7 @@ class Run:
             all_have=lambda has: distribution.all_agree(self.strategy, has),
         )
 
-    def predict(self) -> dict[str, predictions.Predictions]:
+    def predict(self) -> dict[str, Predictions]:
         """Predicts every image of validation and test; on all workers."""
         # What is evaluated is what is served: in float32, whatever it was
         # trained in.
@@ -220,7 +220,7 @@ class Run:
         # GPUs would round what they multiply to ten bits.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         return {
-            split: predict.make_predictions(
+            split: make_predictions(
                 *self.index[split], self.outputs(predict_step, split)
             )
             for split in self.info.splits

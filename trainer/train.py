@@ -114,7 +114,7 @@ def train_and_predict(
     if run.is_chief:
         history.write_csv(cfg.job_dir, rows)
     else:
-        tf.io.gfile.rmtree(run.scratch_dir)
+        paths.remove_folder(run.scratch_dir)
     return Trained(run, rows, predictions)
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from trainer.evaluation import metrics, predict, predictions
+from trainer.evaluation import metrics
+from trainer.evaluation.predictions import Decided, make_predictions
 
 _LOWER_IS_BETTER = ("log_loss", "brier", "expected_calibration_error")
 
@@ -11,13 +12,14 @@ def metric_names(num_classes: int) -> list[str]:
     """What an objective may be: metrics of a whole split in `metrics.json`."""
     names = tuple(f"class_{i}" for i in range(num_classes))
     labels = list(range(num_classes)) * 2
-    split = predict.make_predictions(
+    split = make_predictions(
         list("x" * len(labels)),
         labels,
         labels,
         np.eye(num_classes, dtype=np.float32)[labels],
     )
-    return sorted(point_metrics(split, names, 1 if num_classes == 2 else None))
+    positive_index = 1 if num_classes == 2 else None
+    return sorted(point_metrics(split.decide(names, positive_index, 0.5)))
 
 
 def direction(objective: str) -> str:
@@ -39,27 +41,18 @@ def best(scored: list, objective: str):
     )
 
 
-def point_metrics(
-    split: predictions.Predictions,
-    class_names: tuple[str, ...],
-    positive_index: int | None,
-    weights: np.ndarray | None = None,
-) -> dict:
-    """Metrics of a split without intervals, decided at a probability of 1/2.
+def point_metrics(split: Decided, weights: np.ndarray | None = None) -> dict:
+    """Metrics of a split without intervals.
 
     Args:
         split: what was predicted of it.
-        class_names: in the order of the labels.
-        positive_index: of the positive of two classes.
         weights: float64 `[resamples, images]`; one of ones by default.
 
     Returns:
         A number of each metric, or an array `[resamples]` if there are
         weights.
     """
-    statistics = metrics.make_statistics(
-        split, class_names, positive_index, 0.5
-    )
+    statistics = metrics.make_statistics(split)
     once = np.ones((1, len(split.labels)))
     return {
         name: float(values[0]) if weights is None else values

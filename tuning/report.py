@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from matplotlib import figure
 
+from trainer.evaluation.results import Metric
 from tuning import objectives, optimism, search_space
 from tuning.trial_log import EndedTrial
 
@@ -71,7 +72,7 @@ def make_verdict(
     options,
     num_completed: int,
     best: EndedTrial,
-    metric: dict,
+    metric: Metric,
     estimate: optimism.Estimate,
     default_score: float,
 ) -> list[str]:
@@ -89,9 +90,9 @@ def make_verdict(
     if options.num_folds:
         where = f"{options.num_folds} grouped folds"
     together = ""
-    if metric.get("value") is not None:
+    if metric.value is not None:
         together = (
-            f", {metric['value']:.3f} ({_interval(metric['interval'])}) on all "
+            f", {metric.value:.3f} ({_interval(metric.interval)}) on all "
             "its images together"
         )
     how_much = "; there are too few images to say by how much"

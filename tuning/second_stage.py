@@ -73,7 +73,7 @@ def try_depths(
             trained = train.train_and_predict(run_cfg, info, strategy)
             validation = trained.predictions["validation"]
             metrics = objectives.point_metrics(
-                validation, info.class_names, info.positive_index
+                validation.decide(info.class_names, info.positive_index, 0.5)
             )
             result = {"metrics": metrics, "logits": validation.logits.tolist()}
             paths.write_atomically(path, json.dumps(result) + "\n")

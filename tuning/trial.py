@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from trainer import run
-from trainer.evaluation import predict, predictions
+from trainer.evaluation.predictions import Decided, make_predictions
 from trainer.training import head_training
 from tuning import objectives
 
@@ -42,16 +42,14 @@ class SweepData:
     class_names: tuple[str, ...]
     positive_index: int | None
 
-    def predictions(
-        self, places: np.ndarray, logits: np.ndarray
-    ) -> predictions.Predictions:
-        """What a head said of some images."""
-        return predict.make_predictions(
+    def predictions(self, places: np.ndarray, logits: np.ndarray) -> Decided:
+        """What a head said of some images, decided at a probability of 1/2."""
+        return make_predictions(
             [self.ids[i] for i in places],
             [self.groups[i] for i in places],
             self.labels[places].tolist(),
             logits,
-        )
+        ).decide(self.class_names, self.positive_index, 0.5)
 
     def metrics(
         self,
@@ -61,10 +59,7 @@ class SweepData:
     ) -> dict:
         """See `objectives.point_metrics`."""
         return objectives.point_metrics(
-            self.predictions(places, logits),
-            self.class_names,
-            self.positive_index,
-            weights,
+            self.predictions(places, logits), weights
         )
 
     @property

@@ -222,9 +222,6 @@ def _judge(cfg, options, data, trials, best) -> list[str]:
     logits = [np.load(_logits_path(cfg, t.trial_id)) for t in completed]
     of_best = metrics.compute_metrics(
         data.predictions(data.judged, logits[completed.index(best)]),
-        data.class_names,
-        data.positive_index,
-        0.5,
         seed=cfg.seed,
     )
     # The head that a run has without a sweep.
@@ -233,7 +230,7 @@ def _judge(cfg, options, data, trials, best) -> list[str]:
         options,
         len(completed),
         best,
-        of_best["metrics"][options.objective],
+        of_best.metrics[options.objective],
         optimism.correct(logits, data, options.objective, cfg.seed),
         default.metrics[options.objective],
     )

@@ -6,6 +6,7 @@ the difference; `model_versions` decides what is loaded and when.
 
 import copy
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -137,12 +138,13 @@ def to_proto(tensor: tf.Tensor) -> tensor_pb2.TensorProto:
     values = tensor.numpy()
     if tensor.dtype == tf.string:
         values = np.asarray(values, dtype=object)  # A scalar comes as bytes.
-    proto = tensor_pb2.TensorProto(dtype=tensor.dtype.as_datatype_enum)
-    for size in values.shape:
-        proto.tensor_shape.dim.add(size=size)
     field = _VALUE_FIELDS.get(tensor.dtype)
     if field is None:
         return tf.make_tensor_proto(values)
+    proto = tensor_pb2.TensorProto(
+        dtype=tensor.dtype.as_datatype_enum,
+        tensor_shape=tensor.shape.as_proto(),
+    )
     getattr(proto, field).extend(values.ravel().tolist())
     return proto
 
@@ -197,13 +199,10 @@ def _shape_text(shape: tf.TensorShape) -> str:
 
 
 def _has_plausible_size(proto: tensor_pb2.TensorProto) -> bool:
-    num_elements = 1
-    for dim in proto.tensor_shape.dim:
-        if dim.size < 0:
-            return False
-        num_elements *= dim.size
-    num_bytes = num_elements * max(tf.dtypes.as_dtype(proto.dtype).size or 8, 1)
-    return num_bytes <= max(MAX_CLAIMED_BYTES, 2 * proto.ByteSize())
+    sizes = [dim.size for dim in proto.tensor_shape.dim]
+    itemsize = max(tf.dtypes.as_dtype(proto.dtype).size or 8, 1)
+    limit = max(MAX_CLAIMED_BYTES, 2 * proto.ByteSize())
+    return min(sizes, default=0) >= 0 and itemsize * math.prod(sizes) <= limit
 
 
 def _call(function: Callable, tensors: dict) -> dict[str, tf.Tensor]:

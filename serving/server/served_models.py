@@ -134,7 +134,12 @@ class ServedModels:
                         f"Could not find base path {each.base_path} for "
                         f"servable {each.name}",
                     )
-                models[each.name] = self._updated(each)
+                versions = self._models.get(each.name)
+                if versions is None or versions.base_path != each.base_path:
+                    versions = model_versions.ModelVersions(
+                        each.base_path, self._load
+                    )
+                models[each.name] = versions
             removed = [
                 versions
                 for name, versions in self._models.items()
@@ -169,14 +174,14 @@ class ServedModels:
             interval_s: seconds between two looks.
             config_file: is read again when it has changed.
         """
-        modified = os.stat(config_file).st_mtime_ns if config_file else None
+        modified = os.stat(config_file).st_mtime_ns if config_file else 0
 
         def poll():
-            nonlocal modified
+            in_force = modified
             while not self._stopped.wait(interval_s):
                 self.refresh()
                 if config_file is not None:
-                    modified = self._reload_if_changed(config_file, modified)
+                    in_force = self._reload_if_changed(config_file, in_force)
 
         self._thread = threading.Thread(
             target=poll, name="served-models", daemon=True
@@ -189,7 +194,7 @@ class ServedModels:
         if self._thread is not None:
             self._thread.join()
 
-    def _reload_if_changed(self, config_file: str, modified: int | None):
+    def _reload_if_changed(self, config_file: str, modified: int) -> int:
         """Returns when the file that is in force was modified."""
         try:
             now_modified = os.stat(config_file).st_mtime_ns
@@ -203,12 +208,6 @@ class ServedModels:
             return modified
         logging.info("%s is in force", config_file)
         return now_modified
-
-    def _updated(self, config) -> model_versions.ModelVersions:
-        existing = self._models.get(config.name)
-        if existing is not None and existing.base_path == config.base_path:
-            return existing
-        return model_versions.ModelVersions(config.base_path, self._load)
 
     def _new_labels(self, configs) -> dict[tuple[str, str], int]:
         labels = {}

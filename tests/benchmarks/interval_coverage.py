@@ -47,14 +47,11 @@ def make_study(generator, num_patients: int, alike: float, prevalence: float):
         groups=[str(patient) for patient in patients],
         labels=has[patients].astype(int),
         logits=np.stack([np.zeros(len(logits)), logits], axis=1),
-    )
+    ).decide(("well", "sick"), 1, POINT)
 
 
 def compute(study, num_resamples: int, seed: int = 0) -> dict:
-    found = metrics.compute_metrics(
-        study, ("well", "sick"), 1, POINT, num_resamples, seed
-    )
-    return found["metrics"]
+    return metrics.compute_metrics(study, num_resamples, seed).metrics
 
 
 def measure(num_patients, alike, prevalence, num_studies, seed):
@@ -65,13 +62,13 @@ def measure(num_patients, alike, prevalence, num_studies, seed):
     for study_seed in range(num_studies):
         study = make_study(generator, num_patients, alike, prevalence)
         found = compute(study, 500, study_seed)
-        intervals = {name: found[name]["interval"] for name in METRICS}
+        intervals = {name: found[name].interval for name in METRICS}
         intervals["roc_auc by DeLong"] = ranking.delong_interval(
             study.labels == 1, study.probabilities[:, 1]
         )
         for name, interval in intervals.items():
             if interval is not None:
-                value = truth[name.split()[0]]["value"]
+                value = truth[name.split()[0]].value
                 held[name].append(interval[0] <= value <= interval[1])
     return {name: np.mean(values) for name, values in held.items()}
 

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -93,7 +92,7 @@ def test_workers_and_replicas_share_the_same_global_batches(
     tiny_records, num_workers
 ):
     whole = take(train_dataset(tiny_records), 3)
-    parts = [
+    workers = [
         take(
             train_dataset(
                 tiny_records,
@@ -109,7 +108,7 @@ def test_workers_and_replicas_share_the_same_global_batches(
         per_worker = 4 // num_workers
         parts = [
             part
-            for worker in parts
+            for worker in workers
             for part in worker[step * per_worker : (step + 1) * per_worker]
         ]
         places = np.concatenate([part["places"] for part in parts])
@@ -183,46 +182,49 @@ def test_other_schema_version_is_refused_with_both_numbers(
         input_pipeline.read_dataset_info(str(tmp_path))
 
 
-def test_missing_and_shortened_shards_are_named(tiny_records, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(tiny_records, copy)
-    shard = copy / records.shard_name("train", 0, 2)
+@pytest.fixture
+def small_records(tmp_path):
+    """Path and description of records that a test may damage."""
+    write_records(tmp_path, {"train": 8, "validation": 4, "test": 4})
+    return tmp_path, input_pipeline.read_dataset_info(str(tmp_path))
+
+
+def test_missing_and_shortened_shards_are_named(small_records):
+    directory, info = small_records
+    shard = directory / info.shard_names("train")[0]
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(ValueError, match=f"{shard.name} has .* bytes"):
-        input_pipeline.read_dataset_info(str(copy))
+        input_pipeline.read_dataset_info(str(directory))
     shard.unlink()
     with pytest.raises(ValueError, match=f"{shard.name} is missing"):
-        input_pipeline.read_dataset_info(str(copy))
+        input_pipeline.read_dataset_info(str(directory))
 
 
-def test_flipped_byte_in_a_shard_is_found(tmp_path):
-    write_records(tmp_path, {"train": 8, "validation": 4, "test": 4})
-    info = input_pipeline.read_dataset_info(str(tmp_path))
-    shard = tmp_path / info.shard_names("train")[0]
+def test_flipped_byte_in_a_shard_is_found(small_records):
+    directory, info = small_records
+    shard = directory / info.shard_names("train")[0]
     data = bytearray(shard.read_bytes())
     data[300] ^= 1
     shard.write_bytes(data)
     with pytest.raises(tf.errors.DataLossError, match="corrupted record"):
-        input_pipeline.read_index(str(tmp_path), info)
+        input_pipeline.read_index(str(directory), info)
 
 
-def test_whole_shard_of_other_images_is_found(tmp_path):
+def test_whole_shard_of_other_images_is_found(small_records):
     """Every checksum is right and the size is too: the images are others."""
-    write_records(tmp_path, {"train": 8, "validation": 4, "test": 4})
-    info = input_pipeline.read_dataset_info(str(tmp_path))
-    shard = str(tmp_path / info.shard_names("train")[0])
+    directory, info = small_records
+    shard = str(directory / info.shard_names("train")[0])
     examples = list(tf.data.TFRecordDataset([shard]).as_numpy_iterator())
     with tf.io.TFRecordWriter(shard) as writer:
         for example in examples:
             writer.write(example.replace(b"train_0.png", b"train_9.png"))
-    input_pipeline.read_dataset_info(str(tmp_path))
+    input_pipeline.read_dataset_info(str(directory))
     with pytest.raises(ValueError, match="hold other images, labels or"):
-        input_pipeline.read_index(str(tmp_path), info)
+        input_pipeline.read_index(str(directory), info)
 
 
-def test_missing_records_are_counted(tmp_path):
-    write_records(tmp_path, {"train": 8, "validation": 4, "test": 4})
-    info = input_pipeline.read_dataset_info(str(tmp_path))
-    (tmp_path / info.shard_names("validation")[1]).write_bytes(b"")
+def test_missing_records_are_counted(small_records):
+    directory, info = small_records
+    (directory / info.shard_names("validation")[1]).write_bytes(b"")
     with pytest.raises(ValueError, match=r"hold 2 records, .* lists 4"):
-        input_pipeline.read_index(str(tmp_path), info)
+        input_pipeline.read_index(str(directory), info)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.evaluation import conftest
+from tests.evaluation import samples
 from trainer.evaluation import calibration
 
 
@@ -19,27 +19,27 @@ def negative_log_likelihood(labels, logits, temperature):
 @pytest.mark.parametrize("num_classes", [2, 4])
 @pytest.mark.parametrize("scale", [0.3, 1.0, 6.0])
 def test_temperature_equals_that_of_a_fine_grid(num_classes, scale):
-    made = conftest.random_predictions(200, num_classes, skill=0.8)
+    made = samples.random_predictions(200, num_classes, skill=0.8)
     logits = made.logits * scale
-    found = calibration.fit_temperature(made.labels, logits)
+    temperature = calibration.fit_temperature(made.labels, logits)
     grid = np.exp(np.linspace(-2.9, 2.9, 20_001))
     losses = [negative_log_likelihood(made.labels, logits, t) for t in grid]
-    assert found == pytest.approx(grid[np.argmin(losses)], rel=1e-3)
+    assert temperature == pytest.approx(grid[np.argmin(losses)], rel=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_temperature_is_never_worse_than_none(seed):
-    made = conftest.random_predictions(10 + seed, 2 + seed % 3, seed, skill=0.2)
+    made = samples.random_predictions(10 + seed, 2 + seed % 3, seed, skill=0.2)
     logits = made.logits * (1 + seed)
-    found = calibration.fit_temperature(made.labels, logits)
-    assert 0.05 <= found <= 20
+    temperature = calibration.fit_temperature(made.labels, logits)
+    assert 0.05 <= temperature <= 20
     assert negative_log_likelihood(
-        made.labels, logits, found
+        made.labels, logits, temperature
     ) <= negative_log_likelihood(made.labels, logits, 1.0)
 
 
 def test_log_loss_equals_its_definition():
-    made = conftest.random_predictions(30, 3)
+    made = samples.random_predictions(30, 3)
     assert calibration.log_loss(made.labels, made.logits, 1.7) == pytest.approx(
         negative_log_likelihood(made.labels, made.logits, 1.7), abs=1e-12
     )
@@ -57,22 +57,8 @@ def test_fewer_than_two_classes_keep_temperature_one(labels):
     assert calibration.fit_temperature(np.array(labels, int), logits) == 1.0
 
 
-def every_decision(is_positive, scores):
-    """Sensitivity, specificity, false negatives and positives of all cuts."""
-    cuts = np.concatenate([[-1.0], np.unique(scores), [2.0]])
-    for low, high in itertools.pairwise(cuts):
-        decided = scores >= (low + high) / 2
-        missed = np.sum(is_positive & ~decided)
-        alarms = np.sum(~is_positive & decided)
-        yield (
-            1 - missed / is_positive.sum(),
-            1 - alarms / (~is_positive).sum(),
-            missed,
-            alarms,
-        )
-
-
 def decision_at(is_positive, scores, threshold):
+    """Sensitivity, specificity, false negatives and false positives."""
     decided = scores >= threshold
     missed = np.sum(is_positive & ~decided)
     alarms = np.sum(~is_positive & decided)
@@ -112,9 +98,13 @@ def test_rule_equals_the_best_of_all_thresholds(rule, gain, seed):
     threshold, note = calibration.choose_operating_point(
         is_positive, scores, rule
     )
-    best = max(gain(d) for d in every_decision(is_positive, scores))
-    found = gain(decision_at(is_positive, scores, threshold))
-    assert found == pytest.approx(best, abs=1e-12)
+    cuts = np.concatenate([[-1.0], np.unique(scores), [2.0]])
+    gains = [
+        gain(decision_at(is_positive, scores, (low + high) / 2))
+        for low, high in itertools.pairwise(cuts)
+    ]
+    chosen = gain(decision_at(is_positive, scores, threshold))
+    assert chosen == pytest.approx(max(gains), abs=1e-12)
     assert note == ""
 
 
@@ -137,10 +127,10 @@ def test_specificity_one_excludes_a_negative_that_scores_one():
 
 
 def test_number_is_taken_as_it_is():
-    found = calibration.choose_operating_point(
+    chosen = calibration.choose_operating_point(
         np.array([True, False]), np.array([0.2, 0.3]), "0.35"
     )
-    assert found == (0.35, "")
+    assert chosen == (0.35, "")
 
 
 @pytest.mark.parametrize("is_positive", [[True] * 3, [False] * 3])

@@ -35,14 +35,14 @@ def test_intervals_over_groups_hold_the_truth_and_others_do_not():
         truth, scores, patients = make_study(generator, 150)
         (weights,) = resampling.resample_weights(patients, 400, study)
         areas = ranking.roc_auc(truth, scores, weights)
-        found = scores[truth] >= THRESHOLD
-        sensitivity = proportions.proportion(found, patients[truth], "none")
+        called = scores[truth] >= THRESHOLD
+        sensitivity = proportions.proportion(called, patients[truth], "none")
         held += (
             holds(resampling.percentile_interval(areas), TRUE_AUC),
-            holds(sensitivity["interval"], TRUE_SENSITIVITY),
+            holds(sensitivity.interval, TRUE_SENSITIVITY),
             holds(ranking.delong_interval(truth, scores), TRUE_AUC),
             holds(
-                proportions.wilson_interval(found.mean(), len(found)),
+                proportions.wilson_interval(called.mean(), len(called)),
                 TRUE_SENSITIVITY,
             ),
         )

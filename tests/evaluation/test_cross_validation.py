@@ -1,24 +1,26 @@
 """Figures of folds, together and apart."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from tests.evaluation import conftest
-from trainer.evaluation import cross_validation
-from trainer.report import report
+from tests.evaluation import samples
+from trainer.evaluation import calibration, cross_validation, metrics
 
 
 def make_folds(num_classes=2, num_folds=3):
     folds = []
     for seed in range(num_folds):
         fold = {
-            "validation": conftest.random_predictions(
-                40, num_classes, 10 + seed, skill=1 + seed
-            ),
-            "test": conftest.random_predictions(
-                30 + 10 * seed, num_classes, seed, skill=1 + seed
-            ),
+            split: samples.random_predictions(
+                num_images, num_classes, first + seed, skill=1 + seed
+            )
+            for split, num_images, first in (
+                ("validation", 40, 10),
+                ("test", 30 + 10 * seed, 0),
+            )
         }
         # Groups of different folds are different ones.
         fold["test"].groups[:] = [f"{seed} {g}" for g in fold["test"].groups]
@@ -28,40 +30,39 @@ def make_folds(num_classes=2, num_folds=3):
 
 def test_pooled_decisions_are_those_of_each_fold():
     folds = make_folds()
-    info = conftest.make_info({"validation": folds[0]["validation"]})
-    summary, table = cross_validation.summarize(folds, info, "youden", (0.1,))
+    decided = [
+        cross_validation.decide(fold, samples.NAMES, 1, "youden")
+        for fold in folds
+    ]
+    summary = cross_validation.summarize(decided, (0.1,))
     confusion, scores, truth = np.zeros((2, 2), int), [], []
-    for fold, found in zip(folds, summary["folds"], strict=True):
-        alone = report.evaluate(
-            fold,
-            info,
-            conftest.HISTORY,
-            {"image_size": 1, "weights": ""},
-            "youden",
+    for fold, split in zip(folds, summary.folds, strict=True):
+        chosen = calibration.choose(fold["validation"], 1, "youden")
+        alone = dataclasses.replace(
+            fold["test"],
+            temperature=chosen.temperature,
+            operating_point=chosen.operating_point,
         )
-        own = alone.metrics["splits"]["test"]
-        assert found["confusion_matrix"] == own["confusion_matrix"]
-        for name, metric in own["metrics"].items():
-            assert found["metrics"][name]["value"] == pytest.approx(
-                metric["value"], abs=1e-12
+        own = metrics.compute_metrics(alone)
+        assert split.confusion_matrix == own.confusion_matrix
+        for name, metric in own.metrics.items():
+            assert split.metrics[name].value == pytest.approx(
+                metric.value, abs=1e-12
             )
-        confusion += own["confusion_matrix"]
-        logits = fold["test"].logits[:, 1] / alone.temperature
-        scores += logits.tolist()
-        truth += fold["test"].labels.tolist()
-    pooled = summary["pooled"]
-    assert pooled["confusion_matrix"] == confusion.tolist()
-    assert pooled["num_images"] == 120
-    assert pooled["metrics"]["roc_auc"]["value"] == pytest.approx(
+        confusion += own.confusion_matrix
+        scores += alone.probabilities[:, 1].tolist()
+        truth += alone.labels.tolist()
+    pooled = summary.pooled
+    assert pooled.confusion_matrix == confusion.tolist()
+    assert pooled.num_images == 120
+    assert pooled.metrics["roc_auc"].value == pytest.approx(
         sklearn_metrics.roc_auc_score(truth, scores), abs=1e-6
     )
-    areas = [f["metrics"]["roc_auc"]["value"] for f in summary["folds"]]
-    assert summary["mean"]["roc_auc"]["value"] == pytest.approx(np.mean(areas))
-    assert summary["mean"]["roc_auc"]["sd"] == pytest.approx(
-        np.std(areas, ddof=1)
-    )
-    assert list(pooled["at_prevalence"]) == ["0.1"]
-    assert len(table.splitlines()) == 121
+    areas = [split.metrics["roc_auc"].value for split in summary.folds]
+    mean = summary.mean["roc_auc"]
+    assert mean.value == pytest.approx(np.mean(areas))
+    assert mean.sd == pytest.approx(np.std(areas, ddof=1))
+    assert list(pooled.at_prevalence) == ["0.1"]
 
 
 def test_finished_fold_survives_json_bit_for_bit():
@@ -74,25 +75,3 @@ def test_finished_fold_survives_json_bit_for_bit():
         assert again[split].logits.dtype == np.float32
     with pytest.raises(ValueError, match=r"fold\.json is damaged"):
         cross_validation.from_json("{}1", "fold.json")
-
-
-def test_report_without_a_test_split_gives_the_folds_beside_it():
-    folds = make_folds()
-    predictions = {"validation": folds[0]["validation"]}
-    info = conftest.make_info(predictions)
-    summary, _ = cross_validation.summarize(folds, info, "youden")
-    evaluation = report.evaluate(
-        predictions,
-        info,
-        conftest.HISTORY,
-        {"image_size": 1, "weights": ""},
-        "youden",
-        context=report.Context(cross_validation=summary),
-    )
-    value = summary["pooled"]["metrics"]["roc_auc"]["value"]
-    (said,) = [c for c in evaluation.metrics["caveats"] if "no test split" in c]
-    assert f"Those of the 3 folds are not: ROC AUC {value:.3f}" in said
-    assert evaluation.metrics["cross_validation"] == summary
-    page = evaluation.files["report.html"].decode()
-    assert "Cross-validation over 3 folds" in page
-    assert page.count('<th scope="col">fold ') == 3

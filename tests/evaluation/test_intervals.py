@@ -33,9 +33,9 @@ def test_weighted_areas_equal_scikit_learn_on_repeated_images(seed, decimals):
 def test_wilson_interval_equals_scipy_and_the_published_formula(
     successes, trials
 ):
-    found = proportions.wilson_interval(successes / trials, trials)
+    interval = proportions.wilson_interval(successes / trials, trials)
     scipys = stats.binomtest(successes, trials).proportion_ci(method="wilson")
-    assert found == pytest.approx([scipys.low, scipys.high], abs=1e-12)
+    assert interval == pytest.approx([scipys.low, scipys.high], abs=1e-12)
     # Newcombe, 1998, "Two-sided confidence intervals for the single
     # proportion", method 3.
     z, p, n = 1.959963984540054, successes / trials, trials
@@ -43,15 +43,15 @@ def test_wilson_interval_equals_scipy_and_the_published_formula(
     expected = [
         (2 * n * p + z**2 + sign * root) / (2 * (n + z**2)) for sign in (-1, 1)
     ]
-    assert found == pytest.approx(expected, abs=1e-12)
+    assert interval == pytest.approx(expected, abs=1e-12)
 
 
 def test_wilson_interval_equals_newcombes_table():
     # Newcombe, 1998, table I: 81 of 263, and 0 of 20.
-    found = proportions.wilson_interval(81 / 263, 263)
-    assert found == pytest.approx([0.2553, 0.3662], abs=5e-5)
-    found = proportions.wilson_interval(0, 20)
-    assert found == pytest.approx([0, 0.1611], abs=5e-5)
+    interval = proportions.wilson_interval(81 / 263, 263)
+    assert interval == pytest.approx([0.2553, 0.3662], abs=5e-5)
+    interval = proportions.wilson_interval(0, 20)
+    assert interval == pytest.approx([0, 0.1611], abs=5e-5)
 
 
 def test_images_of_groups_of_their_own_count_fully():
@@ -62,9 +62,9 @@ def test_images_of_groups_of_their_own_count_fully():
 def test_copies_count_once():
     success = np.repeat([True, False, True, False, False, True], 5)
     groups = np.repeat(np.arange(6), 5)
-    found = proportions.effective_trials(success, groups)
+    effective = proportions.effective_trials(success, groups)
     # Five copies each: the design effect is 5 up to the two variances' n - 1.
-    assert found == pytest.approx(30 / (29 / 5), rel=1e-12)
+    assert effective == pytest.approx(30 / (29 / 5), rel=1e-12)
 
 
 def test_all_right_counts_each_group_once():
@@ -119,9 +119,10 @@ def test_delong_p_value_equals_the_paired_definition():
         contrast = np.array([1, -1])
         variance += contrast @ covariance @ contrast / len(of_a)
     expected = 2 * stats.norm.sf(abs(auc_a - auc_b) / math.sqrt(variance))
-    found = ranking.delong_p_value(is_positive, a, b)
-    assert found == pytest.approx(expected, rel=1e-9)
-    assert ranking.delong_p_value(is_positive, a, a) == 1.0
+    test = ranking.delong_test(is_positive, a, b)
+    assert test.p_value == pytest.approx(expected, rel=1e-9)
+    assert test.difference == pytest.approx(auc_a - auc_b)
+    assert ranking.delong_test(is_positive, a, a).p_value == 1.0
 
 
 def test_resamples_hold_whole_groups():

@@ -1,15 +1,16 @@
 """Batches, padding and replicas change no figure."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 from tests.conftest import make_strategy
 from trainer.data import input_pipeline
-from trainer.evaluation import metrics, predict
+from trainer.evaluation import metrics
+from trainer.evaluation.predictions import make_predictions
 from trainer.training import distribution, loop
-
-NAMES = ("no_tumor", "tumor")
 
 
 def compute(data_dir, strategy_name, global_batch_size):
@@ -44,18 +45,19 @@ def compute(data_dir, strategy_name, global_batch_size):
             ),
         )
         logits = loop.predict_all(step, dataset, 22, global_batch_size)
-    predictions = predict.make_predictions(*index, logits)
-    return metrics.compute_metrics(predictions, NAMES, 1, 0.5, 100)
+    predictions = make_predictions(*index, logits)
+    decided = predictions.decide(("no_tumor", "tumor"), 1, 0.5)
+    return dataclasses.asdict(metrics.compute_metrics(decided, 100))
 
 
-def values(found, path=""):
+def values(node, path=""):
     """Every number of a nested dictionary, by its path."""
-    if isinstance(found, dict):
-        pairs = found.items()
-    elif isinstance(found, list):
-        pairs = enumerate(found)
+    if isinstance(node, dict):
+        pairs = node.items()
+    elif isinstance(node, list | tuple):
+        pairs = enumerate(node)
     else:
-        return {path: found}
+        return {path: node}
     return {
         k: v
         for key, part in pairs
@@ -77,11 +79,13 @@ def test_batches_padding_and_replicas_change_no_figure(
     tiny_records, strategy_name, global_batch_size
 ):
     expected = values(compute(tiny_records, "one_device", 22))
-    found = values(compute(tiny_records, strategy_name, global_batch_size))
-    assert found.keys() == expected.keys()
+    measured = values(compute(tiny_records, strategy_name, global_batch_size))
+    assert measured.keys() == expected.keys()
     assert 0.5 < expected["/metrics/roc_auc/value"] < 1
     for name, value in expected.items():
         if isinstance(value, float):
-            np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-9)
+            np.testing.assert_allclose(
+                measured[name], value, rtol=1e-6, atol=1e-9
+            )
         else:
-            assert found[name] == value
+            assert measured[name] == value

@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import json
 import re
 import shutil
@@ -11,7 +10,7 @@ import tensorflow as tf
 from tests.conftest import IMAGE_SIZE
 from tests.export.examples import OPERATING_POINT, TEMPERATURE
 from trainer.data import input_pipeline, preprocessing
-from trainer.evaluation import predict, predictions
+from trainer.evaluation.predictions import make_predictions
 from trainer.export import (
     blessing,
     evaluated_images,
@@ -19,6 +18,7 @@ from trainer.export import (
     version_checks,
     versions,
 )
+from trainer.report import tables
 
 LIMITS = {"max_latency_ms": 60_000.0, "max_megabytes": 32.0}
 ALL_CHECKS = (
@@ -45,15 +45,11 @@ def predictions_path(classifier_model, tiny_records, tmp_path_factory):
         pixels = [preprocessing.prepare_image(i, IMAGE_SIZE, 1) for i in images]
         index = input_pipeline.read_index(str(tiny_records), info)[split]
         logits = classifier_model(np.stack(pixels), training=False).numpy()
-        answers[split] = dataclasses.replace(
-            predict.make_predictions(*index, logits), temperature=TEMPERATURE
+        answers[split] = make_predictions(*index, logits).decide(
+            info.class_names, 1, OPERATING_POINT, TEMPERATURE
         )
     path = tmp_path_factory.mktemp("evaluation") / "predictions.csv"
-    path.write_text(
-        predictions.predictions_csv(
-            answers, info.class_names, 1, OPERATING_POINT
-        )
-    )
+    path.write_text(tables.predictions_csv(answers))
     return path
 
 

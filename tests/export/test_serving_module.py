@@ -68,14 +68,13 @@ def test_signature_types_are_those_of_the_contract(signatures):
         "pixels": answer,
         "explain": answer | {"overlay_bytes": "string"},
     }
-    found = {
+    assert expected == {
         name: {
             key: spec.dtype.name
             for key, spec in function.structured_outputs.items()
         }
         for name, function in functions.items()
     }
-    assert found == expected
     inputs = functions["pixels"].structured_input_signature[1]
     assert inputs["pixels"].shape.as_list() == [None, IMAGE_SIZE, IMAGE_SIZE, 1]
 
@@ -139,13 +138,13 @@ def test_overlay_is_the_map_of_the_label_over_the_image(
     classifier_model, signatures
 ):
     expected = saliency.explain_images(classifier_model, IMAGES)
-    found = signatures["explain"](IMAGES)["overlay_bytes"]
-    for one, other in zip(found, expected, strict=True):
-        picture = np.asarray(Image.open(io.BytesIO(one)), int)
-        assert picture.shape == (40, 40, 3)
-        np.testing.assert_allclose(
-            picture, np.asarray(Image.open(io.BytesIO(other)), int), atol=2
+    overlays = signatures["explain"](IMAGES)["overlay_bytes"]
+    for pair in zip(overlays, expected, strict=True):
+        overlay, picture = (
+            np.asarray(Image.open(io.BytesIO(png)), int) for png in pair
         )
+        assert overlay.shape == (40, 40, 3)
+        np.testing.assert_allclose(overlay, picture, atol=2)
 
 
 @pytest.mark.parametrize("name", signature.SIGNATURES)

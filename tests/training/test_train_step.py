@@ -111,9 +111,10 @@ def zero_weights_gradient(inputs, labels):
 
 
 @STRATEGIES
-@pytest.mark.parametrize("accumulation_steps", [1, 2])
-@pytest.mark.parametrize("loss_scaling", [False, True])
-@pytest.mark.parametrize("share", [0.25, 4.0])
+@pytest.mark.parametrize(
+    ("share", "loss_scaling", "accumulation_steps"),
+    [(0.25, False, 2), (0.25, True, 1), (4.0, True, 2)],
+)
 def test_gradient_is_clipped_by_the_norm_of_its_sum(
     share, loss_scaling, accumulation_steps, strategy_name
 ):
@@ -171,8 +172,9 @@ def test_accumulated_micro_batches_train_as_the_whole_batch(strategy_name):
             np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
-@STRATEGIES
-@pytest.mark.parametrize("accumulation_steps", [1, 2])
+@pytest.mark.parametrize(
+    ("strategy_name", "accumulation_steps"), [("mirrored", 1), ("mirrored", 2)]
+)
 def test_overflow_on_one_replica_skips_the_step_on_all(
     strategy_name, accumulation_steps
 ):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trainer.data import input_pipeline
-from trainer.evaluation import predict
+from trainer.evaluation.predictions import make_predictions
 from tuning import second_stage, tuner
 
 SETTINGS = {
@@ -33,7 +33,7 @@ def runs(monkeypatch):
         labels = np.array(index.labels)[:, np.newaxis]
         noise = np.random.default_rng(0).normal(size=labels.shape)
         logits = (noise + QUALITY[blocks] * (labels - 0.5)).astype(np.float32)
-        predictions = predict.make_predictions(
+        predictions = make_predictions(
             index.ids, index.groups, index.labels, logits
         )
         return types.SimpleNamespace(predictions={"validation": predictions})

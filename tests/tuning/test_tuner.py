@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from trainer import config
+from trainer.evaluation.results import Metric
 from tuning import optimism, report, search_space, trial_log, tuner
 
 
@@ -121,7 +122,7 @@ def test_verdict_judges_by_the_corrected_score(
         dataclasses.replace(options, objective=objective),
         4,
         trial_log.EndedTrial("3", {}, 1.0, 0.9),
-        {"value": 0.9, "interval": [0.8, 1.0]},
+        Metric(value=0.9, interval=(0.8, 1.0)),
         optimism.Estimate(flip(0.8), interval),
         flip(default),
     )

@@ -6,9 +6,7 @@ model sees the pixels it was evaluated on.
 
 import tensorflow as tf
 
-# Refused before decoding: a PNG of 140 KB can unfold into 12,000 x 12,000
-# pixels, 432 MB. Whole-slide images do not come through a JSON request.
-MAX_PIXELS = 64_000_000
+from trainer.data.images.image import MAX_PIXELS
 
 
 def decode_image(image_bytes: tf.Tensor, channels: int) -> tf.Tensor:

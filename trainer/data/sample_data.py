@@ -9,7 +9,6 @@ numbers of the patients are shuffled.
 """
 
 import functools
-import io
 import math
 import os
 import sys
@@ -17,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
-from PIL import Image
 from tqdm import tqdm
 
 from trainer.data import phantom
 from trainer.data.build import parallel
+from trainer.data.images.image import encode_png
 
 CLASS_NAMES = ("no_tumor", "tumor")
 NUM_IMAGES = 600
@@ -132,12 +131,10 @@ def _write_patient(
     )
     for index in range(plan.num_slices):
         pixels = phantom.draw_slice(patient, index, image_size, rng)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
         name = f"patient_{plan.number:04d}_slice_{index:02d}.png"
         path = os.path.join(output_dir, CLASS_NAMES[plan.label], name)
         with open(path, "wb") as file:
-            file.write(buffer.getvalue())
+            file.write(encode_png(pixels))
     return plan.num_slices
 
 

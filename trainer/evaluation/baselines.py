@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from sklearn import exceptions, linear_model, pipeline, preprocessing
 
-from trainer.evaluation import predictions as predictions_lib
-from trainer.evaluation import ranking, resampling
+from trainer.evaluation import ranking, resampling, results
+from trainer.evaluation.predictions import Decided
 
 PIXEL_SIZE = 64
 METADATA = ("width", "height", "bytes", "is_jpeg", "is_colour", "brightness")
@@ -40,12 +40,7 @@ class SplitImages:
 def describe_images(
     encoded: Iterable[bytes], labels: Iterable[int]
 ) -> SplitImages:
-    """Reads what the baselines use from encoded images.
-
-    Args:
-        encoded: JPEG or PNG bytes of every image.
-        labels: likewise.
-    """
+    """Reads what the baselines use from encoded images, JPEG or PNG each."""
     pixels, metadata = [], []
     for image_bytes in encoded:
         with Image.open(io.BytesIO(image_bytes)) as image:
@@ -87,15 +82,8 @@ def nearest_neighbor(
 ) -> np.ndarray:
     """Scores of each class by its nearest training image.
 
-    Args:
-        train_pixels: `[training images, pixels]`.
-        train_labels: int `[training images]`.
-        pixels: `[images, pixels]`.
-        num_classes: at least as many as there are labels.
-
-    Returns:
-        float64 `[images, classes]`: inverse distances that sum to 1, so the
-        greatest is of the class of the nearest image.
+    float64 `[images, classes]`: inverse distances that sum to 1, so the
+    greatest is of the class of the nearest image.
     """
     nearest = np.full((len(pixels), num_classes), np.inf)
     for start in range(0, len(train_labels), _CHUNK):
@@ -121,14 +109,7 @@ def metadata_regression(
     metadata: np.ndarray,
     num_classes: int,
 ) -> np.ndarray:
-    """Probabilities of a logistic regression, `[images, classes]`.
-
-    Args:
-        train_metadata: float `[training images, facts]`.
-        train_labels: int `[training images]`.
-        metadata: float `[images, facts]`.
-        num_classes: at least as many as there are labels.
-    """
+    """Probabilities of a logistic regression, `[images, classes]`."""
     probabilities = np.zeros((len(metadata), num_classes))
     classes = np.unique(train_labels)
     if len(classes) < 2 or not len(metadata):
@@ -147,46 +128,42 @@ def metadata_regression(
 
 
 def make_baselines(
-    images: dict[str, SplitImages], num_classes: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Scores of every baseline for every split but training.
-
-    Records store training images resized, so facts about their files are not
-    those of a test image: the regression learns from validation, and exists
-    for test alone.
+    train: SplitImages,
+    images: SplitImages,
+    num_classes: int,
+    originals: SplitImages | None = None,
+) -> dict[str, np.ndarray]:
+    """Scores of every baseline for a split, float64 `[images, classes]`.
 
     Args:
-        images: by split; "train" and at least one other.
+        train: the training images, as records store them.
+        images: of the split.
         num_classes: of the data set.
-
-    Returns:
-        Baseline -> split -> float64 `[images, classes]`.
+        originals: images to learn facts about files from. Records store
+            training images resized, so those are not the facts of a test
+            image: test learns from validation, and validation from none.
     """
-    train = images["train"]
-    found = {"majority class": {}, "nearest neighbour": {}}
-    for split, part in images.items():
-        if split == "train":
-            continue
-        found["majority class"][split] = majority_class(
-            train.labels, len(part.labels), num_classes
+    scores = {
+        "majority class": majority_class(
+            train.labels, len(images.labels), num_classes
+        ),
+        "nearest neighbour": nearest_neighbor(
+            train.pixels, train.labels, images.pixels, num_classes
+        ),
+    }
+    if originals is not None:
+        scores["file metadata"] = metadata_regression(
+            originals.metadata, originals.labels, images.metadata, num_classes
         )
-        found["nearest neighbour"][split] = nearest_neighbor(
-            train.pixels, train.labels, part.pixels, num_classes
-        )
-    if "validation" in images and "test" in images:
-        learned = images["validation"]
-        found["file metadata"] = {
-            "test": metadata_regression(
-                learned.metadata,
-                learned.labels,
-                images["test"].metadata,
-                num_classes,
-            )
-        }
-    return found
+    return scores
 
 
-def _comparable(labels, probabilities, positive_index, weights) -> np.ndarray:
+def _comparable(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    positive_index: int | None,
+    weights: np.ndarray,
+) -> np.ndarray:
     """ROC AUC of two classes, balanced accuracy of more, per resample."""
     if positive_index is not None:
         return ranking.roc_auc(
@@ -196,79 +173,73 @@ def _comparable(labels, probabilities, positive_index, weights) -> np.ndarray:
     recalls = []
     for c in np.unique(labels):
         counted = weights[:, labels == c]
-        total = counted.sum(axis=1)
         recalls.append(
-            np.divide(
-                counted @ hit[labels == c],
-                total,
-                out=np.full(len(weights), np.nan),
-                where=total > 0,
-            )
+            ranking.ratio(counted @ hit[labels == c], counted.sum(axis=1))
         )
     # A resample without one of the classes does not tell.
     return np.mean(recalls, axis=0)
 
 
 def compare(
-    predictions: predictions_lib.Predictions,
+    predictions: Decided,
     baselines: dict[str, np.ndarray],
-    positive_index: int | None,
     num_resamples: int = resampling.NUM_RESAMPLES,
     seed: int = 0,
-) -> dict:
+) -> results.Baselines:
     """Every baseline's figure, and how far the model is above it.
 
     Args:
         predictions: of the model, finite, at least one image.
         baselines: float `[images, classes]` by name, for the same images.
-        positive_index: label of the positive class, None unless there are two.
         num_resamples: paired: both are judged on the same draws of groups.
         seed: of the resamples.
-
-    Returns:
-        What `report` documents as `baselines`.
     """
-    labels, ours = predictions.labels, predictions.probabilities
+    labels, positive = predictions.labels, predictions.positive_index
 
     def statistics(weights):
-        model = _comparable(labels, ours, positive_index, weights)
-        found = {}
+        model = _comparable(
+            labels, predictions.probabilities, positive, weights
+        )
+        figures = {}
         for name, scores in baselines.items():
-            theirs = _comparable(labels, scores, positive_index, weights)
-            found[name, "value"] = theirs
-            found[name, "difference"] = model - theirs
-        return found
+            figures[name, "value"] = _comparable(
+                labels, scores, positive, weights
+            )
+            figures[name, "difference"] = model - figures[name, "value"]
+        return figures
 
     values, resampled = resampling.resample(
         statistics, predictions.groups, num_resamples, seed
     )
-    result = {}
-    for name in baselines:
+    fewest = resampling.fewest_groups(predictions.groups, labels)
+    compared: results.Baselines = {}
+    for name, scores in baselines.items():
         value, difference = values[name, "value"], values[name, "difference"]
         if not np.isfinite(difference):
-            result[name] = {
-                "value": None,
-                "reason": "needs images of both classes",
-                "beaten": None,
-            }
+            compared[name] = results.NoBaseline(
+                None, "needs images of both classes", None
+            )
             continue
         interval = resampling.percentile_interval(
-            resampled[name, "difference"],
-            resampling.fewest_groups(predictions.groups, labels),
+            resampled[name, "difference"], fewest
         )
-        result[name] = {
-            "metric": "balanced_accuracy"
-            if positive_index is None
-            else "roc_auc",
-            "value": value,
-            "difference": difference,
-            "difference_interval": interval,
-            "beaten": interval is not None and interval[0] > 0,
-        }
-        if positive_index is not None:
-            result[name]["delong_p_value"] = ranking.delong_p_value(
-                labels == positive_index,
-                ours[:, positive_index],
-                baselines[name][:, positive_index],
+        beaten = interval is not None and interval[0] > 0
+        if positive is None:
+            compared[name] = results.Baseline(
+                "balanced_accuracy", value, difference, interval, beaten
             )
-    return result
+            continue
+        test = ranking.delong_test(
+            labels == positive,
+            predictions.probabilities[:, positive],
+            scores[:, positive],
+        )
+        compared[name] = results.BaselineOfTwo(
+            "roc_auc",
+            value,
+            difference,
+            interval,
+            beaten,
+            test and test.p_value,
+        )
+    return compared

@@ -1,8 +1,12 @@
 """Temperature and operating point: both are chosen on validation."""
 
+import dataclasses
+
 import numpy as np
 from scipy import optimize, special
 from sklearn import metrics as sklearn_metrics
+
+from trainer.evaluation.predictions import Predictions
 
 _MAX_TEMPERATURE = 20.0
 # The least threshold that a float32 score of 1 does not reach, and then some.
@@ -13,16 +17,28 @@ _RULES = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What was decided before the images that judge were looked at.
+
+    Attributes:
+        temperature: divides the logits.
+        operating_point: threshold on the score; None for more than two
+            classes.
+        rule: how the operating point was chosen.
+        note: empty, or why the rule could not be applied.
+    """
+
+    temperature: float
+    operating_point: float | None
+    rule: str
+    note: str = ""
+
+
 def log_loss(
     labels: np.ndarray, logits: np.ndarray, temperature: float = 1.0
 ) -> float:
-    """Mean negative log-likelihood of the labels, in nats.
-
-    Args:
-        labels: int `[images]`.
-        logits: `[images, classes]`.
-        temperature: divides the logits.
-    """
+    """Mean negative log-likelihood of the labels, in nats."""
     log_p = special.log_softmax(logits.astype(np.float64) / temperature, -1)
     return float(-np.mean(log_p[np.arange(len(labels)), labels]))
 
@@ -32,10 +48,6 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
 
     Guo et al., 2017, "On Calibration of Modern Neural Networks",
     https://arxiv.org/abs/1706.04599.
-
-    Args:
-        labels: int `[images]`, of validation.
-        logits: `[images, classes]`.
 
     Returns:
         Between 0.05 and 20; 1.0 where nothing can be fitted: fewer than two
@@ -133,3 +145,22 @@ def choose_operating_point(
     if best == 0:  # no image is called positive, not even one that scores 1
         return float((1 + lower) / 2 if lower < 1 else _ABOVE_ONE), ""
     return float((thresholds[best] + lower) / 2), ""
+
+
+def choose(
+    validation: Predictions,
+    positive_index: int | None,
+    rule: str,
+) -> Chosen:
+    """Temperature and operating point, from validation alone."""
+    answered = validation.select(validation.is_finite)
+    temperature = fit_temperature(answered.labels, answered.logits)
+    if positive_index is None:
+        return Chosen(temperature, None, rule)
+    logits = answered.logits.astype(np.float64) / temperature
+    operating_point, note = choose_operating_point(
+        answered.labels == positive_index,
+        special.softmax(logits, axis=-1)[:, positive_index],
+        rule,
+    )
+    return Chosen(temperature, operating_point, rule, note)

@@ -1,4 +1,4 @@
-"""Two models on the same images: is one of them better?
+"""Two models on the same images: what do they differ in?
 
 Differences have intervals from paired resamples of whole groups. DeLong's and
 McNemar's tests, which reviewers ask for, take images as independent and stand
@@ -8,8 +8,8 @@ beside them.
 import numpy as np
 from scipy import stats
 
-from trainer.evaluation import metrics, ranking, resampling
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import metrics, ranking, resampling, results
+from trainer.evaluation.predictions import Decided
 
 _OF_TWO = (
     "roc_auc",
@@ -20,165 +20,107 @@ _OF_TWO = (
     "brier",
 )
 _OF_MANY = ("accuracy", "balanced_accuracy", "roc_auc", "macro_f1", "brier")
-_SIGNIFICANT = 0.05
 
 
-def mcnemar(is_right: np.ndarray, other_is_right: np.ndarray) -> dict:
+def mcnemar(
+    is_right: np.ndarray, other_is_right: np.ndarray
+) -> results.McNemarTest:
     """McNemar's exact test that two models are right equally often.
 
     McNemar, 1947, "Note on the sampling error of the difference between
     correlated proportions or percentages".
-
-    Args:
-        is_right: bool `[images]`.
-        other_is_right: likewise.
-
-    Returns:
-        The numbers of images that one of both alone got right, and the
-        two-sided `p_value` of their binomial distribution.
     """
-    only_first = int(np.sum(is_right & ~other_is_right))
+    only_this = int(np.sum(is_right & ~other_is_right))
     only_other = int(np.sum(~is_right & other_is_right))
-    discordant = only_first + only_other
     p_value = 1.0
-    if discordant:
-        p_value = float(stats.binomtest(only_first, discordant).pvalue)
-    return {
-        "only_this_right": only_first,
-        "only_other_right": only_other,
-        "p_value": p_value,
-    }
+    if only_this or only_other:
+        test = stats.binomtest(only_this, only_this + only_other)
+        p_value = float(test.pvalue)
+    return results.McNemarTest(only_this, only_other, p_value)
 
 
 def compare(
-    predictions: predictions_lib.Predictions,
-    others: predictions_lib.Predictions,
-    class_names: tuple[str, ...],
-    positive_index: int | None,
-    operating_points: tuple[float | None, float | None],
+    this: Decided,
+    other: Decided,
+    names: tuple[str, str] = ("this", "other"),
     num_resamples: int = resampling.NUM_RESAMPLES,
     seed: int = 0,
-) -> dict:
+) -> results.Comparison:
     """What two models differ in on the same images.
 
     Args:
-        predictions: calibrated, of one model.
-        others: of the other model, for the same images in the same order.
-        class_names: in the order of the labels.
-        positive_index: label of the positive class, None unless there are two.
-        operating_points: of the one and the other, None unless two classes.
+        this: predictions of the one model.
+        other: of the other model, of the same classes, for the same images in
+            the same order.
+        names: of the models.
         num_resamples: behind an interval.
         seed: of the resamples.
-
-    Returns:
-        What `report` documents as `comparison`.
     """
-    both = predictions.is_finite & others.is_finite
-    first, second = predictions.select(both), others.select(both)
-    found = {
-        "num_images": len(first.ids),
-        "num_groups": len(set(first.groups)),
-        "num_without_answer": int(np.sum(~both)),
-    }
-    if not len(first.ids):
-        return found | {"metrics": {}, "delong": {}, "mcnemar": None}
-    statistics = [
-        metrics.make_statistics(p, class_names, positive_index, point)
-        for p, point in zip((first, second), operating_points, strict=True)
-    ]
-    names = _OF_TWO if positive_index is not None else _OF_MANY
-
-    def differences(weights):
-        mine, theirs = (of_model(weights) for of_model in statistics)
-        return {
-            (part, name): values
-            for name in names
-            for part, values in (
-                ("this", mine["", name]),
-                ("other", theirs["", name]),
-                ("difference", mine["", name] - theirs["", name]),
+    both = this.is_finite & other.is_finite
+    this, other = this.select(both), other.select(both)
+    differences, mcnemar_test, delong = {}, None, {}
+    if len(this.ids):
+        differences = _differences(this, other, num_resamples, seed)
+        mcnemar_test = mcnemar(
+            this.decisions == this.labels, other.decisions == other.labels
+        )
+        classes = range(len(this.class_names))
+        if this.positive_index is not None:
+            classes = [this.positive_index]
+        delong = {
+            this.class_names[c]: ranking.delong_test(
+                this.labels == c,
+                this.probabilities[:, c],
+                other.probabilities[:, c],
             )
+            for c in classes
         }
+    return results.Comparison(
+        *names,
+        num_images=len(this.ids),
+        num_groups=len(set(this.groups)),
+        num_without_answer=int(np.sum(~both)),
+        metrics=differences,
+        mcnemar=mcnemar_test,
+        delong=delong,
+    )
+
+
+def _differences(
+    this: Decided, other: Decided, num_resamples: int, seed: int
+) -> dict[str, results.Difference]:
+    names = _OF_MANY if this.positive_index is None else _OF_TWO
+    of_this, of_other = map(metrics.make_statistics, (this, other))
+
+    def statistics(weights):
+        values, other_values = of_this(weights), of_other(weights)
+        figures = {}
+        for name in names:
+            figures["this", name] = values["", name]
+            figures["other", name] = other_values["", name]
+            difference = values["", name] - other_values["", name]
+            figures["difference", name] = difference
+        return figures
 
     values, resampled = resampling.resample(
-        differences,
-        first.groups,
+        statistics,
+        this.groups,
         num_resamples,
         seed,
-        width=len(class_names) ** 2,
+        width=len(this.class_names) ** 2,
     )
-    fewest = resampling.fewest_groups(first.groups, first.labels)
-    found["metrics"] = {
-        name: _difference(name, values, resampled, fewest) for name in names
-    }
-    decided = [
-        p.decided(positive_index, point)
-        for p, point in zip((first, second), operating_points, strict=True)
-    ]
-    found["mcnemar"] = mcnemar(
-        decided[0] == first.labels, decided[1] == first.labels
-    )
-    classes = (
-        range(len(class_names)) if positive_index is None else [positive_index]
-    )
-    found["delong"] = {
-        class_names[c]: ranking.delong_test(
-            first.labels == c,
-            first.probabilities[:, c],
-            second.probabilities[:, c],
-        )
-        for c in classes
-    }
-    return found
-
-
-def _difference(name: str, values: dict, resampled: dict, fewest: int) -> dict:
-    found = {
-        part: values[part, name] if np.isfinite(values[part, name]) else None
-        for part in ("this", "other", "difference")
-    }
-    found["interval"] = None
-    if found["difference"] is None:
-        return found | {"reason": "needs images of both classes"}
-    found["interval"] = resampling.percentile_interval(
-        resampled["difference", name], fewest
-    )
-    if found["interval"] is None:
-        found["reason"] = "too few groups for an interval"
-    return found
-
-
-def verdict(found: dict, this: str, other: str) -> list[str]:
-    """Which model is better, in sentences.
-
-    Args:
-        found: from `compare`.
-        this: name of the one model.
-        other: name of the other.
-    """
-    if not found["num_images"]:
-        return ["There is no image that both models answered."]
-    sentences = []
-    for class_name, test in found["delong"].items():
-        if test is None:
-            continue
-        low, high = test["interval"]
-        clear = test["p_value"] < _SIGNIFICANT
-        better = this if test["difference"] > 0 else other
-        said = f"{better} ranks better" if clear else "neither ranks better"
-        sentences.append(
-            f"ROC AUC of {class_name}: {said} (difference "
-            f"{test['difference']:+.3f}, 95 % interval {low:+.3f} to "
-            f"{high:+.3f}, DeLong p = {test['p_value']:.3g})."
-        )
-    test = found["mcnemar"]
-    ahead = test["only_this_right"] - test["only_other_right"]
-    better = this if ahead > 0 else other
-    clear = test["p_value"] < _SIGNIFICANT
-    said = f"{better} decides better" if clear else "neither decides better"
-    sentences.append(
-        f"Decisions: {said} ({test['only_this_right']} images are right by "
-        f"{this} alone, {test['only_other_right']} by {other} alone, McNemar "
-        f"p = {test['p_value']:.3g})."
-    )
-    return sentences
+    fewest = resampling.fewest_groups(this.groups, this.labels)
+    differences = {}
+    for name in names:
+        figures = [
+            values[part, name] if np.isfinite(values[part, name]) else None
+            for part in ("this", "other", "difference")
+        ]
+        interval, reason = None, "needs images of both classes"
+        if figures[-1] is not None:
+            interval = resampling.percentile_interval(
+                resampled["difference", name], fewest
+            )
+            reason = None if interval else "too few groups for an interval"
+        differences[name] = results.Difference(*figures, interval, reason)
+    return differences

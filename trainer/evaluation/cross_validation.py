@@ -10,107 +10,89 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainer.data import records
-from trainer.evaluation import metrics
-from trainer.evaluation import predictions as predictions_lib
-from trainer.report import report
+from trainer.evaluation import calibration, metrics, results
+from trainer.evaluation.predictions import Decided, Predictions
+
+
+def decide(
+    fold: Mapping[str, Predictions],
+    class_names: tuple[str, ...],
+    positive_index: int | None,
+    rule: str,
+) -> Decided:
+    """A fold's test predictions, calibrated and decided by its validation.
+
+    Args:
+        fold: its "validation" and "test", uncalibrated.
+        class_names: in the order of the labels.
+        positive_index: label of the positive class, None unless there are two.
+        rule: see `calibration.parse_rule`.
+    """
+    chosen = calibration.choose(fold["validation"], positive_index, rule)
+    test = fold["test"].decide(
+        class_names,
+        positive_index,
+        chosen.operating_point,
+        chosen.temperature,
+    )
+    # Folds have choices of their own, what is pooled has none.
+    return dataclasses.replace(
+        test,
+        logits=test.logits.astype(np.float64) / chosen.temperature,
+        temperature=1.0,
+        operating_point=None,
+        own_decisions=test.decisions,
+    )
 
 
 def summarize(
-    folds: Sequence[Mapping[str, predictions_lib.Predictions]],
-    info: records.DatasetInfo,
-    operating_point_rule: str,
+    folds: Sequence[Decided],
     prevalences: tuple[float, ...] = (),
     seed: int = 0,
-) -> tuple[dict, str]:
+) -> results.CrossValidation:
     """Pooled and per-fold figures.
 
     Args:
-        folds: "validation" and "test" of each fold, uncalibrated.
-        info: the whole data set.
-        operating_point_rule: see `calibration.parse_rule`.
+        folds: from `decide`.
         prevalences: at which pooled predictive values are asked for.
         seed: of the bootstrap.
-
-    Returns:
-        What `report` documents as `cross_validation`, and the text of a table
-        as `predictions.csv`, with the fold instead of the split.
     """
-    names, positive = info.class_names, info.positive_index
-    decided = [_decide(fold, positive, operating_point_rule) for fold in folds]
-    judged = [p.select(p.is_finite) for p in decided]
-    found = [
-        metrics.compute_metrics(p, names, positive, None, seed=seed)
-        | {"num_without_answer": len(every.ids) - len(p.ids)}
-        for p, every in zip(judged, decided, strict=True)
-    ]
+    by_fold = [metrics.compute_metrics(p, seed=seed) for p in folds]
     pooled = metrics.compute_metrics(
-        _concatenate(judged),
-        names,
-        positive,
-        None,
-        seed=seed,
-        prevalences=prevalences,
+        _concatenate(folds), seed=seed, prevalences=prevalences
     )
-    pooled["num_without_answer"] = sum(f["num_without_answer"] for f in found)
-    summary = {
-        "num_folds": len(folds),
-        "pooled": pooled,
-        "folds": found,
-        "mean": {
-            name: _mean([fold["metrics"][name]["value"] for fold in found])
-            for name in pooled["metrics"]
+    return results.CrossValidation(
+        num_folds=len(folds),
+        pooled=pooled,
+        folds=by_fold,
+        mean={
+            name: _mean([fold.metrics[name].value for fold in by_fold])
+            for name in pooled.metrics
         },
-    }
-    table = predictions_lib.predictions_csv(
-        {f"fold {i}": p for i, p in enumerate(decided, start=1)},
-        names,
-        positive,
-        None,
     )
-    return summary, table
 
 
-def _decide(
-    fold: Mapping[str, predictions_lib.Predictions],
-    positive_index: int | None,
-    rule: str,
-) -> predictions_lib.Predictions:
-    """A fold's test predictions, calibrated and decided by its validation."""
-    chosen = report.choose(fold["validation"], positive_index, rule)
-    test = dataclasses.replace(
-        fold["test"],
-        # Folds have temperatures of their own, what is pooled has none.
-        logits=fold["test"].logits.astype(np.float64) / chosen.temperature,
-    )
+def _concatenate(parts: Sequence[Decided]) -> Decided:
     return dataclasses.replace(
-        test, decisions=test.decided(positive_index, chosen.operating_point)
-    )
-
-
-def _concatenate(
-    parts: Sequence[predictions_lib.Predictions],
-) -> predictions_lib.Predictions:
-    return predictions_lib.Predictions(
+        parts[0],
         ids=[name for part in parts for name in part.ids],
         groups=[group for part in parts for group in part.groups],
         labels=np.concatenate([part.labels for part in parts]),
         logits=np.concatenate([part.logits for part in parts]),
-        decisions=np.concatenate([part.decisions for part in parts]),
+        own_decisions=np.concatenate([part.own_decisions for part in parts]),
     )
 
 
-def _mean(values: Sequence[float | None]) -> dict:
-    """Mean and standard deviation over the folds that have a value."""
+def _mean(values: Sequence[float | None]) -> results.FoldMean:
     known = [value for value in values if value is not None]
-    return {
-        "value": float(np.mean(known)) if known else None,
-        "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
-        "num_folds": len(known),
-    }
+    return results.FoldMean(
+        value=float(np.mean(known)) if known else None,
+        sd=float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        num_folds=len(known),
+    )
 
 
-def to_json(fold: Mapping[str, predictions_lib.Predictions]) -> str:
+def to_json(fold: Mapping[str, Predictions]) -> str:
     """A finished fold as text, from which its figures can be made again."""
     return json.dumps(
         {
@@ -125,11 +107,11 @@ def to_json(fold: Mapping[str, predictions_lib.Predictions]) -> str:
     )
 
 
-def from_json(text: str, source: str) -> dict[str, predictions_lib.Predictions]:
+def from_json(text: str, source: str) -> dict[str, Predictions]:
     """Parses what `to_json` wrote; `source` is named in errors."""
     try:
         return {
-            split: predictions_lib.Predictions(
+            split: Predictions(
                 ids=part["ids"],
                 groups=part["groups"],
                 labels=np.array(part["labels"], np.int32),

@@ -1,16 +1,13 @@
-"""What a model said of each image of a split, and `predictions.csv`."""
+"""What a model said of each image of a split, and what is decided by it."""
 
-import csv
 import dataclasses
-import io
+import functools
 
 import numpy as np
 from scipy import special
 
-COLUMNS = ("split", "id", "group", "label", "predicted", "score", "decision")
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
     """Predictions of one split, in the order of its records.
 
@@ -19,25 +16,23 @@ class Predictions:
         groups: patient or duplicate group of each image.
         labels: int32 `[images]`, the true classes.
         logits: float32 `[images, classes]`, before calibration.
-        temperature: the logits are divided by it before the softmax.
-        decisions: int `[images]`, the classes that were decided on by rules
-            of their own: a served model's, or those of several folds; None
-            where an operating point decides.
+        own_decisions: int `[images]`, the classes that were decided on by
+            rules of their own: a served model's, or those of several folds;
+            None where an operating point decides.
     """
 
     ids: list[str]
     groups: list[str]
     labels: np.ndarray
     logits: np.ndarray
-    temperature: float = 1.0
-    decisions: np.ndarray | None = None
+    own_decisions: np.ndarray | None = None
 
     @property
     def is_finite(self) -> np.ndarray:
         """Whether the model gave an image an answer, bool `[images]`."""
         return np.isfinite(self.logits).all(axis=-1)
 
-    def select(self, images: np.ndarray) -> "Predictions":
+    def select(self, images: np.ndarray):
         """Those of some images, given as bool `[images]` or as indices."""
         chosen = np.arange(len(self.labels))[images]
         return dataclasses.replace(
@@ -46,80 +41,94 @@ class Predictions:
             groups=[self.groups[i] for i in chosen],
             labels=self.labels[chosen],
             logits=self.logits[chosen],
-            decisions=None
-            if self.decisions is None
-            else self.decisions[chosen],
+            own_decisions=None
+            if self.own_decisions is None
+            else self.own_decisions[chosen],
         )
 
-    @property
+    def decide(
+        self,
+        class_names: tuple[str, ...],
+        positive_index: int | None,
+        operating_point: float | None = None,
+        temperature: float = 1.0,
+    ) -> "Decided":
+        """The same with what was chosen; see `Decided` for the arguments."""
+        fields = [field.name for field in dataclasses.fields(Predictions)]
+        return Decided(
+            class_names=class_names,
+            positive_index=positive_index,
+            operating_point=operating_point,
+            temperature=temperature,
+            **{name: getattr(self, name) for name in fields},
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decided(Predictions):
+    """Predictions that were calibrated and decided.
+
+    Attributes:
+        class_names: in the order of the labels.
+        positive_index: label of the positive class, None unless there are two.
+        operating_point: threshold on the score, None unless there are two
+            classes and no decisions of their own.
+        temperature: the logits are divided by it before the softmax.
+    """
+
+    class_names: tuple[str, ...]
+    positive_index: int | None
+    operating_point: float | None
+    temperature: float
+
+    @functools.cached_property
     def probabilities(self) -> np.ndarray:
         """Calibrated, float64 `[images, classes]`."""
         logits = self.logits.astype(np.float64) / self.temperature
         with np.errstate(invalid="ignore"):  # no answer: see `is_finite`
             return special.softmax(logits, axis=-1)
 
-    def scores(self, positive_index: int | None) -> np.ndarray:
+    @property
+    def scores(self) -> np.ndarray:
         """Probability of the positive class, or of the most probable one."""
-        if positive_index is None:
+        if self.positive_index is None:
             return self.probabilities.max(axis=-1)
-        return self.probabilities[:, positive_index]
+        return self.probabilities[:, self.positive_index]
 
-    def decided(
-        self, positive_index: int | None, operating_point: float | None
-    ) -> np.ndarray:
+    @functools.cached_property
+    def decisions(self) -> np.ndarray:
         """The class that is decided on, int64 `[images]`.
 
-        `decisions`, if there are any. Else for two classes the positive one
-        where its probability reaches the operating point, and for more the
-        most probable one.
+        For two classes the positive one where its probability reaches the
+        operating point, and for more the most probable one.
         """
-        if self.decisions is not None:
-            return self.decisions
-        if positive_index is None:
+        if self.own_decisions is not None:
+            return self.own_decisions
+        if self.positive_index is None:
             return self.logits.argmax(axis=-1)
-        is_positive = self.scores(positive_index) >= operating_point
-        return np.where(is_positive, positive_index, 1 - positive_index)
+        is_positive = self.scores >= self.operating_point
+        return np.where(
+            is_positive, self.positive_index, 1 - self.positive_index
+        )
 
 
-def predictions_csv(
-    predictions: dict[str, Predictions],
-    class_names: tuple[str, ...],
-    positive_index: int | None,
-    operating_point: float | None,
-) -> str:
-    """The text of `predictions.csv`.
+def make_predictions(
+    ids: list[str], groups: list[str], labels: list[int], logits: np.ndarray
+) -> Predictions:
+    """Ties the model's outputs to the records they belong to.
 
     Args:
-        predictions: by split.
-        class_names: in the order of the labels.
-        positive_index: label of the positive class, None unless there are two.
-        operating_point: threshold on the score, None unless there are two.
-
-    Returns:
-        A row per image: `COLUMNS` and a column `probability_CLASS` per class.
-        `predicted` is the most probable class, `decision` the one that the
-        operating point decides on. Nine digits, which float32 survives.
-        Where the model gave no finite answer, both are empty.
+        ids: of the images, in the order of the records.
+        groups: likewise.
+        labels: likewise.
+        logits: float32 `[images, K]`, likewise; K = 1 is the logit of label 1.
+            A logit z becomes [0, z], since sigmoid(z) = softmax([0, z])[1].
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"probability_{n}" for n in class_names)])
-    for split, p in predictions.items():
-        probabilities = p.probabilities
-        predicted = p.logits.argmax(axis=-1)
-        scores = p.scores(positive_index)
-        decided = p.decided(positive_index, operating_point)
-        for i, is_finite in enumerate(p.is_finite):
-            writer.writerow(
-                [
-                    split,
-                    p.ids[i],
-                    p.groups[i],
-                    class_names[p.labels[i]],
-                    class_names[predicted[i]] if is_finite else "",
-                    f"{scores[i]:.9g}",
-                    class_names[decided[i]] if is_finite else "",
-                    *(f"{value:.9g}" for value in probabilities[i]),
-                ]
-            )
-    return buffer.getvalue()
+    if logits.shape[-1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
+    return Predictions(
+        ids=ids,
+        groups=groups,
+        labels=np.asarray(labels, np.int32),
+        logits=logits,
+    )

@@ -1,12 +1,14 @@
 """Proportions of images, with intervals that know of groups."""
 
+import functools
+
 import numpy as np
 from scipy import stats
 
-from trainer.evaluation import resampling
+from trainer.evaluation import resampling, results
 
 
-def wilson_interval(proportion: float, trials: float) -> list[float]:
+def wilson_interval(proportion: float, trials: float) -> results.Interval:
     """The Wilson score interval.
 
     Wilson, 1927, "Probable Inference, the Law of Succession, and Statistical
@@ -26,7 +28,7 @@ def wilson_interval(proportion: float, trials: float) -> list[float]:
     # At 0 and 1 the bounds are exact but for rounding.
     low = 0.0 if proportion == 0 else max(0.0, center - half)
     high = 1.0 if proportion == 1 else min(1.0, center + half)
-    return [float(low), float(high)]
+    return float(low), float(high)
 
 
 def effective_trials(success: np.ndarray, groups: np.ndarray) -> float:
@@ -57,27 +59,32 @@ def effective_trials(success: np.ndarray, groups: np.ndarray) -> float:
     return float(trials / max(1.0, between / independent))
 
 
-def proportion(success: np.ndarray, groups: np.ndarray, none: str) -> dict:
-    """A proportion of images, for `metrics.json`.
+def proportion(
+    success: np.ndarray,
+    groups: np.ndarray,
+    none: str,
+    bootstrap_interval: results.Interval | None = None,
+) -> results.Proportion:
+    """A proportion of images, with Wilson's interval.
 
     Args:
         success: bool `[images]`, of the images that count.
         groups: int `[images]`, likewise.
         none: said where there is no image that counts.
+        bootstrap_interval: to stand beside it.
     """
+    make = functools.partial(
+        results.Proportion, bootstrap_interval=bootstrap_interval
+    )
     if not len(success):
-        return {"value": None, "interval": None, "reason": none}
-    value = float(success.mean())
-    counts = {"n": len(success), "n_groups": len(np.unique(groups))}
-    if counts["n_groups"] == 1 < len(success):
-        reason = "all images are of one group"
-        return {"value": value, "interval": None, "reason": reason} | counts
+        return make(value=None, interval=None, reason=none)
+    value, n, n_groups = float(success.mean()), len(success), len(set(groups))
+    make = functools.partial(make, value=value, n=n, n_groups=n_groups)
+    if n_groups == 1 < n:
+        return make(interval=None, reason="all images are of one group")
     effective = effective_trials(success, groups)
-    return {
-        "value": value,
-        "interval": wilson_interval(value, effective),
-        "method": "Wilson"
-        if effective == len(success)
-        else "Wilson, for groups",
-        "n_effective": effective,
-    } | counts
+    return make(
+        interval=wilson_interval(value, effective),
+        method=results.WILSON if effective == n else results.WILSON_FOR_GROUPS,
+        n_effective=effective,
+    )

@@ -7,7 +7,14 @@ bootstrap share one sort of the scores.
 import numpy as np
 from scipy import stats
 
-from trainer.evaluation import resampling
+from trainer.evaluation import resampling, results
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Their quotient, NaN where there is nothing below."""
+    return np.divide(
+        above, below, out=np.full(np.shape(below), np.nan), where=below > 0
+    )
 
 
 def _weights_by_score(is_positive, scores, weights):
@@ -25,9 +32,7 @@ def _weights_by_score(is_positive, scores, weights):
 
 
 def roc_auc(
-    is_positive: np.ndarray,
-    scores: np.ndarray,
-    weights: np.ndarray | None = None,
+    is_positive: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """Share of pairs of a positive and a negative that are ranked right.
 
@@ -37,38 +42,27 @@ def roc_auc(
     Args:
         is_positive: bool `[images]`.
         scores: `[images]`.
-        weights: `[resamples, images]`, one resample of ones if None.
+        weights: `[resamples, images]`.
 
     Returns:
         float64 `[resamples]`, NaN where there is one class only.
     """
-    if weights is None:
-        weights = np.ones((1, len(scores)))
     if not len(scores):
         return np.full(len(weights), np.nan)
     positive, negative = _weights_by_score(is_positive, scores, weights)
     below = np.cumsum(negative, axis=1) - negative / 2
     wins = np.einsum("ij,ij->i", positive, below)
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    return np.divide(
-        wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0
-    )
+    return ratio(wins, positive.sum(axis=1) * negative.sum(axis=1))
 
 
 def average_precision(
-    is_positive: np.ndarray,
-    scores: np.ndarray,
-    weights: np.ndarray | None = None,
+    is_positive: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """Precision at every threshold, weighted by the recall it adds.
 
-    As scikit-learn's `average_precision_score`. Arguments as of `roc_auc`.
-
-    Returns:
-        float64 `[resamples]`, NaN where there is no positive.
+    As scikit-learn's `average_precision_score`; NaN where there is no positive.
+    Arguments as of `roc_auc`.
     """
-    if weights is None:
-        weights = np.ones((1, len(scores)))
     if not len(scores):
         return np.full(len(weights), np.nan)
     positive, negative = _weights_by_score(is_positive, scores, weights)
@@ -78,13 +72,7 @@ def average_precision(
     precision = np.divide(
         true, called, out=np.zeros_like(true), where=called > 0
     )
-    total = true[:, -1]
-    return np.divide(
-        np.einsum("ij,ij->i", positive, precision),
-        total,
-        out=np.full(len(weights), np.nan),
-        where=total > 0,
-    )
+    return ratio(np.einsum("ij,ij->i", positive, precision), true[:, -1])
 
 
 def _placements(is_positive, scores):
@@ -96,9 +84,16 @@ def _placements(is_positive, scores):
     return above / len(negative), 1 - below / len(positive)
 
 
+def _spread(of_positives, of_negatives):
+    """Half the width of an interval, and the variance of a mean."""
+    variance = sum(p.var(ddof=1) / len(p) for p in (of_positives, of_negatives))
+    z = stats.norm.ppf(0.5 + resampling.CONFIDENCE / 2)
+    return z * np.sqrt(variance), variance
+
+
 def delong_interval(
     is_positive: np.ndarray, scores: np.ndarray
-) -> list[float] | None:
+) -> results.Interval | None:
     """DeLong's interval of the AUC, which takes images as independent.
 
     DeLong et al., 1988, "Comparing the Areas under Two or More Correlated
@@ -110,52 +105,34 @@ def delong_interval(
     """
     if min(np.sum(is_positive), np.sum(~is_positive)) < 2:
         return None
-    of_positives, of_negatives = _placements(is_positive, scores)
-    variance = of_positives.var(ddof=1) / len(of_positives)
-    variance += of_negatives.var(ddof=1) / len(of_negatives)
-    half = stats.norm.ppf(0.5 + resampling.CONFIDENCE / 2) * np.sqrt(variance)
-    auc = of_positives.mean()
-    return [float(max(0, auc - half)), float(min(1, auc + half))]
+    placements = _placements(is_positive, scores)
+    half, _ = _spread(*placements)
+    auc = placements[0].mean()
+    return float(max(0, auc - half)), float(min(1, auc + half))
 
 
 def delong_test(
     is_positive: np.ndarray, scores: np.ndarray, other_scores: np.ndarray
-) -> dict | None:
+) -> results.DelongTest | None:
     """DeLong's test that two AUCs of the same images are equal.
 
-    Images are taken as independent.
-
-    Returns:
-        `difference` of the AUCs, its 95 % `interval` and the two-sided
-        `p_value`, 1.0 where the scores rank alike; None for fewer than two
-        images of a class.
+    The p-value is two-sided, and 1.0 where the scores rank alike. None for
+    fewer than two images of a class.
     """
     if min(np.sum(is_positive), np.sum(~is_positive)) < 2:
         return None
-    ours = _placements(is_positive, scores)
-    others = _placements(is_positive, other_scores)
-    variance = sum(
-        (a - b).var(ddof=1) / len(a) for a, b in zip(ours, others, strict=True)
+    placements = _placements(is_positive, scores)
+    of_other = _placements(is_positive, other_scores)
+    half, variance = _spread(
+        *(a - b for a, b in zip(placements, of_other, strict=True))
     )
-    difference = float(ours[0].mean() - others[0].mean())
-    half = stats.norm.ppf(0.5 + resampling.CONFIDENCE / 2) * np.sqrt(variance)
+    difference = float(placements[0].mean() - of_other[0].mean())
     if variance > 1e-24:
         p_value = 2 * stats.norm.sf(abs(difference) / np.sqrt(variance))
     else:  # what rounding leaves of zero
         p_value = 1.0 if abs(difference) < 1e-12 else 0.0
-    return {
-        "difference": difference,
-        "interval": [
-            float(max(-1, difference - half)),
-            float(min(1, difference + half)),
-        ],
-        "p_value": float(p_value),
-    }
-
-
-def delong_p_value(
-    is_positive: np.ndarray, scores: np.ndarray, other_scores: np.ndarray
-) -> float | None:
-    """The p-value of `delong_test`; None where it cannot be computed."""
-    test = delong_test(is_positive, scores, other_scores)
-    return None if test is None else test["p_value"]
+    return results.DelongTest(
+        difference,
+        (float(max(-1, difference - half)), float(min(1, difference + half))),
+        float(p_value),
+    )

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy import stats
 
+from trainer.evaluation.results import Interval
+
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 1000
 _MAX_CHUNK = 2_000_000  # weights in memory at a time
@@ -51,17 +53,10 @@ def resample(
     seed: int,
     width: int = 1,
 ) -> tuple[dict[tuple[str, str], float], Statistics]:
-    """Statistics of a split, and of its resamples.
+    """The value of each statistic, and its values `[num_resamples]`.
 
-    Args:
-        statistics: maps weights `[resamples, images]` to arrays `[resamples]`.
-        groups: see `resample_weights`, as are the others.
-        num_resamples: in all.
-        seed: of the draws.
-        width: per resample.
-
-    Returns:
-        The value of each statistic, and its values `[num_resamples]`.
+    `statistics` maps weights `[resamples, images]` to arrays `[resamples]`; for
+    the other arguments see `resample_weights`.
     """
     once = np.ones((1, len(groups)))
     values = {key: float(v[0]) for key, v in statistics(once).items()}
@@ -86,7 +81,7 @@ def fewest_groups(groups: Sequence[str], labels: np.ndarray) -> int:
 
 def percentile_interval(
     resampled: np.ndarray, num_groups: int | None = None
-) -> list[float] | None:
+) -> Interval | None:
     """The interval that holds the middle `CONFIDENCE` of resampled values.
 
     Args:
@@ -107,4 +102,4 @@ def percentile_interval(
         student = stats.t.ppf(tail, num_groups - 1)
         tail = stats.norm.cdf(student * np.sqrt(num_groups / (num_groups - 1)))
     low, high = np.percentile(finite, [100 * tail, 100 - 100 * tail])
-    return [float(low), float(high)]
+    return float(low), float(high)

@@ -4,8 +4,8 @@ import collections
 
 import numpy as np
 
-from trainer.evaluation import metrics
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation import metrics, results
+from trainer.evaluation.predictions import Decided
 
 KINSHIP = "kinship with training"
 INDEPENDENT = "independent of training"
@@ -57,52 +57,39 @@ def cut_numbers(values: list[str]) -> list[str]:
 
 
 def compute_subgroups(
-    predictions: predictions_lib.Predictions,
+    predictions: Decided,
     values: list[str],
-    overall: dict,
-    class_names: tuple[str, ...],
-    positive_index: int | None,
-    operating_point: float | None,
+    overall: dict[str, results.Metric],
     seed: int = 0,
-) -> dict[str, dict]:
-    """Figures of the images that share a value, for every value.
+) -> dict[str, results.Subgroup]:
+    """Figures of the images that share a value, for every value, sorted.
 
     Args:
-        predictions: calibrated and finite.
+        predictions: finite.
         values: of a column, one per image; empty where it is not known.
         overall: metrics of the whole split.
-        class_names: in the order of the labels.
-        positive_index: label of the positive class, None unless there are two.
-        operating_point: threshold on the score, None unless there are two.
         seed: of the resamples.
-
-    Returns:
-        What `report` documents as a column of `subgroups`, sorted by value.
     """
-    values = cut_numbers(values)
-    counts = collections.Counter(value or _UNKNOWN for value in values)
-    kept = {name for name, _ in counts.most_common(_MAX_VALUES)}
-    column = np.array(
-        [v if v in kept else _OTHERS for v in (v or _UNKNOWN for v in values)],
-        dtype=object,
-    )
-    found = {}
+    values = [value or _UNKNOWN for value in cut_numbers(values)]
+    most_common = collections.Counter(values).most_common(_MAX_VALUES)
+    kept = {name for name, _ in most_common}
+    column = np.array([v if v in kept else _OTHERS for v in values], object)
+    parts = {}
     for name in sorted(set(column)):
-        part = predictions.select(column == name)
-        result = metrics.compute_metrics(
-            part, class_names, positive_index, operating_point, seed=seed
+        part = metrics.compute_metrics(
+            predictions.select(column == name), seed=seed
         )
-        found[name] = {
-            "num_images": result["num_images"],
-            "num_groups": result["num_groups"],
-            "metrics": result["metrics"],
-            "below": [
+        parts[name] = results.Subgroup(
+            part.num_images,
+            part.num_groups,
+            part.metrics,
+            below=[
                 metric
-                for metric in shown_metrics(positive_index)
-                if _is_below(result["metrics"][metric], overall[metric])
+                for metric in shown_metrics(predictions.positive_index)
+                if _is_below(part.metrics[metric], overall[metric])
             ],
-        }
-    return found
+        )
+    return parts
 
 
 def shown_metrics(positive_index: int | None) -> tuple[str, ...]:
@@ -110,8 +97,8 @@ def shown_metrics(positive_index: int | None) -> tuple[str, ...]:
     return _OF_MANY if positive_index is None else _OF_TWO
 
 
-def _is_below(metric: dict, overall: dict) -> bool:
+def _is_below(metric: results.Metric, overall: results.Metric) -> bool:
     """Whether all of a part's interval lies below the whole's figure."""
-    if metric["interval"] is None or overall["value"] is None:
+    if metric.interval is None or overall.value is None:
         return False
-    return metric["interval"][1] < overall["value"]
+    return metric.interval[1] < overall.value

@@ -4,6 +4,7 @@ Each check returns a sentence on what it saw, or raises `CheckError`.
 """
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from trainer.data import preprocessing, records
 from trainer.export import evaluated_images, signature, versions, warmup
+from trainer.storage import paths
 
 # Between what evaluation computed and what the version answers.
 TOLERANCE = 1e-5
@@ -122,9 +124,8 @@ def _check_manifest(version_dir: str) -> str:
 
 def _check_size(version_dir: str, max_megabytes: float) -> str:
     size = sum(
-        os.path.getsize(os.path.join(directory, name))
-        for directory, _, names in os.walk(version_dir)
-        for name in names
+        os.path.getsize(os.path.join(version_dir, name))
+        for name in paths.list_files(version_dir)
     )
     detail = f"All files have {size / 1e6:.1f} MB, of {max_megabytes:g} MB."
     if size > 1e6 * max_megabytes:
@@ -146,7 +147,7 @@ def _check_signatures(version: _Version) -> str:
     if version.info.positive_index is not None:
         answer[signature.DECISION] = (tf.bool, [None])
     strings = (tf.string, [None])
-    expected = {
+    contract = {
         signature.SERVING_DEFAULT: ({signature.IMAGE_BYTES: strings}, answer),
         signature.EXPLAIN: (
             {signature.IMAGE_BYTES: strings},
@@ -157,18 +158,18 @@ def _check_signatures(version: _Version) -> str:
             answer,
         ),
     }
-    for name, (inputs, outputs) in expected.items():
+    for name, (inputs, outputs) in contract.items():
         function = version.loaded.signatures.get(name)
         if function is None:
             raise CheckError(f"There is no signature {name}.")
-        for wanted, found in (
+        for expected, specs in (
             (inputs, function.structured_input_signature[1]),
             (outputs, function.structured_outputs),
         ):
-            seen = {k: (s.dtype, s.shape.as_list()) for k, s in found.items()}
-            if seen != wanted:
-                raise CheckError(f"{name} has {seen} where {wanted} must be.")
-    return f"There are {', '.join(expected)}, as the contract says."
+            seen = {k: (s.dtype, s.shape.as_list()) for k, s in specs.items()}
+            if seen != expected:
+                raise CheckError(f"{name} has {seen} where {expected} must be.")
+    return f"There are {', '.join(contract)}, as the contract says."
 
 
 def _pixels_shape(version: _Version) -> list[int | None]:
@@ -179,29 +180,24 @@ def _pixels_shape(version: _Version) -> list[int | None]:
 
 def _check_warmup(version: _Version) -> str:
     path = os.path.join(version.directory, signature.WARMUP_FILE)
-    found = set()
-    num_records = 0
+    warmed = []
     for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-        num_records += 1
         log = prediction_log_pb2.PredictionLog.FromString(record)
         request = log.predict_log.request
         (tensor,) = request.inputs.values()
         values = tf.make_ndarray(tensor)
         name = request.model_spec.signature_name
         _require_finite(version.call(name, values), f"Warming {name}")
-        found.add((name, len(values)))
-    absent = {
-        (name, size)
-        for name in signature.SIGNATURES
-        for size in warmup.BATCH_SIZES
-    } - found
+        warmed.append((name, len(values)))
+    needed = set(itertools.product(signature.SIGNATURES, warmup.BATCH_SIZES))
+    absent = needed - set(warmed)
     if absent:
         raise CheckError(f"No record warms {sorted(absent)[0]}.")
-    if num_records > warmup.MAX_RECORDS:
+    if len(warmed) > warmup.MAX_RECORDS:
         raise CheckError(
-            f"{num_records} records are more than TF Serving takes."
+            f"{len(warmed)} records are more than TF Serving takes."
         )
-    return f"All {num_records} records are answered."
+    return f"All {len(warmed)} records are answered."
 
 
 def _require_finite(outputs: dict[str, np.ndarray], doing: str) -> None:
@@ -284,8 +280,8 @@ def _check_agreement(
         ],
         signature.EXPLAIN: explained[signature.PROBABILITIES],
     }
-    for name, found in answers.items():
-        gap = np.max(np.abs(found - default[signature.PROBABILITIES]))
+    for name, probabilities in answers.items():
+        gap = np.max(np.abs(probabilities - default[signature.PROBABILITIES]))
         if not gap <= TOLERANCE:
             raise CheckError(f"{name} differs by {gap:.1e} from the default.")
     for overlay in explained[signature.OVERLAY]:

@@ -1,41 +1,21 @@
-"""What the audit of the data found, as the report tells and shows it.
+"""The audit of the data as the report shows it: sentences, tables and pairs.
 
-`build_records` measured it and wrote `audit.json` and `images.csv`; here it
-becomes sentences, the gravest first, and pairs of pictures to look at.
+`build_records` measured it and wrote `audit.json` and `images.csv`.
 """
 
 import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from trainer.data.build import output
+from trainer.data.build import audit_sentences, output
 from trainer.storage import paths
 
 MAX_PAIRS = 12
 MAX_UNREADABLE = 20
-_WHAT_WAS_DONE = {
-    "move": "each such group was moved as a whole to the split of its test "
-    "image (--on_leak=move), so nothing leaks.",
-    "drop": "of each such group only the images of its test split, else of "
-    "validation, were kept (--on_leak=drop), so nothing leaks.",
-    "allow": "they were let in (--on_leak=allow), so the figures are too good. "
-    "Build the records again with --on_leak=move or --on_leak=drop.",
-}
 
-
-@dataclasses.dataclass(frozen=True)
-class Sentence:
-    """One finding.
-
-    Attributes:
-        text: for a reader who knows no statistics.
-        is_alarm: whether the figures may not mean what they seem to.
-    """
-
-    text: str
-    is_alarm: bool = False
+ReadPictures = Callable[[Sequence[str]], dict[str, bytes]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +65,7 @@ class Pair:
 
     @property
     def gravity(self) -> tuple[bool, bool, bool]:
-        return (
-            not self.is_conflict,
-            not self.is_leak,
-            self.agreement is None,
-        )
+        return not self.is_conflict, not self.is_leak, self.agreement is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +82,7 @@ class Audit:
     """
 
     problem: str = ""
-    sentences: Sequence[Sentence] = ()
+    sentences: Sequence[audit_sentences.Sentence] = ()
     unreadable: Sequence[dict[str, str]] = ()
     shortcuts: Sequence[dict] = ()
     pairs: Sequence[Pair] = ()
@@ -114,7 +90,7 @@ class Audit:
 
     @property
     def alarms(self) -> list[str]:
-        """What to know before the figures; of leaks `findings` speaks."""
+        """What to know before the figures; leaks are a caveat by themselves."""
         return [
             sentence.text
             for sentence in self.sentences
@@ -123,8 +99,7 @@ class Audit:
 
 
 def read_audit(
-    data_dir: str,
-    read_pictures: Callable[[Sequence[str]], dict[str, bytes]] | None = None,
+    data_dir: str, read_pictures: ReadPictures | None = None
 ) -> Audit:
     """Reads what `build_records` found.
 
@@ -140,15 +115,14 @@ def read_audit(
             return _without(f"{needed} does not exist")
     try:
         report = json.loads(paths.read_bytes(path))
-        pairs = _list_pairs(report, paths.read_bytes(images_path))
         audit = Audit(
-            sentences=_make_sentences(report),
+            sentences=audit_sentences.make_sentences(report),
             unreadable=[
                 {"id": str(file["id"]), "reason": str(file["reason"])}
                 for file in report["unreadable"]["files"][:MAX_UNREADABLE]
             ],
             shortcuts=report["shortcuts"],
-            pairs=pairs[:MAX_PAIRS],
+            pairs=_list_pairs(report, paths.read_bytes(images_path)),
             num_pairs=report["near_duplicates"]["count"]
             + report["exact_duplicates"]["surplus"],
         )
@@ -156,9 +130,7 @@ def read_audit(
         return _without(f"{path} or {images_path} is damaged")
     if read_pictures is None:
         return audit
-    return dataclasses.replace(
-        audit, pairs=_with_pictures(audit.pairs, read_pictures)
-    )
+    return _with_pictures(audit, read_pictures)
 
 
 def _without(reason: str) -> Audit:
@@ -168,26 +140,26 @@ def _without(reason: str) -> Audit:
     )
 
 
-def _with_pictures(
-    pairs: Sequence[Pair],
-    read_pictures: Callable[[Sequence[str]], dict[str, bytes]],
-) -> list[Pair]:
-    wanted = {side.image_id for pair in pairs for side in pair.sides}
-    pictures = read_pictures(sorted(wanted))
-    return [
-        dataclasses.replace(
-            pair,
-            sides=tuple(
-                dataclasses.replace(side, picture=pictures.get(side.image_id))
-                for side in pair.sides
-            ),
-        )
-        for pair in pairs
+def _with_pictures(audit: Audit, read_pictures: ReadPictures) -> Audit:
+    sides = [side for pair in audit.pairs for side in pair.sides]
+    pictures = read_pictures(sorted({side.image_id for side in sides}))
+    shown = [
+        dataclasses.replace(side, picture=pictures.get(side.image_id))
+        for side in sides
     ]
+    return dataclasses.replace(
+        audit,
+        pairs=[
+            dataclasses.replace(pair, sides=tuple(both))
+            for pair, *both in zip(
+                audit.pairs, shown[::2], shown[1::2], strict=True
+            )
+        ],
+    )
 
 
 def _list_pairs(report: dict, images_csv: bytes) -> list[Pair]:
-    """All listed pairs, the gravest first; of a set of copies, each once."""
+    """The gravest of all listed pairs; of a set of copies, each once."""
     linked = [
         (cluster[0], copy, None)
         for cluster in report["exact_duplicates"]["clusters"]
@@ -197,185 +169,39 @@ def _list_pairs(report: dict, images_csv: bytes) -> list[Pair]:
         (pair["first"], pair["second"], float(pair["agreement"]))
         for pair in report["near_duplicates"]["pairs"]
     ]
-    wanted = {image_id for pair in linked for image_id in pair[:2]}
-    classes, splits = _look_up(images_csv, wanted)
-    # Images that were left out have no row, but may be named here.
-    for group in report["conflicting_labels"]["groups"]:
-        for image in group["images"]:
-            classes.setdefault(image["id"], image["class"])
+    rows = _look_up(images_csv, {i for pair in linked for i in pair[:2]})
+    classes = {
+        image["id"]: image["class"]
+        for group in report["conflicting_labels"]["groups"]
+        for image in group["images"]
+    }
     given = {
         member["id"]: member["split"]
         for members in report["leaks"]["members"].values()
         for member in members
     }
-    pairs = [
-        Pair(
-            tuple(
-                Side(
-                    image_id,
-                    classes.get(image_id, ""),
-                    splits.get(image_id, ""),
-                    given.get(image_id, ""),
-                )
-                for image_id in pair[:2]
-            ),
-            pair[2],
+
+    def side(image_id):
+        # Images that were left out have no row, but may be named elsewhere.
+        row = rows.get(image_id, {})
+        return Side(
+            image_id,
+            row.get("class", classes.get(image_id, "")),
+            row.get("split", ""),
+            given.get(image_id, ""),
         )
-        for pair in linked
-    ]
-    return sorted(pairs, key=lambda pair: pair.gravity)
+
+    pairs = [Pair((side(a), side(b)), agreement) for a, b, agreement in linked]
+    return sorted(pairs, key=lambda pair: pair.gravity)[:MAX_PAIRS]
 
 
 def _look_up(
-    images_csv: bytes, wanted: Iterable[str]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Class and split of some images."""
-    classes, splits = {}, {}
-    for row in csv.DictReader(io.StringIO(images_csv.decode("utf-8"))):
-        if row["id"] in wanted:
-            classes[row["id"]] = row["class"]
-            splits[row["id"]] = row["split"]
-    return classes, splits
-
-
-def _make_sentences(report: dict) -> list[Sentence]:
-    sentences = [
-        *_tell_leaks(report["leaks"]),
-        *_tell_conflicts(report),
-        *_tell_shortcuts(report["shortcuts"]),
-        *_tell_patients(report["patients"]),
-        *_tell_copies(report),
-        *_tell_left_out(report),
-    ]
-    return sorted(sentences, key=lambda sentence: not sentence.is_alarm)
-
-
-def _tell_leaks(leaks: dict) -> list[Sentence]:
-    if not leaks["groups"]:
-        return [
-            Sentence(
-                "No patient, no copy and no near-duplicate is in two splits."
-            )
-        ]
-    counts = ", ".join(
-        f"{count} of {split}"
-        for split, count in leaks["images_per_split"].items()
-    )
-    return [
-        Sentence(
-            f"In the splits as they were given, {_count(leaks['groups'])} of "
-            f"patients or copies lay in more than one split ({counts}); "
-            + _WHAT_WAS_DONE[leaks["remedy"]],
-            is_alarm=leaks["remedy"] == "allow",
-        )
-    ]
-
-
-def _tell_conflicts(report: dict) -> list[Sentence]:
-    groups = report["conflicting_labels"]["groups"]
-    identical = sum(group["same_pixels"] for group in groups)
-    near = report["near_duplicates"]["with_different_labels"]
-    sentences = []
-    if identical:
-        sentences.append(
-            Sentence(
-                f"{_count(identical)} of images with identical pixels carry "
-                "different labels: at least one label of each is wrong, so no "
-                "model can be right on all of them.",
-                is_alarm=True,
-            )
-        )
-    if near:
-        pairs = "pair" if near == 1 else "pairs"
-        sentences.append(
-            Sentence(
-                f"{near:,} {pairs} of near-duplicates carry different labels: "
-                "look whether one of them is wrong.",
-                is_alarm=True,
-            )
-        )
-    return sentences
-
-
-def _tell_shortcuts(rows: Sequence[dict]) -> list[Sentence]:
-    told = [
-        f"{row['cue']} tells {row['class_name']} from the rest with an AUC of "
-        f"{row['auc']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    images_csv: bytes, wanted: Collection[str]
+) -> dict[str, dict[str, str]]:
+    """Rows of some images."""
+    rows = csv.DictReader(io.StringIO(images_csv.decode("utf-8")))
+    return {
+        row["id"]: {"class": row["class"], "split": row["split"]}
         for row in rows
-        if row["suspicious"]
-    ]
-    if not told:
-        return []
-    return [
-        Sentence(
-            f"Alone, {', '.join(told)}: a model may have learned that instead "
-            "of the disease.",
-            is_alarm=True,
-        )
-    ]
-
-
-def _tell_patients(patients: dict) -> list[Sentence]:
-    if not patients["known"]:
-        return [
-            Sentence(
-                "No patient is known, so different images of one patient may "
-                "be in two splits, and the figures too good: name patients in "
-                "a --manifest or by --patient_regex.",
-                is_alarm=True,
-            )
-        ]
-    number = patients["known"]
-    text = f"{number:,} {'patient is' if number == 1 else 'patients are'} known"
-    if patients["with_several_labels"]:
-        text += f", {patients['with_several_labels']:,} with several labels"
-    sentences = [Sentence(text + ".")]
-    if patients["images_without_patient"]:
-        sentences.append(
-            Sentence(
-                f"Images without a patient: "
-                f"{patients['images_without_patient']:,}. Whether they share "
-                "one with another split is unknown.",
-                is_alarm=True,
-            )
-        )
-    return sentences
-
-
-def _tell_copies(report: dict) -> list[Sentence]:
-    exact = report["exact_duplicates"]["surplus"]
-    near = report["near_duplicates"]["count"]
-    text = f"{report['images']:,} images were read."
-    if exact or near:
-        text += (
-            f" {exact:,} repeat the pixels of another, and {near:,} are "
-            "near-duplicates: re-encoded, resized, brightened or cropped "
-            "copies. Copies count as one in every interval."
-        )
-    return [Sentence(text)]
-
-
-def _tell_left_out(report: dict) -> list[Sentence]:
-    sentences = []
-    unreadable = report["unreadable"]["count"]
-    if unreadable:
-        sentences.append(
-            Sentence(
-                f"Files that could not be read and were left out "
-                f"(--skip_unreadable): {unreadable:,}. If they are of one "
-                "class or scanner, the figures do not hold for it.",
-                is_alarm=True,
-            )
-        )
-    if report["left_out"]:
-        sentences.append(
-            Sentence(
-                "Files outside of the class folders, which were left out: "
-                f"{report['left_out']:,}."
-            )
-        )
-    return sentences
-
-
-def _count(number: int) -> str:
-    return f"{number:,} {'group' if number == 1 else 'groups'}"
+        if row["id"] in wanted
+    }

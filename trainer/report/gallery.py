@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation.predictions import Decided
 from trainer.report.context import Context
 
 MAX_WRONG = 24
@@ -42,14 +42,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Some of the images that share an outcome.
-
-    Attributes:
-        title: of the outcome.
-        is_wrong: whether the decisions are wrong.
-        num_images: with this outcome, shown or not.
-        items: the ones that are shown.
-    """
+    """Images that share an outcome; `items` are the ones that are shown."""
 
     title: str
     is_wrong: bool
@@ -58,32 +51,21 @@ class Gallery:
 
 
 def make_galleries(
-    predictions: predictions_lib.Predictions,
-    class_names: tuple[str, ...],
-    positive_index: int | None,
-    operating_point: float | None,
-    split: str,
-    context: Context,
+    predictions: Decided, split: str, context: Context
 ) -> list[Gallery]:
     """Galleries of each outcome, mistakes first.
 
-    Args:
-        predictions: of the split.
-        class_names: in the order of the labels.
-        positive_index: label of the positive class, None unless there are two.
-        operating_point: threshold on the score, None unless there are two.
-        split: its name.
-        context: gives pictures, overlays and scores of unlikeness.
+    The context gives pictures, overlays and scores of unlikeness.
     """
-    decided = predictions.decided(positive_index, operating_point)
-    answered = predictions.is_finite
-    is_wrong = (decided != predictions.labels) & answered
-    is_right = (decided == predictions.labels) & answered
+    decisions = predictions.decisions
+    positive_index = predictions.positive_index
+    is_wrong = (decisions != predictions.labels) & predictions.is_finite
+    is_right = (decisions == predictions.labels) & predictions.is_finite
     if positive_index is None:
         outcomes = [("Mistakes", is_wrong), ("Named right", is_right)]
     else:
-        positive = class_names[positive_index]
-        negative = class_names[1 - positive_index]
+        positive = predictions.class_names[positive_index]
+        negative = predictions.class_names[1 - positive_index]
         has = predictions.labels == positive_index
         outcomes = [
             (f"Missed: {positive} called {negative}", is_wrong & has),
@@ -95,18 +77,11 @@ def make_galleries(
     for _, images in outcomes:
         most = MAX_WRONG if (images & is_wrong).any() else MAX_RIGHT
         members = np.flatnonzero(images)
-        sure = predictions.probabilities[members, decided[members]]
+        sure = predictions.probabilities[members, decisions[members]]
         chosen.append(members[np.argsort(-sure, kind="stable")[:most]])
     # All at once: the records are read, and the model called, a single time.
     items = iter(
-        _make_items(
-            predictions,
-            decided,
-            np.concatenate(chosen),
-            class_names,
-            split,
-            context,
-        )
+        _make_items(predictions, np.concatenate(chosen), split, context)
     )
     return [
         Gallery(
@@ -120,22 +95,23 @@ def make_galleries(
 
 
 def _make_items(
-    predictions, decided, chosen, class_names, split, context
+    predictions: Decided, chosen: np.ndarray, split: str, context: Context
 ) -> list[Item]:
     pictures = overlays = [None] * len(chosen)
+    decisions, names = predictions.decisions, predictions.class_names
     if context.read_images is not None and len(chosen):
         encoded = context.read_images(split, chosen.tolist())
         pictures = [thumbnail(image_bytes) for image_bytes in encoded]
         if context.explain is not None:
-            drawn = context.explain(encoded, decided[chosen])
+            drawn = context.explain(encoded, decisions[chosen])
             overlays = [thumbnail(image_bytes) for image_bytes in drawn]
-    unlike = (context.out_of_distribution or {}).get(split)
+    unlike = context.of(split).unlikeness
     return [
         Item(
             image_id=predictions.ids[i],
-            true=class_names[predictions.labels[i]],
-            decided=class_names[decided[i]],
-            probability=float(predictions.probabilities[i, decided[i]]),
+            true=names[predictions.labels[i]],
+            decided=names[decisions[i]],
+            probability=float(predictions.probabilities[i, decisions[i]]),
             picture=picture,
             overlay=overlay,
             unlike=float(unlike[i])

@@ -10,9 +10,9 @@ import jinja2
 import numpy as np
 
 from trainer.data import records
-from trainer.evaluation import predictions as predictions_lib
-from trainer.evaluation import subgroups
-from trainer.report import gallery
+from trainer.evaluation import results, subgroups
+from trainer.evaluation.predictions import Decided
+from trainer.report import gallery, schema
 from trainer.report.context import Context
 
 # Name and meaning of every metric, in the order of the report.
@@ -80,14 +80,14 @@ CAPTIONS = {
 _MAX_SLIDER_SCORES = 100_000  # more make the page large and slow
 
 
-def format_metric(metric: dict) -> str:
+def format_metric(metric: results.Metric) -> str:
     """A metric as text, with its interval or the reason for its lack."""
-    if metric["value"] is None:
-        return f"not computed: {metric['reason']}"
-    if metric["interval"] is None:
-        return f"{metric['value']:.3f} (no interval: {metric['reason']})"
-    low, high = metric["interval"]
-    return f"{metric['value']:.3f} ({low:.3f} to {high:.3f})"
+    if metric.value is None:
+        return f"not computed: {metric.reason}"
+    if metric.interval is None:
+        return f"{metric.value:.3f} (no interval: {metric.reason})"
+    low, high = metric.interval
+    return f"{metric.value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _label(name: str) -> str:
@@ -122,93 +122,70 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _order(computed: dict) -> list[str]:
-    return [name for name in GLOSSARY if name in computed]
+def _order(metrics: dict[str, results.Metric]) -> list[str]:
+    return [name for name in GLOSSARY if name in metrics]
 
 
-def model_card(found: dict, info: records.DatasetInfo, config: dict) -> str:
-    """The text of `model_card.md`.
-
-    Args:
-        found: content of `metrics.json`.
-        info: the data set.
-        config: the run's settings.
-    """
-    split = found["splits"][found["shown"]]
-    return (
-        _environment()
-        .get_template("model_card.md")
-        .render(
-            found=found,
-            split=split,
-            order=_order(split["metrics"]),
-            info=info,
-            config=config,
-        )
+def model_card(
+    findings: schema.Findings, info: records.DatasetInfo, config: dict
+) -> str:
+    """The text of `model_card.md`; `config` are the run's settings."""
+    template = _environment().get_template("model_card.md")
+    return template.render(
+        findings=findings,
+        split=findings.split,
+        order=_order(findings.split.metrics),
+        info=info,
+        config=config,
     )
 
 
 def report(
-    found: dict,
+    findings: schema.Findings,
     info: records.DatasetInfo,
     config: dict | None,
-    predictions: predictions_lib.Predictions,
-    files: dict[str, bytes],
+    predictions: Decided,
+    figures: dict[str, bytes],
     context: Context,
 ) -> str:
     """The text of `report.html`.
 
     Args:
-        found: content of `metrics.json`.
+        findings: what was found.
         info: the data set.
         config: the run's settings, if they are known.
         predictions: of the split that is shown.
-        files: among them the figures, by name.
+        figures: PNG, by name.
         context: what else is known.
     """
-    split = found["splits"][found["shown"]]
+    split = findings.split
     cards = _CARDS_OF_MANY if info.positive_index is None else _CARDS_OF_TWO
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            found=found,
-            split=split,
-            cards=cards,
-            order=_order(split["metrics"]),
-            per_class=_PER_CLASS,
-            kinship=split.get("subgroups", {}).get(subgroups.KINSHIP, {}),
-            of_subgroups=subgroups.shown_metrics(info.positive_index),
-            glossary=GLOSSARY,
-            info=info,
-            config=config,
-            captions={n: c for n, c in CAPTIONS.items() if n in files},
-            images={
-                name: base64.b64encode(content).decode("ascii")
-                for name, content in files.items()
-                if name.endswith(".png")
-            },
-            slider=slider_data(found, info, predictions),
-            galleries=gallery.make_galleries(
-                predictions,
-                info.class_names,
-                info.positive_index,
-                found["operating_point"],
-                found["shown"],
-                context,
-            ),
-            audit=context.audit,
-            start=context.starts[-1] if context.starts else None,
-            num_starts=len(context.starts),
-        )
+    template = _environment().get_template("report.html")
+    return template.render(
+        findings=findings,
+        split=split,
+        cards=cards,
+        order=_order(split.metrics),
+        per_class=_PER_CLASS,
+        kinship=(split.subgroups or {}).get(subgroups.KINSHIP, {}),
+        of_subgroups=subgroups.shown_metrics(info.positive_index),
+        glossary=GLOSSARY,
+        info=info,
+        config=config,
+        captions={n: c for n, c in CAPTIONS.items() if n in figures},
+        images={
+            name: base64.b64encode(content).decode("ascii")
+            for name, content in figures.items()
+        },
+        slider=slider_data(predictions),
+        galleries=gallery.make_galleries(predictions, findings.shown, context),
+        audit=context.audit,
+        start=context.starts[-1] if context.starts else None,
+        num_starts=len(context.starts),
     )
 
 
-def slider_data(
-    found: dict,
-    info: records.DatasetInfo,
-    predictions: predictions_lib.Predictions,
-) -> dict | None:
+def slider_data(predictions: Decided) -> dict | None:
     """What the threshold slider computes with; None if it has no use.
 
     Returns:
@@ -216,23 +193,22 @@ def slider_data(
         threshold, its `name`, that of the `rest`, `scores` and `truth` (0 or
         1) per image, and `start`, the threshold that the slider starts at.
     """
-    positive = info.positive_index
+    positive, names = predictions.positive_index, predictions.class_names
     predictions = predictions.select(predictions.is_finite)
     probabilities = predictions.probabilities
     if not len(predictions.ids) or probabilities.size > _MAX_SLIDER_SCORES:
         return None
     if positive is None:
-        shown = [(c, "other classes", 0.5) for c in range(info.num_classes)]
+        shown = [(c, "other classes", 0.5) for c in range(len(names))]
     else:
-        rest = info.class_names[1 - positive]
-        shown = [(positive, rest, found["operating_point"])]
+        shown = [(positive, names[1 - positive], predictions.operating_point)]
     _, groups = np.unique(np.asarray(predictions.groups), return_inverse=True)
     return {
         "groups": groups.tolist(),
         "chosen": positive is not None,
         "curves": [
             {
-                "name": info.class_names[c],
+                "name": names[c],
                 "rest": rest,
                 "scores": probabilities[:, c].tolist(),
                 "truth": (predictions.labels == c).astype(int).tolist(),

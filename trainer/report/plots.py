@@ -6,14 +6,15 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 
 import dataclasses
 import io
+from collections.abc import Mapping
 
 import numpy as np
 import seaborn
 from matplotlib import figure
 from sklearn import metrics as sklearn_metrics
 
-from trainer.evaluation import predictions as predictions_lib
 from trainer.evaluation import proportions
+from trainer.evaluation.predictions import Decided
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SPLIT_COLORS = {"train": "#009E73", "validation": "#0072B2", "test": "#D55E00"}
@@ -104,24 +105,24 @@ class _Curve:
     style: str
 
 
-def _curves(predictions, class_names, positive_index) -> list[_Curve]:
+def _curves(predictions: Mapping[str, Decided]) -> list[_Curve]:
     """One per split for two classes; one per class of the last for more.
 
     The last split is test where there is one: classes and splits together
     would be too many curves to tell apart.
     """
-    if positive_index is not None:
+    p = list(predictions.values())[-1]
+    if p.positive_index is not None:
         return [
             _Curve(
                 split,
-                p.labels == positive_index,
-                p.probabilities[:, positive_index],
+                p.labels == p.positive_index,
+                p.scores,
                 _SPLIT_COLORS[split],
                 "--" if split == "validation" else "-",
             )
             for split, p in predictions.items()
         ]
-    p = list(predictions.values())[-1]
     return [
         _Curve(
             _plain(name),
@@ -130,27 +131,24 @@ def _curves(predictions, class_names, positive_index) -> list[_Curve]:
             COLORS[c % len(COLORS)],
             _LINE_STYLES[c // len(COLORS) % len(_LINE_STYLES)],
         )
-        for c, name in enumerate(class_names)
+        for c, name in enumerate(p.class_names)
     ]
 
 
-def _of_what(predictions, class_names, positive_index) -> str:
-    if positive_index is not None:
-        return _plain(class_names[positive_index])
-    return f"each class against the others, {list(predictions)[-1]}"
+def _of_what(predictions: Mapping[str, Decided]) -> str:
+    split, p = list(predictions.items())[-1]
+    if p.positive_index is not None:
+        return _plain(p.class_names[p.positive_index])
+    return f"each class against the others, {split}"
 
 
-def roc_curve(
-    predictions: dict[str, predictions_lib.Predictions],
-    class_names: tuple[str, ...],
-    positive_index: int | None,
-    operating_point: float | None,
-) -> bytes:
+def roc_curve(predictions: Mapping[str, Decided]) -> bytes:
     """ROC curves of each split, with the operating point."""
+    operating_point = next(iter(predictions.values())).operating_point
     fig, axes = _new_figure()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
     drawn = 0
-    for curve in _curves(predictions, class_names, positive_index):
+    for curve in _curves(predictions):
         if curve.truth.all() or not curve.truth.any():
             continue
         fpr, tpr, _ = sklearn_metrics.roc_curve(curve.truth, curve.score)
@@ -170,7 +168,7 @@ def roc_curve(
                 "o",
                 color=curve.color,
             )
-    title = f"ROC: {_of_what(predictions, class_names, positive_index)}"
+    title = f"ROC: {_of_what(predictions)}"
     if operating_point is not None:
         title += "; dots: operating point"
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
@@ -182,15 +180,11 @@ def roc_curve(
     return _png(fig)
 
 
-def precision_recall_curve(
-    predictions: dict[str, predictions_lib.Predictions],
-    class_names: tuple[str, ...],
-    positive_index: int | None,
-) -> bytes:
+def precision_recall_curve(predictions: Mapping[str, Decided]) -> bytes:
     """Precision-recall curves of each split; dotted: prevalence."""
     fig, axes = _new_figure()
     drawn = 0
-    for curve in _curves(predictions, class_names, positive_index):
+    for curve in _curves(predictions):
         if not curve.truth.any():
             continue
         precision, recall, _ = sklearn_metrics.precision_recall_curve(
@@ -211,7 +205,7 @@ def precision_recall_curve(
         axes.axhline(
             curve.truth.mean(), color=curve.color, linewidth=1, linestyle=":"
         )
-    of_what = _of_what(predictions, class_names, positive_index)
+    of_what = _of_what(predictions)
     axes.set(
         xlabel="recall (sensitivity)",
         ylabel="precision (PPV)",
@@ -240,38 +234,36 @@ def _reliability(score, truth):
         yield score[members].mean(), share, share - low, high - share
 
 
-def calibration(
-    predictions: dict[str, predictions_lib.Predictions],
-    positive_index: int | None,
-) -> bytes:
+def calibration(predictions: Mapping[str, Decided]) -> bytes:
     """Reliability diagrams, before and after a temperature."""
     temperature = next(iter(predictions.values())).temperature
     if temperature == 1:
         fig, axes = _new_figure()
-        _draw_reliability(axes, predictions, positive_index, "calibration")
+        _draw_reliability(axes, predictions, "calibration")
         return _png(fig)
     fig, (left, right) = _new_figure(9, 4.5, 2)
     uncalibrated = {
         split: dataclasses.replace(p, temperature=1.0)
         for split, p in predictions.items()
     }
-    _draw_reliability(left, uncalibrated, positive_index, "before calibration")
+    _draw_reliability(left, uncalibrated, "before calibration")
     title = f"after calibration (T = {temperature:.2f})"
-    _draw_reliability(right, predictions, positive_index, title)
+    _draw_reliability(right, predictions, title)
     return _png(fig)
 
 
-def _draw_reliability(axes, predictions, positive_index, title) -> None:
+def _draw_reliability(
+    axes, predictions: Mapping[str, Decided], title: str
+) -> None:
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
     judged = {s: p for s, p in predictions.items() if len(p.labels)}
     for (split, p), marker in zip(judged.items(), "so^", strict=False):
-        score = p.scores(positive_index)
-        if positive_index is None:
+        if p.positive_index is None:
             truth = p.probabilities.argmax(axis=-1) == p.labels
         else:
-            truth = p.labels == positive_index
+            truth = p.labels == p.positive_index
         mean, share, below, above = zip(
-            *_reliability(score, truth), strict=True
+            *_reliability(p.scores, truth), strict=True
         )
         axes.errorbar(
             mean,
@@ -284,9 +276,11 @@ def _draw_reliability(axes, predictions, positive_index, title) -> None:
             alpha=0.9,
             label=split,
         )
-    score_name = "of the class decided on" if positive_index is None else ""
+    xlabel = "predicted probability"
+    if next(iter(predictions.values())).positive_index is None:
+        xlabel += " of the class decided on"
     axes.set(
-        xlabel=f"predicted probability {score_name}".strip(),
+        xlabel=xlabel,
         ylabel="observed share, 95 % interval",
         title=title,
         xlim=(-0.02, 1.02),

@@ -5,7 +5,6 @@ import os
 
 import pytest
 
-from tests import quick
 from tests.conftest import write_backbone
 from tests.deploy import workers
 from trainer.storage import buckets
@@ -95,7 +94,7 @@ def test_chief_and_worker_of_a_trial_train_one_model(
         scratch = tmp_path / f"scratch{index}"
         scratch.mkdir()
         variables["TMPDIR"] = str(scratch)
-    write_backbone(tmp_path / "backbone.weights.h5", quick.build_backbone)
+    write_backbone(tmp_path / "backbone.weights.h5")
     codes, errors = workers.train(
         environments,
         [f"--weights={tmp_path / 'backbone.weights.h5'}", *workers.SHORT],

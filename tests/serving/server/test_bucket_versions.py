@@ -50,6 +50,9 @@ def test_publishing_and_rollback_reach_a_server_and_fail_no_request(
         wait_for(lambda: served() == [8], 60)
         publish.roll_back(base)
         wait_for(lambda: served() == [1], 60)
+        # The one that was under way may have had the other version.
+        num_before = len(decisions)
+        wait_for(lambda: len(decisions) > num_before + 1)
     finally:
         done.set()
         thread.join()

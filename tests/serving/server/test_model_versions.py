@@ -24,9 +24,9 @@ def load(directory, version):
 @pytest.fixture
 def versions(tmp_path):
     write_version(tmp_path, 1)
-    found = model_versions.ModelVersions(str(tmp_path), load)
-    found.refresh()
-    return found
+    versions = model_versions.ModelVersions(str(tmp_path), load)
+    versions.refresh()
+    return versions
 
 
 def states(versions):

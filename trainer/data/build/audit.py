@@ -7,7 +7,7 @@ the images; no patient id goes into it.
 import collections
 from collections.abc import Sequence
 
-from trainer.data.build import output, planning, scan
+from trainer.data.build import audit_sentences, output, planning, scan
 
 # Lists in the file end here; the counts beside them do not.
 MAX_LISTED = 1000
@@ -23,12 +23,11 @@ def make_audit(
     """Everything that `audit.json` holds; `num_left_out` files lie beside
     the folders of the classes.
     """
-    facts, image_ids = findings.facts, findings.image_ids
-    group_names, near_pairs = findings.group_names, findings.near_pairs
+    facts, near_pairs = findings.facts, findings.near_pairs
     unreadable = findings.unreadable
     return {
         "images": len(facts),
-        "groups": len(set(group_names)),
+        "groups": len({fact.group for fact in facts}),
         "counts": plan.counts,
         "unreadable": {
             "count": len(unreadable),
@@ -38,7 +37,7 @@ def make_audit(
             ],
         },
         "left_out": num_left_out,
-        "exact_duplicates": _exact_duplicates(facts, image_ids),
+        "exact_duplicates": _exact_duplicates(facts),
         "near_duplicates": {
             "count": len(near_pairs),
             "with_different_labels": sum(
@@ -47,26 +46,24 @@ def make_audit(
             ),
             "pairs": [
                 {
-                    "first": image_ids[pair.first],
-                    "second": image_ids[pair.second],
+                    "first": facts[pair.first].image_id,
+                    "second": facts[pair.second].image_id,
                     "agreement": pair.agreement,
                 }
                 for pair in near_pairs[:MAX_LISTED]
             ],
         },
-        "leaks": _describe_leaks(findings, plan, on_leak),
-        "conflicting_labels": _conflicts(facts, image_ids, group_names),
+        "leaks": _describe_leaks(facts, plan, on_leak),
+        "conflicting_labels": _conflicts(facts),
         "patients": _patients(facts),
         "shortcuts": list(shortcut_rows),
     }
 
 
-def _exact_duplicates(
-    facts: Sequence[scan.ImageFacts], image_ids: Sequence[str]
-) -> dict:
+def _exact_duplicates(facts: Sequence[scan.ImageFacts]) -> dict:
     copies = collections.defaultdict(list)
-    for fact, image_id in zip(facts, image_ids, strict=True):
-        copies[fact.sha256].append(image_id)
+    for fact in facts:
+        copies[fact.sha256].append(fact.image_id)
     clusters = sorted(sorted(ids) for ids in copies.values() if len(ids) > 1)
     return {
         "surplus": sum(len(ids) - 1 for ids in clusters),
@@ -75,15 +72,14 @@ def _exact_duplicates(
 
 
 def _describe_leaks(
-    findings: planning.Findings, plan: planning.Plan, on_leak: str
+    facts: Sequence[scan.ImageFacts], plan: planning.Plan, on_leak: str
 ) -> dict:
     members = collections.defaultdict(list)
     spanning = set(plan.leaks.groups[:MAX_LISTED])
-    for fact, image_id, name in zip(
-        findings.facts, findings.image_ids, findings.group_names, strict=True
-    ):
-        if name in spanning:
-            members[name].append({"id": image_id, "split": fact.split})
+    for fact in facts:
+        if fact.group in spanning:
+            image = {"id": fact.image_id, "split": fact.split}
+            members[fact.group].append(image)
     return {
         "groups": len(plan.leaks.groups),
         "images_per_split": plan.leaks.images,
@@ -92,33 +88,29 @@ def _describe_leaks(
     }
 
 
-def _conflicts(
-    facts: Sequence[scan.ImageFacts],
-    image_ids: Sequence[str],
-    group_names: Sequence[str],
-) -> dict:
+def _conflicts(facts: Sequence[scan.ImageFacts]) -> dict:
     """Groups of copies, or of one patient, with several labels.
 
     Copies with different labels mean that one is wrong; slices of a patient may
     differ rightly, so the two are told apart by `same_pixels`.
     """
     members = collections.defaultdict(list)
-    for index, name in enumerate(group_names):
-        members[name].append(index)
+    for fact in facts:
+        members[fact.group].append(fact)
     conflicts = []
-    for name, indices in sorted(members.items()):
-        if len({facts[i].class_name for i in indices}) < 2:
+    for name, of_group in sorted(members.items()):
+        if len({fact.class_name for fact in of_group}) < 2:
             continue
         labels = collections.defaultdict(set)
-        for i in indices:
-            labels[facts[i].sha256].add(facts[i].class_name)
+        for fact in of_group:
+            labels[fact.sha256].add(fact.class_name)
         conflicts.append(
             {
                 "group": name,
                 "same_pixels": any(len(names) > 1 for names in labels.values()),
                 "images": [
-                    {"id": image_ids[i], "class": facts[i].class_name}
-                    for i in indices
+                    {"id": fact.image_id, "class": fact.class_name}
+                    for fact in of_group
                 ],
             }
         )
@@ -141,38 +133,5 @@ def _patients(facts: Sequence[scan.ImageFacts]) -> dict:
 
 
 def summarize(report: dict) -> list[str]:
-    """The audit in a few lines for the terminal."""
-    exact, near = report["exact_duplicates"], report["near_duplicates"]
-    leaking, conflicts = report["leaks"], report["conflicting_labels"]
-    lines = [
-        f"{_count(report['images'], 'image')} in "
-        f"{_count(report['groups'], 'group')} that share patients or copies",
-        f"{_count(exact['surplus'], 'surplus copy', 'surplus copies')}, "
-        f"{_count(near['count'], 'near-duplicate')}",
-    ]
-    if report["unreadable"]["count"]:
-        number = _count(report["unreadable"]["count"], "unreadable file")
-        lines.append(f"left out: {number}")
-    if report["left_out"]:
-        number = _count(report["left_out"], "file")
-        lines.append(f"left out: {number} outside of the class folders")
-    if leaking["groups"]:
-        lines.append(
-            f"across the given splits: {_count(leaking['groups'], 'group')} "
-            f"(--on_leak={leaking['remedy']})"
-        )
-    if conflicts["count"]:
-        number = _count(conflicts["count"], "group")
-        lines.append(f"with conflicting labels: {number}")
-    for row in report["shortcuts"]:
-        if row["suspicious"]:
-            lines.append(
-                f"possible shortcut: {row['cue']} alone predicts "
-                f"{row['class_name']}, AUC {row['auc']:.2f} "
-                f"({row['low']:.2f} to {row['high']:.2f})"
-            )
-    return lines
-
-
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    """The audit for the terminal."""
+    return [s.text for s in audit_sentences.make_sentences(report)]

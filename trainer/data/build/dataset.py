@@ -65,7 +65,7 @@ def build(options: BuildOptions) -> records.DatasetInfo:
         )
         shortcut_rows = parallel.run_beside(
             shortcuts.measure_shortcuts,
-            *shortcuts.sample_images(findings.facts, findings.group_names),
+            shortcuts.sample_images(findings.facts),
             class_names,
             num_workers=num_workers,
         )
@@ -182,7 +182,8 @@ def _describe(
         counts=plan.counts,
         shards=tuple(written),
         fingerprint=records.compute_fingerprint(
-            (m.image_id, m.facts.sha256, m.label, m.split) for m in plan.members
+            (m.facts.image_id, m.facts.sha256, m.label, m.split)
+            for m in plan.members
         ),
         options=options.to_record(),
         leaks=plan.leaks.num_held_out if options.on_leak == "allow" else 0,

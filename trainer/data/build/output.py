@@ -159,14 +159,14 @@ def write_reports(
         columns: names of the manifest's columns that the user kept.
         files: the sources, with the values of these.
     """
-    members = sorted(members, key=lambda member: member.image_id)
+    members = sorted(members, key=lambda member: member.facts.image_id)
     for name, text in (
         (
             COLUMNS_FILE,
             _to_csv(
                 ["id", *columns],
                 [
-                    (m.image_id, *files[m.facts.source_index].columns)
+                    (m.facts.image_id, *files[m.facts.source_index].columns)
                     for m in members
                     if columns
                 ],
@@ -190,7 +190,7 @@ def _images_csv(members: Sequence[shards.Member]) -> str:
     return _to_csv(
         ["id", "split", "class", "group", *heads],
         [
-            (m.image_id, m.split, m.facts.class_name, m.group)
+            (m.facts.image_id, m.split, m.facts.class_name, m.facts.group)
             + tuple(getattr(m.facts, name) for name in names)
             for m in members
         ],

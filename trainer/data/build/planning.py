@@ -10,19 +10,11 @@ from trainer.data.build import duplicates, groups, leaks, scan, shards, splits
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """All that is known of the images; the sequences are parallel.
-
-    Attributes:
-        facts: of every readable image.
-        image_ids: unique.
-        group_names: patients and copies, see `groups`.
-        near_pairs: indices of near-duplicates.
-        unreadable: files that are no image.
+    """Facts of every readable image, with unique ids and their groups; pairs of
+    indices of near-duplicates; and the files that are no image.
     """
 
     facts: Sequence[scan.ImageFacts]
-    image_ids: Sequence[str]
-    group_names: Sequence[str]
     near_pairs: Sequence[duplicates.NearPair]
     unreadable: Sequence[scan.ScannedFile]
 
@@ -59,13 +51,17 @@ def examine(
             near_pairs = duplicates.find_near_duplicates(
                 thumbnails, sets, num_workers
             )
-    return Findings(
-        facts=facts,
-        image_ids=groups.make_image_ids(facts),
-        group_names=groups.name_groups(facts, sets),
-        near_pairs=near_pairs,
-        unreadable=unreadable,
+    named = zip(
+        facts,
+        groups.make_image_ids(facts),
+        groups.name_groups(facts, sets),
+        strict=True,
     )
+    facts = [
+        dataclasses.replace(fact, image_id=image_id, group=group)
+        for fact, image_id, group in named
+    ]
+    return Findings(facts, near_pairs, unreadable)
 
 
 def make_plan(
@@ -88,34 +84,29 @@ def make_plan(
         ValueError: if given splits leak and `on_leak` is "error", or a class
             has too few groups for the splits.
     """
-    facts, names = findings.facts, findings.group_names
+    facts = findings.facts
+    names = [fact.group for fact in facts]
     given = [fact.split for fact in facts]
-    found_leaks = leaks.find_leaks(names, given)
-    resolved = leaks.resolve(names, given, found_leaks, on_leak)
+    spanning = leaks.find_leaks(names, given)
+    resolved = leaks.resolve(names, given, spanning, on_leak)
     kept = [i for i, split in enumerate(resolved) if split != leaks.DROPPED]
-    before = [
-        previous.get(facts[i].sha256) or previous.get(findings.image_ids[i], "")
-        for i in kept
-    ]
     decided = splits.split_images(
         [names[i] for i in kept],
         [facts[i].class_name for i in kept],
         [resolved[i] for i in kept],
-        before,
+        [
+            previous.get(facts[i].sha256) or previous.get(facts[i].image_id, "")
+            for i in kept
+        ],
         split_options,
     )
     members = [
         shards.Member(
-            image_id=findings.image_ids[i],
-            group=names[i],
-            split=split,
-            label=class_names.index(facts[i].class_name),
-            scan_index=i,
-            facts=facts[i],
+            split, class_names.index(facts[i].class_name), i, facts[i]
         )
         for i, split in zip(kept, decided, strict=True)
     ]
     counts = splits.count_images(
         decided, [member.facts.class_name for member in members], class_names
     )
-    return Plan(members, counts, found_leaks)
+    return Plan(members, counts, spanning)

@@ -60,6 +60,7 @@ class ImageFacts:
         mean_brightness: in [0, 255].
         border_brightness: mean of the outermost pixels, in [0, 255].
         training_bytes: of `training_images.Encoded`, grey and colour.
+        group: patients and copies, see `groups`; "" until it is known.
     """
 
     image_id: str
@@ -81,6 +82,7 @@ class ImageFacts:
     mean_brightness: float
     border_brightness: float
     training_bytes: tuple[int, int]
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,6 @@ MIN_TRAIN_SHARDS = 4
 class Member:
     """One image, at its place among all that were read, with its split."""
 
-    image_id: str
-    group: str
     split: str
     label: int
     scan_index: int
@@ -102,10 +100,10 @@ def order_files(tasks: Sequence[FileTask], seed: int) -> list[FileTask]:
     """
 
     def place(task: FileTask) -> tuple[bytes, str]:
-        first = task.members[0]
+        image_id = task.members[0].facts.image_id
         # By id, not by pixels: copies must not lie side by side.
-        text = f"{seed}:{first.image_id}".encode()
-        return hashlib.sha256(text).digest(), first.image_id
+        text = f"{seed}:{image_id}".encode()
+        return hashlib.sha256(text).digest(), image_id
 
     return sorted(tasks, key=place)
 
@@ -199,10 +197,10 @@ def make_training_image(
 
 def _read(task: FileTask) -> bytes:
     data = paths.read_bytes(task.path)
-    first = task.members[0]
-    if hashlib.sha256(data).hexdigest() != first.facts.file_sha256:
+    facts = task.members[0].facts
+    if hashlib.sha256(data).hexdigest() != facts.file_sha256:
         raise ValueError(
-            f"{first.image_id} changed while the records were built; build "
+            f"{facts.image_id} changed while the records were built; build "
             "them again."
         )
     return data
@@ -218,18 +216,18 @@ def write_shard(
     """Writes one shard into an open file and describes it."""
     writer = tfrecord.RecordWriter(file)
     for image in images:
-        member = image.member
+        facts = image.member.facts
         example = records.make_example(
             encoded=image.encoded,
             image_format=image.format,
             height=image.height,
             width=image.width,
             channels=channels,
-            image_id=member.image_id,
-            group=member.group,
-            sha256=member.facts.sha256,
-            label=member.label,
-            class_name=member.facts.class_name,
+            image_id=facts.image_id,
+            group=facts.group,
+            sha256=facts.sha256,
+            label=image.member.label,
+            class_name=facts.class_name,
         )
         writer.write(example)
         report_progress(1)

@@ -31,21 +31,19 @@ _NUMBERS = {
 
 
 def sample_images(
-    facts: Sequence[scan.ImageFacts], group_names: Sequence[str]
-) -> tuple[Sequence[scan.ImageFacts], Sequence[str]]:
+    facts: Sequence[scan.ImageFacts],
+) -> Sequence[scan.ImageFacts]:
     """The images to measure on: at most `MAX_IMAGES`, drawn at random."""
     if len(facts) <= MAX_IMAGES:
-        return facts, group_names
+        return facts
     chosen = np.random.default_rng(0).choice(
         len(facts), MAX_IMAGES, replace=False
     )
-    return [facts[i] for i in chosen], [group_names[i] for i in chosen]
+    return [facts[i] for i in chosen]
 
 
 def measure_shortcuts(
-    facts: Sequence[scan.ImageFacts],
-    group_names: Sequence[str],
-    class_names: Sequence[str],
+    facts: Sequence[scan.ImageFacts], class_names: Sequence[str]
 ) -> list[dict]:
     """Cross-validated AUC of every cue, the strongest first.
 
@@ -55,7 +53,8 @@ def measure_shortcuts(
         `suspicious`; none if the set is too small to cross-validate.
     """
     labels = np.array([class_names.index(fact.class_name) for fact in facts])
-    groups = np.unique(np.array(group_names), return_inverse=True)[1]
+    names = np.array([fact.group for fact in facts])
+    groups = np.unique(names, return_inverse=True)[1]
     smallest = min(
         len(set(groups[labels == label])) for label in range(len(class_names))
     )

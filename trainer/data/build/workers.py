@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 import tqdm
@@ -26,7 +26,9 @@ class LocalRunner:
     ):
         """Takes an empty file for the waiting images."""
         self._options = options
-        self._num_workers = num_workers
+        self._map_ordered = functools.partial(
+            parallel.map_ordered, num_workers=num_workers
+        )
         self._spool = training_images.Spool(spool_file)
 
     def scan(
@@ -106,9 +108,6 @@ class LocalRunner:
             file.flush()
             os.fsync(file.fileno())
         return shard
-
-    def _map_ordered(self, function: Callable, items: Iterable) -> Iterator:
-        return parallel.map_ordered(function, items, self._num_workers)
 
 
 def _progress(total: int, name: str, unit: str) -> tqdm.tqdm:

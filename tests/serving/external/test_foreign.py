@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from serving.external import exported, foreign, judge
 from tests.conftest import encode
 from trainer.data import input_pipeline, preprocessing
-from trainer.evaluation import external
-from trainer.export import exported, foreign
 
 NAMES = ("dark", "bright")
 LEVELS = np.array([10, 90, 140, 250], np.uint8)
@@ -67,8 +66,8 @@ def test_logits_become_probabilities(tmp_path, num_outputs):
         tmp_path / "m", call, tf.TensorSpec([None, 4, 4, 1], tf.float32)
     )
     expected = 1 / (1 + np.exp(-LEVELS.astype(float) / 100))
-    found = ask(path, outputs="logits")[1]
-    np.testing.assert_allclose(found.scores, expected, atol=1e-6)
+    answers = ask(path, outputs="logits")[1]
+    np.testing.assert_allclose(answers.scores, expected, atol=1e-6)
     with pytest.raises(ValueError, match=r"no probabilities.*logits"):
         ask(path)
 
@@ -118,11 +117,11 @@ def test_record_set_is_judged_by_its_answers(tmp_path, tiny_records):
     meaning = foreign.Meaning(
         names, pixel_range=(0.0, 1.0), operating_point=0.9
     )
-    evaluation = external.evaluate(
+    evaluation = judge.evaluate(
         [exported.load(path, meaning)], str(tiny_records), splits=["train"]
     )
-    found = evaluation.metrics
-    assert found["operating_point"] == 0.9
+    findings = evaluation.findings
+    assert findings.operating_point == 0.9
     info = input_pipeline.read_dataset_info(str(tiny_records))
     labels = input_pipeline.read_index(str(tiny_records), info)["train"].labels
     files = input_pipeline.split_files(str(tiny_records), info, "train")
@@ -132,4 +131,4 @@ def test_record_set_is_judged_by_its_answers(tmp_path, tiny_records):
     ]
     expected = np.zeros((2, 2), int)
     np.add.at(expected, (labels, np.array(called, int)), 1)
-    assert found["splits"]["test"]["confusion_matrix"] == expected.tolist()
+    assert findings.split.confusion_matrix == expected.tolist()

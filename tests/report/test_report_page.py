@@ -11,23 +11,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import encode, make_pixels
-from tests.evaluation import conftest
-from trainer.report import report
-
-NAMES = ("no_tumor", "tumor")
-NO_CONTEXT = report.Context()
-
-
-def evaluate(predictions, class_names=NAMES, context=NO_CONTEXT):
-    return report.evaluate(
-        predictions,
-        conftest.make_info(predictions, class_names),
-        conftest.HISTORY,
-        {"image_size": 224, "weights": "none"},
-        "youden",
-        context=context,
-    )
-
+from tests.evaluation.samples import random_predictions
+from tests.report.samples import evaluate, make_splits, page_of
+from trainer.report import page
 
 PROBE = """
 <script>
@@ -101,13 +87,13 @@ document.body.appendChild(result);
 """
 
 
-def open_in_browser(page: str, directory, size="1200,2600"):
+def open_in_browser(text: str, directory, size="1200,2600"):
     """What the probe found, and what the browser logged."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("needs Chromium")
     path = directory / "report.html"
-    path.write_text(page.replace("</body>", PROBE + "</body>"), "utf-8")
+    path.write_text(text.replace("</body>", PROBE + "</body>"), "utf-8")
     done = subprocess.run(
         [
             browser,
@@ -127,83 +113,66 @@ def open_in_browser(page: str, directory, size="1200,2600"):
         timeout=120,
         check=True,
     )
-    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr
-    return json.loads(html.unescape(found[1])), done.stderr
+    probe = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert probe, done.stderr
+    return json.loads(html.unescape(probe[1])), done.stderr
 
 
 def test_slider_shows_what_python_computes(tmp_path):
     binary = evaluate(
-        {
-            "validation": conftest.random_predictions(60, 2, 0, 40),
-            "test": conftest.random_predictions(60, 2, 1, 40),
-        },
-        context=report.Context(
-            read_images=lambda split, indices: [
-                encode(make_pixels(i, 0)) for i in indices
-            ],
-            explain=lambda images, classes: images,
-            out_of_distribution={"test": np.linspace(0, 2, 60)},
-        ),
+        make_splits(),
+        test={"unlikeness": np.linspace(0, 2, 60)},
+        read_images=lambda _, indices: [
+            encode(make_pixels(i, 0)) for i in indices
+        ],
+        explain=lambda images, classes: images,
     )
-    page = binary.files["report.html"].decode("utf-8")
-    found, log = open_in_browser(page, tmp_path)
+    shown, log = open_in_browser(page_of(binary), tmp_path)
     assert "CONSOLE" not in log
-    assert found["requests"] == []
-    assert 4.5 <= found["faintest"][0] < 10, found["faintest"]
-    assert found["opacities"] == ["0", "1", "0"]
+    assert shown["requests"] == []
+    assert 4.5 <= shown["faintest"][0] < 10, shown["faintest"]
+    assert shown["opacities"] == ["0", "1", "0"]
     test = dataclasses.replace(
-        conftest.random_predictions(60, 2, 1, 40),
-        temperature=binary.temperature,
+        random_predictions(60, 2, 1, 40),
+        temperature=binary.findings.temperature,
     )
     scores, truth = test.probabilities[:, 1], test.labels == 1
     cuts = [0, *np.unique(scores), 2]
-    assert len(found["seen"]) == len(cuts) - 1
-    for step, seen in enumerate(found["seen"]):
+    assert len(shown["seen"]) == len(cuts) - 1
+    for step, seen in enumerate(shown["seen"]):
         decided = scores > cuts[step] if step else np.ones(60, bool)
         assert seen["tp"] == np.sum(decided & truth)
         assert seen["fp"] == np.sum(decided & ~truth)
         assert seen["fn"] == np.sum(~decided & truth)
         assert seen["tn"] == np.sum(~decided & ~truth)
-    metrics = binary.metrics["splits"]["test"]["metrics"]
-    for label, name in {
-        "Sensitivity": "sensitivity",
-        "Specificity": "specificity",
-        "Positive predictive value": "positive_predictive_value",
-        "Negative predictive value": "negative_predictive_value",
-        "Accuracy": "accuracy",
-    }.items():
-        assert found["start"][label] == report.format_metric(metrics[name])
-    assert found["start"]["F1"] == f"{metrics['f1']['value']:.3f}"
-    assert found["threshold"] == f"{binary.operating_point:.3f}"
-    ppv = metrics["positive_predictive_value"]["value"]
-    assert f"right in {ppv:.3f} of cases" in found["frequencies"]
+    metrics = binary.findings.split.metrics
+    for name in (
+        "sensitivity",
+        "specificity",
+        "positive_predictive_value",
+        "negative_predictive_value",
+        "accuracy",
+    ):
+        label = page.GLOSSARY[name][0]
+        assert shown["start"][label] == page.format_metric(metrics[name])
+    assert shown["start"]["F1"] == f"{metrics['f1'].value:.3f}"
+    assert shown["threshold"] == f"{binary.findings.operating_point:.3f}"
+    ppv = metrics["positive_predictive_value"].value
+    assert f"right in {ppv:.3f} of cases" in shown["frequencies"]
 
 
 def test_page_of_four_classes_fits_a_phone(tmp_path):
-    four_classes = evaluate(
-        {
-            "validation": conftest.random_predictions(60, 4, 0, 40),
-            "test": conftest.random_predictions(60, 4, 1, 40),
-        },
-        ("glioma", "meningioma", "none", "pituitary"),
-    )
-    page = four_classes.files["report.html"].decode("utf-8")
-    found, log = open_in_browser(page, tmp_path, "500,900")
+    names = ("glioma", "meningioma", "none", "pituitary")
+    text = page_of(evaluate(make_splits(num_classes=4), names))
+    shown, log = open_in_browser(text, tmp_path, "500,900")
     assert "CONSOLE" not in log
-    assert found["wide"] is False
-    assert len(found["seen"]) == 61
+    assert shown["wide"] is False
+    assert len(shown["seen"]) == 61
 
 
 def test_page_of_one_class_has_no_script_error(tmp_path):
-    test = conftest.random_predictions(20, 2, 1)
-    evaluation = evaluate(
-        {
-            "validation": conftest.random_predictions(20),
-            "test": test.select(test.labels == 1),
-        }
-    )
-    page = evaluation.files["report.html"].decode("utf-8")
-    found, log = open_in_browser(page, tmp_path)
+    splits = make_splits(20)
+    splits["test"] = splits["test"].select(splits["test"].labels == 1)
+    shown, log = open_in_browser(page_of(evaluate(splits)), tmp_path)
     assert "CONSOLE" not in log
-    assert found["start"]["Specificity"] == "n/a"
+    assert shown["start"]["Specificity"] == "n/a"

@@ -8,9 +8,9 @@ import pytest
 
 from tests.conftest import encode
 from tests.data.builders import COPIES, HEAD, build, make_head
-from tests.evaluation import conftest
+from tests.report.samples import evaluate, make_splits, page_of
 from trainer.data.build import output
-from trainer.report import data_audit, report
+from trainer.report import data_audit
 
 NAMES = ("no_tumor", "tumor")
 HOSTILE = "<b>x<script>.png"
@@ -61,9 +61,12 @@ def allowed(scans, tmp_path_factory):
 
 
 def find(audit, text):
-    found = [s for s in audit.sentences if text in s.text]
-    assert len(found) == 1, [s.text for s in audit.sentences]
-    return found[0]
+    (sentence,) = [s for s in audit.sentences if text in s.text]
+    return sentence
+
+
+def page_with(audit):
+    return page_of(evaluate(make_splits(), audit=audit))
 
 
 def test_planted_faults_are_told(allowed):
@@ -189,31 +192,17 @@ def test_missing_or_damaged_audit_is_one_sentence(
     audit = data_audit.read_audit(str(data_dir))
     assert name in audit.problem
     assert audit.problem.endswith("build the records again.")
-    page = render(audit)
-    assert "build the records again." in page
 
 
-def render(audit):
-    predictions = {
-        "validation": conftest.random_predictions(seed=1),
-        "test": conftest.random_predictions(seed=2),
-    }
-    evaluation = report.evaluate(
-        predictions,
-        conftest.make_info(predictions),
-        conftest.HISTORY,
-        {"image_size": 32, "weights": "none"},
-        "youden",
-        context=report.Context(audit=audit),
-    )
-    return evaluation.files["report.html"].decode("utf-8")
+def test_page_says_why_there_is_no_audit():
+    assert "R is damaged." in page_with(data_audit.Audit("R is damaged."))
 
 
 def test_page_shows_pairs_and_hides_what_names_would_run(allowed):
     def read_pictures(image_ids):
         return dict.fromkeys(image_ids, encode(COPIES["brighter"]))
 
-    page = render(data_audit.read_audit(str(allowed), read_pictures))
+    page = page_with(data_audit.read_audit(str(allowed), read_pictures))
     assert HOSTILE not in page
     assert "&lt;b&gt;x&lt;script&gt;.png" in page
     pairs = page.split('<div class="pairs">')[1].split("</section>")[0]
@@ -225,5 +214,5 @@ def test_page_shows_pairs_and_hides_what_names_would_run(allowed):
 
 
 def test_page_without_an_audit_says_nothing_of_it():
-    page = render(None)
+    page = page_with(None)
     assert "Look at this" not in page and "near-duplicates" not in page

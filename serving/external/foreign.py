@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
+from serving.external.asking import Answers, AskedModel
 from trainer.data import preprocessing
-from trainer.evaluation import served
 
 PROBABILITIES, LOGITS = "probabilities", "logits"
 
@@ -36,9 +36,7 @@ class Meaning:
     operating_point: float = 0.5
 
 
-def wrap(
-    directory: str, functions: dict, meaning: Meaning
-) -> served.ServedModel:
+def wrap(directory: str, functions: dict, meaning: Meaning) -> AskedModel:
     """Makes a model to evaluate of a SavedModel's signatures.
 
     Args:
@@ -75,7 +73,7 @@ def wrap(
         )
     (output_name,) = outputs
 
-    def ask(images: list[bytes]) -> served.Answers:
+    def ask(images: list[bytes]) -> Answers:
         try:
             raw = function(**{input_name: prepare(images)})[output_name]
         except (tf.errors.OpError, UnicodeDecodeError) as error:
@@ -85,7 +83,7 @@ def wrap(
         probabilities = _to_probabilities(directory, raw.numpy(), meaning)
         indices = probabilities.argmax(axis=1)
         is_binary = len(names) == 2
-        return served.Answers(
+        return Answers(
             probabilities,
             [names[i] for i in indices],
             indices,
@@ -96,7 +94,7 @@ def wrap(
             np.isfinite(probabilities).all(axis=1),
         )
 
-    return served.ServedModel(
+    return AskedModel(
         directory,
         ask,
         class_names=names,

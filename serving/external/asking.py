@@ -1,15 +1,17 @@
-"""A model that answers encoded images: an export, or a server of one.
+"""Models that answer encoded images, an export or a server, asked about some.
 
-What is known of it beside its answers may be little: a server tells neither
-the names of its classes nor its threshold. Both follow from its answers.
+What is known of a model beside its answers may be little: a server tells
+neither the names of its classes nor its threshold. Both follow from its
+answers.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from trainer.evaluation import predictions as predictions_lib
+from trainer.evaluation.predictions import Decided, Predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Answers:
         scores: float32 `[images]`, of the positive class or of the label.
         decisions: bool `[images]`; None for more than two classes.
         valid: bool `[images]`; False where an image could not be decoded.
-        unlike: float32 `[images]`, above 1 where an image is unlike the
+        unlikeness: float32 `[images]`, above 1 where an image is unlike the
             training set; None if the model does not tell.
     """
 
@@ -33,11 +35,11 @@ class Answers:
     scores: np.ndarray
     decisions: np.ndarray | None
     valid: np.ndarray
-    unlike: np.ndarray | None = None
+    unlikeness: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class ServedModel:
+class AskedModel:
     """A model to evaluate.
 
     Attributes:
@@ -58,37 +60,60 @@ class ServedModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-    """What a model told of itself and of images.
+class Images:
+    """Images to judge by, in the order of their records.
 
     Attributes:
-        class_names: in the order of its classes.
-        positive_index: of the positive class, None unless there are two.
-        operating_point: a threshold that decides as it did, None likewise.
-        predictions: of the images, decided as it did.
+        files: of all of them.
+        ids: likewise.
+        groups: likewise.
+        class_names: their true classes.
+        positive_class: which of these is the positive one, if known.
     """
 
-    class_names: tuple[str, ...]
-    positive_index: int | None
-    operating_point: float | None
-    predictions: predictions_lib.Predictions
+    files: list[str]
+    ids: list[str]
+    groups: list[str]
+    class_names: list[str]
+    positive_class: str | None
 
 
 def make_answers(answered: Sequence) -> Answers:
     """Answers from one object per image, as `serving.client` returns them."""
-    decisions = [one.decision for one in answered]
+
+    def column(name, dtype=None):
+        return np.array([getattr(answer, name) for answer in answered], dtype)
+
+    decisions = [answer.decision for answer in answered]
     return Answers(
-        np.array([one.probabilities for one in answered], np.float32),
-        [one.label for one in answered],
-        np.array([one.label_index for one in answered]),
-        np.array([one.score for one in answered], np.float32),
+        column("probabilities", np.float32),
+        [answer.label for answer in answered],
+        column("label_index"),
+        column("score", np.float32),
         None if None in decisions else np.array(decisions, bool),
-        np.array([one.valid for one in answered], bool),
+        column("valid", bool),
     )
 
 
-def join_answers(parts: Sequence[Answers]) -> Answers:
-    """Answers of all batches, one after the other."""
+def ask_all(
+    model: AskedModel,
+    images: Iterable[bytes],
+    batch_size: int,
+    report_progress: Callable[[int], None],
+) -> Answers:
+    """Asks a model about images, some at a time.
+
+    Args:
+        model: to ask.
+        images: JPEG or PNG each; at least one.
+        batch_size: of a call.
+        report_progress: called with the number of answers there are.
+    """
+    parts, num_answers, images = [], 0, iter(images)
+    while batch := list(itertools.islice(images, batch_size)):
+        parts.append(model.ask(batch))
+        num_answers += len(batch)
+        report_progress(num_answers)
 
     def join(name):
         values = [getattr(part, name) for part in parts]
@@ -100,29 +125,15 @@ def join_answers(parts: Sequence[Answers]) -> Answers:
     return Answers(labels=labels, **joined)
 
 
-def interpret(
-    model: ServedModel,
-    answers: Answers,
-    ids: list[str],
-    groups: list[str],
-    true_names: list[str],
-    default_positive: str | None = None,
-) -> Told:
-    """Makes predictions of answers.
-
-    Args:
-        model: that gave them.
-        answers: for all images.
-        ids: of the images.
-        groups: likewise.
-        true_names: names of the images' true classes.
-        default_positive: the positive class, where all scores are a half.
+def interpret(model: AskedModel, answers: Answers, images: Images) -> Decided:
+    """Makes predictions of answers, decided as the model did.
 
     Raises:
         ValueError: if the images are of a class that the model does not know,
             or the answers contradict themselves.
     """
-    names = _class_names(model, answers, sorted(set(true_names)))
+    true_names = sorted(set(images.class_names))
+    names = _class_names(model, answers, true_names)
     unknown = sorted(set(true_names) - set(names))
     if unknown:
         raise ValueError(
@@ -130,44 +141,38 @@ def interpret(
             f"images of {', '.join(unknown)}: name the classes of the record "
             "set as the model does."
         )
-    label_of = {name: i for i, name in enumerate(names)}
     # Zeros of invalid images become NaN, which stands for no answer.
     probabilities = answers.probabilities.astype(np.float64)
-    logits = np.where(
-        answers.valid[:, np.newaxis],
-        np.log(np.clip(probabilities, 1e-30, None)),
-        np.nan,
-    )
-    logits[~np.isfinite(probabilities).all(axis=1)] = np.nan
-    predictions = predictions_lib.Predictions(
-        ids=ids,
-        groups=groups,
-        labels=np.array([label_of[name] for name in true_names], np.int32),
+    answered = answers.valid & np.isfinite(probabilities).all(axis=1)
+    logits = np.log(np.clip(probabilities, 1e-30, None))
+    logits[~answered] = np.nan
+    positive_index = operating_point = None
+    decisions = np.where(answers.valid, answers.label_indices, 0)
+    if answers.decisions is not None:
+        positive_index = _positive_index(answers, names, images.positive_class)
+        decisions = np.where(
+            answers.decisions, positive_index, 1 - positive_index
+        )
+        operating_point = model.operating_point
+        if operating_point is None:
+            operating_point = _threshold(model, answers)
+    return Predictions(
+        ids=images.ids,
+        groups=images.groups,
+        labels=np.array([names.index(n) for n in images.class_names], np.int32),
         logits=logits,
-        decisions=np.where(answers.valid, answers.label_indices, 0),
-    )
-    if answers.decisions is None:
-        return Told(names, None, None, predictions)
-    positive = _positive_index(answers, names, default_positive)
-    decided = np.where(answers.decisions, positive, 1 - positive)
-    return Told(
-        names,
-        positive,
-        _threshold(model, answers)
-        if model.operating_point is None
-        else model.operating_point,
-        dataclasses.replace(predictions, decisions=decided),
-    )
+        own_decisions=decisions,
+    ).decide(names, positive_index, operating_point)
 
 
 def _class_names(
-    model: ServedModel, answers: Answers, true_names: list[str]
+    model: AskedModel, answers: Answers, true_names: list[str]
 ) -> tuple[str, ...]:
     """What the model calls its classes."""
     num_classes = answers.probabilities.shape[1]
     if model.class_names is not None:
         return model.class_names
-    told = {
+    name_of = {
         int(index): label
         for index, label, valid in zip(
             answers.label_indices, answers.labels, answers.valid, strict=True
@@ -176,16 +181,16 @@ def _class_names(
     }
     # Lightbox's classes are sorted by name.
     if len(true_names) == num_classes and all(
-        true_names[i] == name for i, name in told.items()
+        true_names[i] == name for i, name in name_of.items()
     ):
         return tuple(true_names)
-    return tuple(told.get(i, f"class {i}") for i in range(num_classes))
+    return tuple(name_of.get(i, f"class {i}") for i in range(num_classes))
 
 
 def _positive_index(
     answers: Answers, names: tuple[str, ...], default: str | None
 ) -> int:
-    """The class whose probability is the score."""
+    """The class whose probability is the score, or where all tie `default`."""
     gaps = np.abs(answers.probabilities - answers.scores[:, np.newaxis])
     gaps = gaps[answers.valid].sum(axis=0)
     if default in names and np.ptp(gaps) < 1e-6:
@@ -193,7 +198,7 @@ def _positive_index(
     return int(np.argmin(gaps))
 
 
-def _threshold(model: ServedModel, answers: Answers) -> float:
+def _threshold(model: AskedModel, answers: Answers) -> float:
     """A threshold between the scores that were decided either way."""
     scores = answers.scores[answers.valid].astype(np.float64)
     called = answers.decisions[answers.valid]
@@ -211,31 +216,3 @@ def _threshold(model: ServedModel, answers: Answers) -> float:
     if not np.isfinite(lowest):
         return float(np.nextafter(highest, np.inf))
     return float((lowest + highest) / 2)
-
-
-def ask_all(
-    model: ServedModel,
-    images: Iterable[bytes],
-    batch_size: int,
-    report_progress: Callable[[int], None],
-) -> Answers:
-    """Asks a model about images, some at a time.
-
-    Args:
-        model: to ask.
-        images: JPEG or PNG each; at least one.
-        batch_size: of a call.
-        report_progress: called with the number of answers there are.
-    """
-    parts, batch, done = [], [], 0
-    for image in images:
-        batch.append(image)
-        if len(batch) == batch_size:
-            parts.append(model.ask(batch))
-            done += len(batch)
-            report_progress(done)
-            batch = []
-    if batch:
-        parts.append(model.ask(batch))
-        report_progress(done + len(batch))
-    return join_answers(parts)

@@ -1,8 +1,8 @@
 r"""Evaluates an exported or a running model on a record set.
 
-    python -m trainer.evaluation.evaluate --export=run/export/1 \
+    python -m serving.evaluate --export=run/export/1 \
         --data_dir=records_of_another_hospital --output_dir=external
-    python -m trainer.evaluation.evaluate --export=saved_model_of_others \
+    python -m serving.evaluate --export=saved_model_of_others \
         --class_names=no_tumor,tumor --pixel_range=0,1 \
         --data_dir=records --output_dir=external
 """
@@ -98,16 +98,16 @@ def _define_flags() -> None:
 def _load(stack: contextlib.ExitStack, place: staging.Workspace, where: str):
     """The model at a path or at a server's address."""
     if "://" in where and not where.startswith("gs://"):
-        from serving import client as client_lib
-        from trainer.evaluation import served
+        from serving import client
+        from serving.external import asking
 
         name = flags.FLAGS.model_name
-        client = stack.enter_context(client_lib.Client(where, name))
-        return served.ServedModel(
+        server = stack.enter_context(client.Client(where, name))
+        return asking.AskedModel(
             f"{name} at {where}",
-            lambda images: served.make_answers(client.predict(images)),
+            lambda images: asking.make_answers(server.predict(images)),
         )
-    from trainer.export import exported, foreign
+    from serving.external import exported, foreign
 
     values = flags.FLAGS
     try:
@@ -140,7 +140,8 @@ def _run(place: staging.Workspace) -> None:
         if bool(values.export) == bool(values.target):
             raise ValueError(_NO_MODEL)
         startup.import_tensorflow()
-        from trainer.evaluation import external, metrics
+        from serving.external import judge
+        from trainer.evaluation import metrics
         from trainer.report import page
 
         prevalences = metrics.parse_prevalences(values.prevalences)
@@ -149,7 +150,7 @@ def _run(place: staging.Workspace) -> None:
             models = [_load(stack, place, values.export or values.target)]
             if values.compare:
                 models.append(_load(stack, place, values.compare))
-            evaluation = external.evaluate(
+            evaluation = judge.evaluate(
                 models,
                 place.stage_records(values.data_dir),
                 splits=values.splits,
@@ -162,14 +163,15 @@ def _run(place: staging.Workspace) -> None:
             paths.write_atomically(paths.join(output_dir, name), content)
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate: {error}")
-    found = evaluation.metrics
-    for sentence in (*found["caveats"], *found["verdict"]):
-        print(f"- {sentence}")
-    for sentence in found.get("comparison", {}).get("verdict", ()):
+    findings = evaluation.findings
+    sentences = findings.caveats + findings.verdict
+    if findings.comparison is not None:
+        sentences += findings.comparison.verdict
+    for sentence in sentences:
         print(f"- {sentence}")
     for name in ("roc_auc", "accuracy"):
-        figure = found["splits"][found["shown"]]["metrics"][name]
-        logging.info("%s %s", name, page.format_metric(figure))
+        metric = findings.split.metrics[name]
+        logging.info("%s %s", name, page.format_metric(metric))
     print(f"Written to {paths.join(values.output_dir, 'report.html')}")
 
 

@@ -1,0 +1,83 @@
+"""Figures decode, show something, and survive splits with little in them."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.report.samples import HISTORY, make_splits
+from trainer.report import plots
+
+
+def assert_drawn(png: bytes):
+    image = Image.open(io.BytesIO(png))
+    assert image.format == "PNG"
+    assert min(image.size) > 200
+    pixels = np.asarray(image.convert("L"))
+    assert pixels.min() < 100 and pixels.max() == 255
+    assert 0.001 < np.mean(pixels < 250) < 0.9
+
+
+def draw_all(predictions):
+    shown = predictions["test"]
+    k = len(shown.class_names)
+    counts = np.zeros((k, k), int)
+    np.add.at(counts, (shown.labels, shown.decisions), 1)
+    return [
+        plots.confusion_matrix(counts.tolist(), shown.class_names, "test"),
+        plots.roc_curve(predictions),
+        plots.precision_recall_curve(predictions),
+        plots.calibration(predictions),
+    ]
+
+
+def change(predictions, **changes):
+    return {
+        split: dataclasses.replace(p, **changes)
+        for split, p in predictions.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_classes"),
+    [(1, 2), (3, 2), (60, 2), (60, 3), (60, 4), (60, 24)],
+)
+def test_splits_are_drawn(num_images, num_classes):
+    splits = make_splits(num_images, num_classes)
+    names = tuple(f"class number {c}" for c in range(num_classes))
+    for png in draw_all(change(splits, class_names=names, temperature=1.5)):
+        assert_drawn(png)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_is_drawn(label):
+    labels = np.full(20, label, np.int32)
+    for png in draw_all(change(make_splits(20), labels=labels)):
+        assert_drawn(png)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_empty_split_is_drawn(num_classes):
+    splits = {
+        split: p.select(np.zeros(8, bool))
+        for split, p in make_splits(8, num_classes).items()
+    }
+    for png in draw_all(splits):
+        assert_drawn(png)
+
+
+def test_names_with_dollar_signs_are_no_formulas():
+    names = ("$\\frac{", "a name that is much too long for an axis")
+    for png in draw_all(change(make_splits(20), class_names=names)):
+        assert_drawn(png)
+
+
+def test_same_input_gives_the_same_bytes():
+    assert draw_all(make_splits(30)) == draw_all(make_splits(30))
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 7])
+def test_history_of_any_length_is_drawn(num_rows):
+    assert_drawn(plots.training_history(HISTORY[:num_rows]))

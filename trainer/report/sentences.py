@@ -1,0 +1,260 @@
+"""What the figures say, in sentences: the verdict and what limits it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from trainer.data import records
+from trainer.evaluation import results, subgroups
+
+_FEW_GROUPS = 100
+_SIGNIFICANT = 0.05
+_TITLES = {
+    "roc_auc": "ROC AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+}
+
+
+def interval_text(metric: results.Metric) -> str:
+    """A metric's 95 % interval in words, or why there is none."""
+    if metric.interval is None:
+        return f"no interval: {metric.reason}"
+    low, high = metric.interval
+    return f"95 % interval {low:.3f} to {high:.3f}"
+
+
+def _with_interval(metric: results.Metric) -> str:
+    return f"{metric.value:.3f} ({interval_text(metric)})"
+
+
+def _images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"
+
+
+def verdict(
+    split: results.Split,
+    class_names: tuple[str, ...],
+    positive_index: int | None,
+) -> list[str]:
+    """What was found on a split, in sentences that a clinician reads."""
+    counts = np.array(split.confusion_matrix)
+    if not counts.sum():
+        return ["No image was judged, so nothing is known."]
+    if positive_index is None:
+        return _verdict_of_many(split, class_names, counts)
+    negative_index = 1 - positive_index
+    positive, negative = (
+        class_names[positive_index],
+        class_names[negative_index],
+    )
+    metrics, spoken = split.metrics, []
+    missed, hits = counts[positive_index, [negative_index, positive_index]]
+    cleared, alarms = counts[negative_index, [negative_index, positive_index]]
+    if hits + missed:
+        spoken.append(
+            f"Of {_images(hits + missed)} with {positive}, {hits} found and "
+            f"{missed} missed: sensitivity "
+            f"{_with_interval(metrics['sensitivity'])}."
+        )
+    if cleared + alarms:
+        spoken.append(
+            f"Of {_images(cleared + alarms)} of {negative}, {cleared} cleared "
+            f"and {alarms} called {positive} by mistake: specificity "
+            f"{_with_interval(metrics['specificity'])}."
+        )
+    area = metrics["roc_auc"]
+    if area.value is not None:
+        spoken.append(
+            f"Shown one image of each class, it gives the one with {positive} "
+            f"the higher score in {100 * area.value:.0f} % of pairs: ROC AUC "
+            f"{_with_interval(area)}."
+        )
+    return spoken
+
+
+def _verdict_of_many(split, class_names, counts) -> list[str]:
+    spoken = [
+        f"Of {_images(counts.sum())}, {np.trace(counts)} named right: accuracy "
+        f"{_with_interval(split.metrics['accuracy'])}."
+    ]
+    totals = counts.sum(axis=1)
+    present = np.flatnonzero(totals)
+    recalls = np.diagonal(counts)[present] / totals[present]
+    worst = present[np.argmin(recalls)]
+    spoken.append(
+        f"It recognizes {class_names[worst]} worst: "
+        f"{counts[worst, worst]} of {_images(totals[worst])}."
+    )
+    mistakes = counts - np.diag(np.diagonal(counts))
+    if mistakes.any():
+        true, decided = np.unravel_index(mistakes.argmax(), mistakes.shape)
+        spoken.append(
+            f"Its most frequent mistake: {class_names[true]} called "
+            f"{class_names[decided]} ({mistakes[true, decided]} of "
+            f"{_images(totals[true])})."
+        )
+    return spoken
+
+
+def caveats(
+    info: records.DatasetInfo,
+    splits: Mapping[str, results.Split],
+    labels: np.ndarray,
+    operating_point_note: str,
+    cross_validation: results.CrossValidation | None = None,
+) -> list[str]:
+    """What a reader must know before the figures, the gravest first.
+
+    Args:
+        info: the data set.
+        splits: their figures.
+        labels: of the split that is shown.
+        operating_point_note: from `calibration.choose_operating_point`.
+        cross_validation: if there was one.
+    """
+    shown = "test" if "test" in splits else "validation"
+    split = splits[shown]
+    spoken = []
+    if info.leaks:
+        spoken.append(
+            f"{_images(info.leaks)} share a patient or a copy with another "
+            "split (--on_leak=allow): the figures are too good."
+            + _without_leaks(split, info.positive_index)
+        )
+    if "test" not in splits:
+        spoken.append(
+            "There is no test split: the figures are those of validation, "
+            "which chose weights, temperature and threshold, and are "
+            "optimistic." + _of_folds(cross_validation, info.positive_index)
+        )
+    for name, part in splits.items():
+        if part.num_without_answer:
+            total = part.num_images + part.num_without_answer
+            spoken.append(
+                "The model gave no finite answer for "
+                f"{part.num_without_answer} of {_images(total)} of {name}; "
+                "they are left out of every figure."
+            )
+    spoken += _unbeaten(split.baselines or {})
+    if split.num_groups < _FEW_GROUPS:
+        spoken.append(
+            f"The {shown} split is small, {_images(split.num_images)} of "
+            f"{split.num_groups} independent groups (patients or copies): "
+            "read the intervals, not the figures."
+        )
+    missing = set(range(info.num_classes)) - set(labels)
+    if missing:
+        names = ", ".join(info.class_names[c] for c in sorted(missing))
+        spoken.append(f"The {shown} split has no image of {names}.")
+    if _is_flawless(split):
+        spoken.append(
+            f"Every image of {shown} is on the right side. Intervals of width "
+            "zero then say that the images are too few or too easy to show "
+            "the model's mistakes, not that it makes none."
+        )
+    if operating_point_note:
+        spoken.append(f"Operating point: {operating_point_note}.")
+    return spoken
+
+
+def _main_metric(positive_index: int | None) -> str:
+    return "accuracy" if positive_index is None else "roc_auc"
+
+
+def _without_leaks(split: results.Split, positive_index: int | None) -> str:
+    parts = (split.subgroups or {}).get(subgroups.KINSHIP, {})
+    if subgroups.INDEPENDENT not in parts:
+        return ""
+    part = parts[subgroups.INDEPENDENT]
+    name = _main_metric(positive_index)
+    metric = part.metrics[name]
+    if metric.value is None:
+        return (
+            f" Without them, {_TITLES[name]} is not computed: {metric.reason}."
+        )
+    text = (
+        f" On the {_images(part.num_images)} that share nothing with "
+        f"training, {_TITLES[name]} is {_with_interval(metric)}"
+    )
+    nearest = (part.baselines or {}).get("nearest neighbour")
+    if nearest is None or nearest.value is None:
+        return f"{text}."
+    return (
+        f"{text}; the nearest training image by pixels has a "
+        f"{_TITLES[nearest.metric]} of {nearest.value:.3f} there and "
+        f"{split.baselines['nearest neighbour'].value:.3f} on all."
+    )
+
+
+def _of_folds(
+    folds: results.CrossValidation | None, positive_index: int | None
+) -> str:
+    if folds is None:
+        return ""
+    name = _main_metric(positive_index)
+    metric = folds.pooled.metrics[name]
+    if metric.value is None:
+        return ""
+    title = _TITLES[name]
+    return (
+        f" Those of the {folds.num_folds} folds are not: "
+        f"{title[0].upper()}{title[1:]} {_with_interval(metric)}."
+    )
+
+
+def _is_flawless(split: results.Split) -> bool:
+    counts = np.array(split.confusion_matrix)
+    return bool(counts.sum()) and (
+        np.trace(counts) == counts.sum()
+        or split.metrics["roc_auc"].value == 1.0
+    )
+
+
+def _unbeaten(baselines: results.Baselines) -> list[str]:
+    """A sentence per trivial baseline that the model does not beat."""
+    spoken = []
+    for name, baseline in baselines.items():
+        if baseline.beaten is not False:
+            continue
+        between = "no interval"
+        if baseline.difference_interval:
+            low, high = baseline.difference_interval
+            between = f"95 % interval {low:+.3f} to {high:+.3f}"
+        spoken.append(
+            f"The model is not shown to beat a trivial baseline, {name}: its "
+            f"{_TITLES[baseline.metric]} is {baseline.value:.3f}, the model's "
+            f"differs by {baseline.difference:+.3f} ({between})."
+        )
+    return spoken
+
+
+def compare(comparison: results.Comparison) -> list[str]:
+    """Which of two models is better."""
+    if not comparison.num_images:
+        return ["There is no image that both models answered."]
+
+    def better(lead: float, p_value: float, what: str) -> str:
+        name = comparison.this if lead > 0 else comparison.other
+        return f"{name if p_value < _SIGNIFICANT else 'neither'} {what} better"
+
+    spoken = []
+    for class_name, test in comparison.delong.items():
+        if test is None:
+            continue
+        low, high = test.interval
+        spoken.append(
+            f"ROC AUC of {class_name}: "
+            f"{better(test.difference, test.p_value, 'ranks')} (difference "
+            f"{test.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, "
+            f"DeLong p = {test.p_value:.3g})."
+        )
+    test = comparison.mcnemar
+    lead = test.only_this_right - test.only_other_right
+    spoken.append(
+        f"Decisions: {better(lead, test.p_value, 'decides')} "
+        f"({test.only_this_right} images are right by {comparison.this} alone, "
+        f"{test.only_other_right} by {comparison.other} alone, McNemar p = "
+        f"{test.p_value:.3g})."
+    )
+    return spoken

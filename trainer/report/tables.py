@@ -1,0 +1,62 @@
+"""`predictions.csv` and `classification_report.txt`."""
+
+import csv
+import io
+from collections.abc import Mapping
+
+from sklearn import metrics as sklearn_metrics
+
+from trainer.evaluation.predictions import Decided
+
+COLUMNS = ("split", "id", "group", "label", "predicted", "score", "decision")
+
+
+def predictions_csv(predictions: Mapping[str, Decided]) -> str:
+    """A row per image: `COLUMNS` and a column `probability_CLASS` per class.
+
+    `predicted` is the most probable class, `decision` the one that the
+    operating point decides on. Nine digits, which float32 survives. Where the
+    model gave no finite answer, both are empty.
+
+    Args:
+        predictions: by split, at least one.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = next(iter(predictions.values())).class_names
+    writer.writerow([*COLUMNS, *(f"probability_{name}" for name in names)])
+    for split, p in predictions.items():
+        predicted = p.logits.argmax(axis=-1)
+        scores = p.scores
+        for i, is_finite in enumerate(p.is_finite):
+            writer.writerow(
+                [
+                    split,
+                    p.ids[i],
+                    p.groups[i],
+                    names[p.labels[i]],
+                    names[predicted[i]] if is_finite else "",
+                    f"{scores[i]:.9g}",
+                    names[p.decisions[i]] if is_finite else "",
+                    *(f"{value:.9g}" for value in p.probabilities[i]),
+                ]
+            )
+    return buffer.getvalue()
+
+
+def classification_report(predictions: Mapping[str, Decided]) -> str:
+    """scikit-learn's report on the decisions of every split."""
+    texts = []
+    for split, p in predictions.items():
+        text = "There is no image to judge by.\n"
+        if len(p.labels):
+            text = sklearn_metrics.classification_report(
+                p.labels,
+                p.decisions,
+                labels=range(len(p.class_names)),
+                target_names=list(p.class_names),
+                digits=3,
+                zero_division=0,
+            )
+        texts.append(f"{split}\n\n{text}")
+    return "\n".join(texts)
