@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from trainer.evaluation import resampling
-from tuning import trial
+from tuning import objectives, trial
 
 NUM_RESAMPLES = 200
 
@@ -24,12 +24,10 @@ class Estimate:
     Attributes:
         value: mean over resamples, None if no resample defines it.
         interval: 95 %, likewise.
-        num_trials: that were chosen from.
     """
 
     value: float | None
     interval: list[float] | None
-    num_trials: int
 
 
 def correct(
@@ -50,30 +48,22 @@ def correct(
     """
     places = data.judged
     groups = [data.groups[i] for i in places]
-    weights = np.concatenate(
+    drawn = np.concatenate(
         list(resampling.resample_weights(groups, NUM_RESAMPLES, seed))
     )
-    drawn, left_out = [], []
-    for one in logits:
-        predictions = data.predictions(places, one)
-
-        def score(some, predictions=predictions):
-            return trial.point_metrics(
-                predictions, data.class_names, data.positive_index, some
-            )[objective]
-
-        drawn.append(score(weights))
-        left_out.append(score((weights == 0).astype(np.float64)))
-    drawn, left_out = np.array(drawn), np.array(left_out)
-    if trial.direction(objective) == "min":
-        drawn = -drawn
-    best = np.argmax(np.where(np.isfinite(drawn), drawn, -np.inf), axis=0)
-    scores = left_out[best, np.arange(NUM_RESAMPLES)]
+    left_out = (drawn == 0).astype(np.float64)
+    scores_drawn, scores_left_out = (
+        np.array([data.metrics(places, z, weights)[objective] for z in logits])
+        for weights in (drawn, left_out)
+    )
+    scores_drawn *= objectives.sign(objective)
+    best = np.argmax(
+        np.where(np.isfinite(scores_drawn), scores_drawn, -np.inf), axis=0
+    )
+    scores = scores_left_out[best, np.arange(NUM_RESAMPLES)]
     finite = scores[np.isfinite(scores)]
     if not len(finite):
-        return Estimate(None, None, len(logits))
+        return Estimate(None, None)
     return Estimate(
-        float(finite.mean()),
-        resampling.percentile_interval(scores),
-        len(logits),
+        float(finite.mean()), resampling.percentile_interval(scores)
     )

@@ -1,10 +1,10 @@
-"""What a sweep tells: a live table, sentences, `sweep.png` and `sweep.html`."""
+"""What a sweep tells: a live table, sentences, a table, a picture, a page."""
 
 import base64
+import csv
 import io
 import json
 import pathlib
-import sys
 import time
 
 import jinja2
@@ -12,87 +12,66 @@ import numpy as np
 from matplotlib import figure
 
 from trainer.evaluation.results import Metric
-from tuning import optimism, search_space, trial, trial_queue
+from tuning import objectives, optimism, search_space
+from tuning.trial_log import EndedTrial
 
+TRIALS_FILE = "trials.csv"
 PICTURE_FILE, PAGE_FILE = "sweep.png", "sweep.html"
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 
 
 class LiveTable:
-    """Prints a row per finished trial, the best so far and the time left."""
+    """Prints a row per ended trial: the best so far and the time left."""
 
-    def __init__(self, options, finished: list[dict]):
+    def __init__(self, options, num_before: int):
         self._options = options
-        self._is_max = trial.direction(options.objective) == "max"
-        self._best = None
-        self._count = 0
+        self._num_before = num_before
         self._start = time.monotonic()
-        self._count_before = len(finished)
-        for event in finished:
-            self._note(event)
-        if finished:
-            print(f"{len(finished)} trials are finished already.")
+        if num_before:
+            print(f"{num_before} trials are finished already.")
 
-    def _note(self, event: dict) -> None:
-        self._count += 1
-        score = event.get("score")
-        if score is not None and (
-            self._best is None or (score > self._best) == self._is_max
-        ):
-            self._best = score
-
-    def add(self, event: dict, values: dict) -> None:
-        """Prints the row of a trial that has just ended."""
-        if self._count == self._count_before:
+    def show_last(self, trials: list[EndedTrial]) -> None:
+        """Prints the row of the last of all trials that have ended."""
+        objective = self._options.objective
+        if len(trials) == self._num_before + 1:
             print(
-                f"{'trial':>9} {self._options.objective:>12} {'best':>8} "
-                f"{'seconds':>8} {'left':>8}  hyperparameters"
+                f"{'trial':>9} {objective:>12} {'best':>8} {'seconds':>8} "
+                f"{'left':>8}  hyperparameters"
             )
-        self._note(event)
-        score = event.get("score")
-        print(
-            f"{self._number(event):>9} "
-            f"{'failed' if score is None else f'{score:.4f}':>12} "
-            f"{'' if self._best is None else f'{self._best:.4f}':>8} "
-            f"{event.get('seconds', 0):>8.2f} {self._left():>8}  "
-            f"{event.get('message') or describe(values)}"
+        number, left = trials[-1].trial_id, "?"
+        if self._options.oracle != "hyperband":
+            number += f"/{self._options.max_trials}"
+            each = time.monotonic() - self._start
+            each /= len(trials) - self._num_before
+            seconds = int(each * (self._options.max_trials - len(trials)))
+            left = f"{seconds // 60}:{seconds % 60:02d}"
+        best = objectives.best(trials, objective)
+        values = " ".join(
+            f"{name}={_short(value)}"
+            for name, value in trials[-1].values.items()
+            if name in search_space.SPACE
         )
-        sys.stdout.flush()
-
-    def _number(self, event) -> str:
-        if self._options.oracle == "hyperband":
-            return event["trial"]
-        return f"{event['trial']}/{self._options.max_trials}"
-
-    def _left(self) -> str:
-        """Minutes and seconds that the other trials will take."""
-        if self._options.oracle == "hyperband":
-            return "?"
-        done = self._count - self._count_before
-        each = (time.monotonic() - self._start) / done
-        seconds = each * max(0, self._options.max_trials - self._count)
-        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+        print(
+            f"{number:>9} {_score(trials[-1]):>12} "
+            f"{_score(best) if best else '':>8} {trials[-1].seconds:>8.2f} "
+            f"{left:>8}  {trials[-1].message or values}",
+            flush=True,
+        )
 
 
-def describe(values: dict) -> str:
-    """Hyperparameters on one line."""
-    return " ".join(
-        f"{name}={_format(values[name])}"
-        for name in search_space.SPACE
-        if name in values
-    )
+def _short(value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _format(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return str(value)
+def _score(trial: EndedTrial) -> str:
+    return "failed" if trial.score is None else f"{trial.score:.4f}"
 
 
 def make_verdict(
     options,
-    best: dict,
+    num_completed: int,
+    best: EndedTrial,
     metric: Metric,
     estimate: optimism.Estimate,
     default_score: float,
@@ -101,65 +80,52 @@ def make_verdict(
 
     Args:
         options: of the sweep.
-        best: the event of the best trial's end.
+        num_completed: trials that it was chosen from.
+        best: the best trial.
         metric: of the images judged on, with its interval.
         estimate: corrected for the choice.
         default_score: of the head without a sweep, on the same images.
     """
-    where = (
-        f"{options.num_folds} grouped folds"
-        if options.num_folds
-        else "the validation split"
-    )
-    sentences = [
-        f"The best of {estimate.num_trials} trials is {best['trial']}: mean "
-        f"{options.objective} {best['score']:.3f} on {where}"
-        + (
-            f", {metric.value:.3f} ({_interval(metric.interval)}) on all its "
-            "images together."
-            if metric.value is not None
-            else "."
+    where = "the validation split"
+    if options.num_folds:
+        where = f"{options.num_folds} grouped folds"
+    together = ""
+    if metric.value is not None:
+        together = (
+            f", {metric.value:.3f} ({_interval(metric.interval)}) on all "
+            "its images together"
         )
-    ]
-    warning = (
+    how_much = "; there are too few images to say by how much"
+    if estimate.value is not None:
+        how_much = (
+            f": choosing among the {num_completed} trials on some of the "
+            f"groups and judging on the others gives {estimate.value:.3f} "
+            f"({_interval(estimate.interval)})"
+        )
+    return [
+        f"The best of {num_completed} trials is {best.trial_id}: mean "
+        f"{options.objective} {best.score:.3f} on {where}{together}.",
         "It was chosen for being the best on these images, so this is too good"
-    )
-    if estimate.value is None:
-        sentences.append(
-            f"{warning}; there are too few images to say by how much."
-        )
-    else:
-        sentences.append(
-            f"{warning}: choosing among the {estimate.num_trials} trials on "
-            "some of the groups and judging on the others gives "
-            f"{estimate.value:.3f} ({_interval(estimate.interval)})."
-        )
-    sentences.append(
+        f"{how_much}.",
         f"The default head has {default_score:.3f} on the same images: "
-        + _compare(options.objective, estimate, default_score)
-    )
-    sentences.append(
+        + _compare(options.objective, estimate, default_score),
         "The test split was not touched: train with the result, and trust that "
-        "run's test figures."
-    )
-    return sentences
+        "run's test figures.",
+    ]
 
 
 def _compare(
     objective: str, estimate: optimism.Estimate, default_score: float
 ) -> str:
     """Whether the choice is better than no sweep."""
-    sign = 1 if trial.direction(objective) == "max" else -1
-    if estimate.value is None or sign * (estimate.value - default_score) <= 0:
-        return (
-            "the sweep found none that is better beyond the luck of the choice."
-        )
-    worst = estimate.interval and min(sign * end for end in estimate.interval)
-    if worst is None or worst <= sign * default_score:
-        return (
-            "what the sweep found may be better, but the interval does not "
-            "show it."
-        )
+
+    def is_better(score):
+        return objectives.sign(objective) * (score - default_score) > 0
+
+    if estimate.value is None or not is_better(estimate.value):
+        return "the sweep found none better beyond the luck of the choice."
+    if not all(map(is_better, estimate.interval or [default_score])):
+        return "its choice may be better, but the interval does not show it."
     return "the sweep found a better one."
 
 
@@ -169,89 +135,79 @@ def _interval(interval) -> str:
     return f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
 
 
+def make_csv(trials: list[EndedTrial]) -> str:
+    """`trials.csv`: a row per trial, as they ended."""
+    metric_names = sorted({name for t in trials for name in t.metrics})
+    buffer = io.StringIO()
+    writer = csv.DictWriter(
+        buffer,
+        ["trial", "status", "score", "seconds", "num_epochs"]
+        + [*search_space.SPACE, *metric_names, "message"],
+        lineterminator="\n",
+        extrasaction="ignore",
+    )
+    writer.writeheader()
+    for t in trials:
+        facts = vars(t) | {"trial": t.trial_id, "status": t.status}
+        writer.writerow(facts | t.values | t.metrics)
+    return buffer.getvalue()
+
+
 def make_files(
     options,
-    finished: list[dict],
-    values: dict[str, dict],
-    best: dict,
+    trials: list[EndedTrial],
+    best: EndedTrial,
     verdict: list[str],
     depths: list,
 ) -> dict[str, bytes | str]:
     """Content of `sweep.png` and `sweep.html` by name."""
-    picture = _draw(options, finished, values, best)
-    sign = -1 if trial.direction(options.objective) == "max" else 1
-    ordered = sorted(
-        finished, key=lambda e: sign * e.get("score", -sign * np.inf)
-    )
-    rows = [
-        {
-            "kind": "best"
-            if e is best
-            else "failed"
-            if e["status"] == trial_queue.FAILED
-            else "",
-            "trial": e["trial"],
-            "score": f"{e['score']:.4f}" if "score" in e else "failed",
-            "seconds": f"{e.get('seconds', 0):.2f}",
-            "values": [
-                _format(values[e["trial"]].get(name, ""))
-                for name in search_space.SPACE
-            ],
-            "message": e.get("message", ""),
-        }
-        for e in ordered
-    ]
+    picture = _draw(options, trials, best)
+    worst_first = -objectives.sign(options.objective)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True
     )
+    environment.filters |= {"short": _short, "score": _score}
+    searched = {k: v for k, v in best.values.items() if k in search_space.SPACE}
     page = environment.get_template(PAGE_FILE).render(
-        num_trials=len(finished),
         objective=options.objective,
         verdict=verdict,
-        best=json.dumps(
-            {
-                name: value
-                for name, value in values[best["trial"]].items()
-                if name in search_space.SPACE
-            },
-            indent=2,
-        ),
+        best=best,
+        best_values=json.dumps(searched, indent=2),
         picture=base64.b64encode(picture).decode("ascii"),
         names=list(search_space.SPACE),
-        rows=rows,
+        trials=sorted(
+            trials,
+            key=lambda t: np.inf if t.score is None else worst_first * t.score,
+        ),
         depths=depths,
     )
     return {PICTURE_FILE: picture, PAGE_FILE: page}
 
 
-def _draw(options, finished, values, best) -> bytes:
+def _draw(options, trials, best) -> bytes:
     """The history of the best, and a slice per hyperparameter."""
-    completed = [e for e in finished if e["status"] == trial_queue.COMPLETED]
+    completed = [t for t in trials if t.score is not None]
     names = [
         name
         for name in search_space.SPACE
-        if len({values[e["trial"]].get(name) for e in completed}) > 1
+        if len({t.values.get(name) for t in completed}) > 1
     ]
-    num_columns = 4
-    num_rows = -(-(len(names) + 1) // num_columns)
-    fig = figure.Figure(
-        figsize=(3.2 * num_columns, 2.6 * num_rows), layout="constrained"
-    )
-    axes = fig.subplots(num_rows, num_columns, squeeze=False).ravel()
-    scores = np.array([e["score"] for e in completed])
-    if trial.direction(options.objective) == "max":
-        so_far = np.maximum.accumulate(scores)
-    else:
-        so_far = np.minimum.accumulate(scores)
+    num_rows = -(-(len(names) + 1) // 4)
+    fig = figure.Figure(figsize=(12.8, 2.6 * num_rows), layout="constrained")
+    axes = fig.subplots(num_rows, 4, squeeze=False).ravel()
+    scores = np.array([t.score for t in completed])
+    sign = objectives.sign(options.objective)
+    so_far = sign * np.maximum.accumulate(sign * scores)
     axes[0].plot(scores, ".", color=_BLUE, alpha=0.6, label="trial")
     axes[0].plot(so_far, color=_ORANGE, label="best so far")
-    axes[0].set(xlabel="trials, as they ended", ylabel=options.objective)
+    axes[0].set(xlabel="trials, as they ended")
     axes[0].legend(frameon=False, fontsize=8)
     for ax, name in zip(axes[1:], names, strict=False):
-        _draw_slice(ax, name, options, completed, values, best)
+        _draw_slice(ax, name, completed, best)
     for ax in axes[len(names) + 1 :]:
         ax.set_visible(False)
     for ax in axes:
+        ax.set_ylabel(options.objective)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25)
     buffer = io.BytesIO()
@@ -260,25 +216,21 @@ def _draw(options, finished, values, best) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_slice(ax, name, options, completed, values, best) -> None:
+def _draw_slice(ax, name, completed, best) -> None:
     whole = search_space.SPACE[name]
-    having = [e for e in completed if name in values[e["trial"]]]
-    x = [values[e["trial"]][name] for e in having]
-    scores = [e["score"] for e in having]
-    marked = values[best["trial"]].get(name)
+    having = [t for t in completed if name in t.values]
+    x = [t.values[name] for t in having]
+    marked = best.values.get(name)
     if isinstance(whole, search_space.Choice):
         order = [v for v in whole.values if v in x]
-        places = [order.index(v) for v in x]
+        ax.set_xticks(range(len(order)), [_short(v) for v in order])
         # Apart, or the points of a choice would hide each other.
         spread = np.random.default_rng(0).uniform(-0.15, 0.15, len(x))
-        ax.plot(places + spread, scores, ".", color=_BLUE, alpha=0.6)
-        ax.set_xticks(range(len(order)), [_format(v) for v in order])
+        x = [order.index(value) for value in x] + spread
         marked = order.index(marked) if marked in order else None
     else:
-        ax.plot(x, scores, ".", color=_BLUE, alpha=0.6)
         ax.set_xscale(whole.sampling)
+    ax.plot(x, [t.score for t in having], ".", color=_BLUE, alpha=0.6)
     if marked is not None:
-        ax.plot(
-            marked, best["score"], "o", mfc="none", color=_ORANGE, ms=9, mew=2
-        )
-    ax.set(xlabel=name, ylabel=options.objective)
+        ax.plot(marked, best.score, "o", mfc="none", color=_ORANGE, ms=9, mew=2)
+    ax.set_xlabel(name)

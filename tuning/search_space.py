@@ -7,12 +7,8 @@ some of the choices; one value fixes it.
 
 import dataclasses
 import json
-import typing
 
 from trainer.storage import paths
-
-if typing.TYPE_CHECKING:
-    import keras_tuner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +60,8 @@ AUGMENTATION_FIELDS = (
     "zoom_fraction",
     "brightness",
     "contrast",
+    "horizontal_flip",
+    "vertical_flip",
 )
 # What the sweep's own flags say of the head phase, and a run must share.
 HEAD_PHASE_FIELDS = (
@@ -74,7 +72,6 @@ HEAD_PHASE_FIELDS = (
     "gradient_clip_norm",
     "learning_rate_scaling",
 )
-FLIP_FIELDS = ("horizontal_flip", "vertical_flip")
 
 
 def read_space(path: str) -> dict[str, Choice | Range]:
@@ -122,11 +119,8 @@ def _narrow(path, name, whole, wanted):
                 f"{list(whole.values)}. Received: {json.dumps(wanted)}."
             )
         return dataclasses.replace(whole, values=values)
-    is_number = all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) for v in wanted
-    )
     if (
-        not is_number
+        not all(type(v) in (int, float) for v in wanted)
         or len(wanted) not in (1, 2)
         or not whole.low <= wanted[0] <= wanted[-1] <= whole.high
     ):
@@ -140,9 +134,7 @@ def _narrow(path, name, whole, wanted):
     return Range(float(wanted[0]), float(wanted[1]), whole.sampling)
 
 
-def to_hyperparameters(
-    space: dict[str, Choice | Range],
-) -> "keras_tuner.HyperParameters":
+def to_hyperparameters(space: dict[str, Choice | Range]):
     """A space as keras-tuner has it, all of it known beforehand."""
     # It imports TensorFlow, which takes seconds; the space alone does not.
     import keras_tuner
@@ -174,30 +166,26 @@ def to_settings(values: dict, base: dict) -> dict:
         The fields that the values decide; their names are flags of
         `trainer.task`.
     """
-    settings = {
-        name: values[name]
-        for name in values
-        if name in SPACE
-        and name
-        not in ("num_hidden_layers", "hidden_units", "augmentation_strength")
-    }
+    settings = {name: base[name] for name in HEAD_PHASE_FIELDS}
+    settings |= {name: values[name] for name in SPACE if name in values}
     if "head_batch_norm" in settings:
         # keras-tuner makes numbers of booleans.
         settings["head_batch_norm"] = bool(settings["head_batch_norm"])
-    depth, width = values["num_hidden_layers"], values.get("hidden_units", 0)
+    depth, width = settings.pop("num_hidden_layers"), values.get("hidden_units")
     settings["hidden_units"] = [width // 2**i for i in range(depth)]
-    for name in HEAD_PHASE_FIELDS:
-        settings[name] = base[name]
     # Hyperband gives most trials a part of the epochs.
     settings["head_epochs"] = values.get("tuner/epochs", base["head_epochs"])
-    return settings | scale_augmentation(base, values["augmentation_strength"])
+    strength = settings.pop("augmentation_strength")
+    return settings | scale_augmentation(base, strength)
 
 
 def scale_augmentation(base: dict, strength: float) -> dict:
     """The augmentation fields of a `TrainConfig` at another strength."""
-    settings = {name: base[name] * strength for name in AUGMENTATION_FIELDS}
-    for name in FLIP_FIELDS:
-        settings[name] = bool(base[name] and strength)
+    settings = {
+        # A flip stays a boolean.
+        name: type(base[name])(base[name] * strength)
+        for name in AUGMENTATION_FIELDS
+    }
     if not strength:
         settings["feature_views"] = 1
     return settings

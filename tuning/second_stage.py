@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, train
+from trainer import config, config_flags, train
 from trainer.data import input_pipeline
 from trainer.run import claim_job_dir
 from trainer.storage import paths
-from tuning import optimism, trial
+from tuning import objectives, optimism, trial
 
 DIRECTORY = "second_stage"
 RESULT_FILE = "result.json"
@@ -41,57 +41,53 @@ class Depth:
 def try_depths(
     cfg: config.TrainConfig,
     strategy: tf.distribute.Strategy,
-    depths: tuple[int, ...],
+    options,
     best_trial: str,
     settings: dict,
-    objective: str,
 ) -> list[Depth]:
     """Trains once for each depth; a depth that is finished is kept.
 
     Args:
         cfg: of the sweep.
         strategy: of this process.
-        depths: numbers of blocks to fine-tune; 0 trains the head alone.
+        options: of the sweep; a depth of 0 trains the head alone.
         best_trial: the trial whose head it is.
         settings: of that trial, fields of a `TrainConfig`.
-        objective: a metric of `metrics.json`.
 
     Raises:
-        ValueError: if an earlier result is of other flags.
+        ValueError: if an earlier result is of other flags, or the objective is
+            not defined on the validation split.
     """
     info = input_pipeline.read_dataset_info(cfg.data_dir)
-    found = []
-    for blocks in depths:
-        run_cfg = dataclasses.replace(
-            cfg,
-            **settings | {"hidden_units": tuple(settings["hidden_units"])},
-            **depth_settings(cfg, blocks),
-            job_dir=paths.join(
-                cfg.job_dir, DIRECTORY, f"trial-{best_trial}-blocks-{blocks}"
-            ),
+    tried = []
+    for blocks in options.depths:
+        job_dir = paths.join(
+            cfg.job_dir, DIRECTORY, f"trial-{best_trial}-blocks-{blocks}"
         )
+        changes = settings | depth_settings(cfg, blocks) | {"job_dir": job_dir}
+        run_cfg = config_flags.make_config(vars(cfg) | changes)
         claim_job_dir(run_cfg, info, is_chief=True)
-        path = paths.join(run_cfg.job_dir, RESULT_FILE)
+        path = paths.join(job_dir, RESULT_FILE)
         if not paths.exists(path):
             logging.info("second stage: %d block(s) fine-tuned", blocks)
             trained = train.train_and_predict(run_cfg, info, strategy)
             validation = trained.predictions["validation"]
-            metrics = trial.point_metrics(
-                validation, info.class_names, info.positive_index
+            metrics = objectives.point_metrics(
+                validation.decide(info.class_names, info.positive_index, 0.5)
             )
             result = {"metrics": metrics, "logits": validation.logits.tolist()}
             paths.write_atomically(path, json.dumps(result) + "\n")
-            tf.io.gfile.rmtree(paths.join(run_cfg.job_dir, "checkpoints"))
+            tf.io.gfile.rmtree(paths.join(job_dir, "checkpoints"))
         result = json.loads(paths.read_bytes(path))
-        found.append(
-            Depth(
-                blocks,
-                result["metrics"][objective],
-                result["metrics"],
-                np.array(result["logits"], np.float32),
+        score = result["metrics"][options.objective]
+        if not np.isfinite(score):
+            raise ValueError(
+                f"{options.objective} is not defined: the validation split "
+                "lacks a class. Leave --second_stage out."
             )
-        )
-    return found
+        logits = np.array(result["logits"], np.float32)
+        tried.append(Depth(blocks, score, result["metrics"], logits))
+    return tried
 
 
 def depth_settings(cfg: config.TrainConfig, blocks: int) -> dict:
@@ -105,33 +101,28 @@ def depth_settings(cfg: config.TrainConfig, blocks: int) -> dict:
     }
 
 
-def choose(found: list[Depth], objective: str) -> Depth:
-    """The depth with the best score; of equal ones the first."""
-    sign = 1 if trial.direction(objective) == "max" else -1
-    scores = [sign * depth.score for depth in found]
-    return found[int(np.nanargmax(scores))]
-
-
-def make_verdict(found: list[Depth], data: trial.SweepData, options) -> str:
+def make_verdict(
+    depths: list[Depth], data: trial.SweepData, objective: str
+) -> str:
     """What the depths gave and how far that may be believed, in a sentence.
 
     Args:
-        found: by `try_depths`.
+        depths: by `try_depths`.
         data: of the sweep, whose last images are the validation split.
-        options: of the sweep.
+        objective: a metric of `metrics.json`.
     """
-    best = choose(found, options.objective)
-    scores = ", ".join(f"{d.blocks}: {d.score:.3f}" for d in found)
-    everything = np.arange(len(data.labels))
-    num_train = len(everything) - len(best.logits)
+    best = objectives.best(depths, objective)
+    scores = ", ".join(f"{d.blocks}: {d.score:.3f}" for d in depths)
+    places = np.arange(len(data.labels))
+    num_train = len(places) - len(best.logits)
     on_validation = dataclasses.replace(
-        data, folds=[(everything[:num_train], everything[num_train:])]
+        data, folds=[(places[:num_train], places[num_train:])]
     )
     estimate = optimism.correct(
-        [depth.logits for depth in found], on_validation, options.objective
+        [depth.logits for depth in depths], on_validation, objective
     )
     sentence = (
-        f"Second stage, {options.objective} on the validation split by number "
+        f"Second stage, {objective} on the validation split by number "
         f"of blocks fine-tuned ({scores}): {best.blocks} is best"
     )
     if estimate.value is None:

@@ -7,6 +7,7 @@ from sklearn import model_selection
 
 from trainer import config, run
 from trainer.data import input_pipeline
+from trainer.evaluation import resampling
 from tuning import search_space, trial
 
 
@@ -40,7 +41,7 @@ def load(
     splits = ("train", "validation")
     index = [sweep_run.index[split] for split in splits]
     ids, groups, labels = (
-        [value for one in index for value in getattr(one, name)]
+        [value for split in index for value in getattr(split, name)]
         for name in ("ids", "groups", "labels")
     )
     num_train = len(index[0].labels)
@@ -48,8 +49,8 @@ def load(
     if num_folds:
         folds = _cut_folds(labels, groups, num_folds, cfg.seed)
     else:
-        everything = np.arange(len(labels))
-        folds = [(everything[:num_train], everything[num_train:])]
+        places = np.arange(len(labels))
+        folds = [(places[:num_train], places[num_train:])]
     trained_on = splits if num_folds else splits[:1]
     judged_on = splits if num_folds else splits[1:]
 
@@ -63,8 +64,8 @@ def load(
     with strategy.scope():
         views = {}
         for strength in strengths:
-            settings = search_space.scale_augmentation(vars(cfg), strength)
-            settings = vars(cfg) | settings
+            scaled = search_space.scale_augmentation(vars(cfg), strength)
+            settings = vars(cfg) | scaled
             views[strength] = [
                 read(trained_on, view, run.make_augmentation(settings))
                 for view in range(settings["feature_views"])
@@ -91,13 +92,12 @@ def load(
 
 def _cut_folds(labels, groups, num_folds, seed):
     """Stratified folds that no group spans."""
-    for label in np.unique(labels):
-        found = len({groups[i] for i in np.flatnonzero(labels == label)})
-        if found < num_folds:
-            raise ValueError(
-                f"--num_folds={num_folds} needs as many groups of every class; "
-                f"one class has {found}: lower --num_folds."
-            )
+    fewest = resampling.fewest_groups(groups, labels)
+    if fewest < num_folds:
+        raise ValueError(
+            f"--num_folds={num_folds} needs as many groups of every class; one "
+            f"class has {fewest}: lower --num_folds."
+        )
     cutter = model_selection.StratifiedGroupKFold(
         num_folds, shuffle=True, random_state=seed
     )

@@ -10,8 +10,9 @@ import sys
 
 from absl import app, flags
 
-from trainer import config, config_flags, startup
+from trainer import config_flags, startup
 from trainer.storage import staging
+from tuning import search_space
 
 FLAGS = flags.FLAGS
 
@@ -68,14 +69,6 @@ flags.DEFINE_integer(
     "group spans; 0: on the validation split.",
     lower_bound=0,
 )
-flags.DEFINE_integer(
-    "num_workers",
-    1,
-    "Processes on this machine that run trials. In a cluster start one with "
-    "KERASTUNER_TUNER_ID=chief and the others with names of their own, all "
-    "with KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT of the chief.",
-    lower_bound=1,
-)
 flags.DEFINE_bool(
     "second_stage",
     False,
@@ -93,67 +86,47 @@ flags.DEFINE_string(
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    package = os.path.dirname(__file__)
-    startup.set_up_logging(os.path.dirname(package))
-    try:
-        cfg = config_flags.make_config(config_flags.values())
-        if not cfg.is_pretrained or not cfg.head_epochs:
-            raise ValueError(
-                "A sweep trains heads on a pretrained backbone: --weights must "
-                "not be none, and --head_epochs must be positive."
-            )
-        if FLAGS.second_stage and not cfg.fine_tune_epochs:
-            raise ValueError(
-                "--second_stage searches how deep to fine-tune: "
-                "--fine_tune_epochs must be positive."
-            )
-        if FLAGS.num_folds == 1:
-            raise ValueError("--num_folds must be 0, or 2 and more.")
-    except ValueError as error:
-        sys.exit(f"tuning.task: {error}")
+    startup.set_up_logging(os.path.dirname(os.path.dirname(__file__)))
     with staging.Workspace() as place:
-        _run(cfg, place)
+        try:
+            _run(place)
+        except (ValueError, OSError) as error:
+            sys.exit(f"tuning.task: {error}")
+        except KeyboardInterrupt:
+            sys.exit(
+                "tuning.task: stopped; the same command continues with the "
+                "trials that are left."
+            )
 
 
-def _run(cfg: config.TrainConfig, place: staging.Workspace) -> None:
+def _run(place: staging.Workspace) -> None:
+    cfg = config_flags.make_config(config_flags.values())
+    if not cfg.is_pretrained or not cfg.head_epochs:
+        raise ValueError(
+            "A sweep trains heads on a pretrained backbone: --weights must not "
+            "be none, and --head_epochs must be positive."
+        )
+    if FLAGS.second_stage and not cfg.fine_tune_epochs:
+        raise ValueError(
+            "--second_stage searches how deep to fine-tune: "
+            "--fine_tune_epochs must be positive."
+        )
+    space = search_space.read_space(FLAGS.search_space)
+    depths = space.pop(search_space.DEPTH).values
     # TensorFlow takes seconds to import; a wrong flag is told before that.
     startup.import_tensorflow()
-    import keras
+    from tuning import tuner
 
-    from tuning import distributed, search_space, tuner
-
-    keras.utils.set_random_seed(cfg.seed)
-    try:
-        space = search_space.read_space(FLAGS.search_space)
-        depths = space.pop(search_space.DEPTH).values
-        options = tuner.SweepOptions(
-            FLAGS.oracle,
-            FLAGS.max_trials,
-            FLAGS.objective,
-            FLAGS.executions_per_trial,
-            FLAGS.num_folds,
-            space,
-            depths if FLAGS.second_stage else (),
-        )
-        role = distributed.role()
-        cfg = config_flags.bring_here(
-            cfg, place, role in ("", distributed.CHIEF)
-        )
-        if role == distributed.CHIEF:
-            distributed.run_chief(cfg, options)
-        elif role:
-            distributed.run_worker(cfg, options, role)
-        elif FLAGS.num_workers > 1:
-            distributed.run_chief(cfg, options, FLAGS.num_workers)
-        else:
-            tuner.run(cfg, options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"tuning.task: {error}")
-    except KeyboardInterrupt:
-        sys.exit(
-            "tuning.task: stopped; the same command continues with the trials "
-            "that are left."
-        )
+    options = tuner.SweepOptions(
+        FLAGS.oracle,
+        FLAGS.max_trials,
+        FLAGS.objective,
+        FLAGS.executions_per_trial,
+        FLAGS.num_folds,
+        space,
+        depths if FLAGS.second_stage else (),
+    )
+    tuner.run(config_flags.bring_here(cfg, place, True), options)
 
 
 if __name__ == "__main__":

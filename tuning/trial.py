@@ -1,19 +1,18 @@
 """Runs a trial: trains heads with its hyperparameters and judges them."""
 
 import dataclasses
-import time
+import functools
 
 import numpy as np
 
 from trainer import run
-from trainer.evaluation import metrics
-from trainer.evaluation.predictions import Predictions, make_predictions
+from trainer.evaluation.predictions import Decided, make_predictions
 from trainer.training import head_training
+from tuning import objectives
 
 # A trial that after this share of its epochs is no better than the untrained
 # head is not going to be the best.
 PROBATION = 1 / 3
-_LOWER_IS_BETTER = ("log_loss", "brier", "expected_calibration_error")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +42,24 @@ class SweepData:
     class_names: tuple[str, ...]
     positive_index: int | None
 
-    def predictions(
-        self, places: np.ndarray, logits: np.ndarray
-    ) -> Predictions:
-        """What a head said of some images."""
+    def predictions(self, places: np.ndarray, logits: np.ndarray) -> Decided:
+        """What a head said of some images, decided at a probability of 1/2."""
         return make_predictions(
             [self.ids[i] for i in places],
             [self.groups[i] for i in places],
             self.labels[places].tolist(),
             logits,
+        ).decide(self.class_names, self.positive_index, 0.5)
+
+    def metrics(
+        self,
+        places: np.ndarray,
+        logits: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> dict:
+        """See `objectives.point_metrics`."""
+        return objectives.point_metrics(
+            self.predictions(places, logits), weights
         )
 
     @property
@@ -66,65 +74,13 @@ class TrialResult:
 
     Attributes:
         metrics: mean over seeds and folds of each metric of `metrics.json`.
-        executions: the objective of each seed and fold.
         logits: float32 `[judged, K]`, mean over the seeds.
         num_epochs: mean epochs until the best.
-        seconds: that the trial took.
     """
 
     metrics: dict[str, float]
-    executions: list[float]
     logits: np.ndarray
     num_epochs: float
-    seconds: float
-
-
-def metric_names(num_classes: int) -> list[str]:
-    """What an objective may be: metrics of a whole split in `metrics.json`."""
-    names = tuple(f"class_{i}" for i in range(num_classes))
-    labels = list(range(num_classes)) * 2
-    logits = np.eye(num_classes, dtype=np.float32)[labels]
-    found = point_metrics(
-        make_predictions(list("x" * len(labels)), labels, labels, logits),
-        names,
-        1 if num_classes == 2 else None,
-    )
-    return sorted(found)
-
-
-def direction(objective: str) -> str:
-    """Whether "max" or "min" of a metric is best."""
-    return "min" if objective in _LOWER_IS_BETTER else "max"
-
-
-def point_metrics(
-    predictions: Predictions,
-    class_names: tuple[str, ...],
-    positive_index: int | None,
-    weights: np.ndarray | None = None,
-) -> dict[str, float]:
-    """Metrics of a split without intervals, decided at a probability of 1/2.
-
-    Args:
-        predictions: of the split.
-        class_names: in the order of the labels.
-        positive_index: of the positive of two classes.
-        weights: float64 `[resamples, images]`; one of ones by default.
-
-    Returns:
-        A number of each metric, or an array `[resamples]` if there are
-        weights.
-    """
-    statistics = metrics.make_statistics(
-        predictions.decide(class_names, positive_index, 0.5)
-    )
-    once = np.ones((1, len(predictions.labels)))
-    found = statistics(once if weights is None else weights)
-    return {
-        name: values if weights is not None else float(values[0])
-        for (part, name), values in found.items()
-        if not part
-    }
 
 
 def run_trial(
@@ -141,18 +97,18 @@ def run_trial(
         strength: of the augmentation, one of `data.views`.
         data: of the sweep.
         seeds: of the heads, one execution each.
-        objective: one of `metric_names`.
+        objective: one of `objectives.metric_names`.
 
     Raises:
         ValueError: if a loss is not finite, or the objective is not defined.
     """
-    start = time.monotonic()
-    found, logits, epochs = [], 0.0, []
+    order = np.argsort(np.concatenate([judged for _, judged in data.folds]))
+    metrics, epochs, logits = [], [], 0.0
     for seed in seeds:
         head = run.make_head_settings(
-            {**settings, "seed": seed}, len(data.class_names)
+            settings | {"seed": seed}, len(data.class_names)
         )
-        places, of_seed = [], []
+        logits_of_seed = []
         for train, judged in data.folds:
             trained = head_training.train_head(
                 head,
@@ -161,43 +117,25 @@ def run_trial(
                 data.labels[train],
                 data.features[judged - data.first_judged],
                 data.labels[judged],
-                goes_on=_Probation(head.head_epochs),
+                goes_on=functools.partial(_goes_on, head.head_epochs),
             )
-            predictions = data.predictions(judged, trained.logits)
-            found.append(
-                point_metrics(
-                    predictions, data.class_names, data.positive_index
-                )
-            )
+            metrics.append(data.metrics(judged, trained.logits))
             epochs.append(trained.best_epoch)
-            places.append(judged)
-            of_seed.append(trained.logits)
-        order = np.argsort(np.concatenate(places))
-        logits = logits + np.concatenate(of_seed)[order] / len(seeds)
-    executions = [one[objective] for one in found]
-    if not np.isfinite(executions).all():
+            logits_of_seed.append(trained.logits)
+        logits += np.concatenate(logits_of_seed)[order] / len(seeds)
+    means = {
+        name: float(np.mean([execution[name] for execution in metrics]))
+        for name in metrics[0]
+    }
+    if not np.isfinite(means[objective]):
         raise ValueError(
             f"{objective} is not defined: the images judged on lack a class."
         )
-    return TrialResult(
-        {
-            name: float(np.mean([one[name] for one in found]))
-            for name in found[0]
-        },
-        executions,
-        logits.astype(np.float32),
-        float(np.mean(epochs)),
-        time.monotonic() - start,
-    )
+    return TrialResult(means, logits.astype(np.float32), float(np.mean(epochs)))
 
 
-class _Probation:
-    """Stops a head that has not become better than it began."""
-
-    def __init__(self, num_epochs: int):
-        self._last = max(3, int(num_epochs * PROBATION))
-
-    def __call__(self, history: list[dict]) -> bool:
-        if len(history) != self._last:
-            return True
-        return min(row["val_loss"] for row in history) < history[0]["val_loss"]
+def _goes_on(num_epochs: int, history: list[dict]) -> bool:
+    """Whether a head, at the end of its probation, is better than it began."""
+    losses = [row["val_loss"] for row in history]
+    is_end = len(losses) == max(3, int(num_epochs * PROBATION))
+    return not is_end or min(losses) < losses[0]

@@ -1,7 +1,7 @@
 """A sweep from start to end: trials, one after the other, and their result."""
 
-import csv
 import dataclasses
+import functools
 import io
 import json
 import time
@@ -14,21 +14,20 @@ from trainer.data import input_pipeline
 from trainer.evaluation import metrics
 from trainer.storage import paths
 from tuning import (
+    objectives,
     optimism,
+    oracles,
     report,
     search_space,
     second_stage,
     sweep_data,
     trial,
     trial_log,
-    trial_queue,
 )
 
 SWEEP_FILE = "sweep.json"
 BEST_FILE = "best_hyperparameters.json"
-TRIALS_FILE = "trials.csv"
 LOGITS_DIR = "logits"
-_IDLE_S = 0.2
 # Fields of a `TrainConfig` that no head depends on.
 _FREE = (
     "data_dir",
@@ -44,64 +43,78 @@ _FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """What a sweep does beside what a run does.
-
-    Attributes:
-        oracle: one of `trial_queue.ORACLES`.
-        max_trials: at most.
-        objective: a metric of `metrics.json`.
-        executions_per_trial: heads of other seeds that a trial trains.
-        num_folds: see `sweep_data.load`.
-        space: what is searched.
-        depths: of fine-tuning, tried with the best head; none: no second
-            stage.
-    """
+    """What a sweep does beside what a run does, as the flags say."""
 
     oracle: str
     max_trials: int
     objective: str
     executions_per_trial: int
     num_folds: int
-    space: dict
+    space: dict[str, search_space.Choice | search_space.Range]
+    # Of fine-tuning, tried with the best head; none: no second stage.
     depths: tuple[int, ...] = ()
 
 
+def run(cfg: config.TrainConfig, options: SweepOptions) -> dict:
+    """Runs a sweep; goes on where an earlier start stopped.
+
+    Returns:
+        The settings of the best trial, and of the best depth.
+
+    Raises:
+        ValueError: if flags, records or job directory do not fit, or no trial
+            succeeded.
+    """
+    claim(cfg, options)
+    log = trial_log.TrialLog(cfg.job_dir)
+    strategy = train.set_up(cfg)
+    data = sweep_data.load(
+        cfg,
+        strategy,
+        options.space["augmentation_strength"].values,
+        options.num_folds,
+    )
+    oracle = oracles.make_oracle(
+        options.oracle,
+        search_space.to_hyperparameters(options.space),
+        options.objective,
+        options.max_trials,
+        cfg.head_epochs,
+        cfg.seed,
+    )
+    # The time left counts from here: the features are there.
+    table = report.LiveTable(options, len(log.trials))
+    run_one = functools.partial(_run_one, cfg, options, data)
+    for _ in oracles.run_trials(oracle, log, run_one):
+        table.show_last(log.trials)
+    return _finish(cfg, options, strategy, data, log.trials)
+
+
 def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
-    """Checks that a job directory is this sweep's, and makes it so.
+    """Makes a job directory this sweep's.
 
     Raises:
         ValueError: if it is another sweep's, or the objective is no metric.
     """
     info = input_pipeline.read_dataset_info(cfg.data_dir)
-    names = trial.metric_names(len(info.class_names))
+    names = objectives.metric_names(len(info.class_names))
     if options.objective not in names:
         raise ValueError(
             f"--objective must be one of {', '.join(names)}. Received: "
             f"objective={options.objective}."
         )
-    mine = {
-        "data": info.fingerprint,
-        "config": {
-            name: value
-            for name, value in cfg.settings.items()
-            if name not in _FREE
-        },
-        "oracle": options.oracle,
-        "objective": options.objective,
-        "executions_per_trial": options.executions_per_trial,
-        "num_folds": options.num_folds,
-        "space": {
-            name: dataclasses.asdict(values)
-            for name, values in options.space.items()
-        },
-    }
-    if options.oracle in ("bayesian", "grid"):
-        mine["max_trials"] = options.max_trials
-    mine = json.loads(json.dumps(mine))
+    settings = {k: v for k, v in cfg.settings.items() if k not in _FREE}
+    facts = {"data": info.fingerprint, "config": settings}
+    facts |= dataclasses.asdict(options)
+    del facts["depths"]
+    if options.oracle not in ("bayesian", "grid"):
+        # More trials are those of fewer, and others.
+        del facts["max_trials"]
+    facts = json.loads(json.dumps(facts))
     path = paths.join(cfg.job_dir, SWEEP_FILE)
     if paths.exists(path):
-        theirs = json.loads(paths.read_bytes(path))
-        different = [k for k in mine if mine[k] != theirs.get(k)]
+        earlier = json.loads(paths.read_bytes(path))
+        different = [k for k in facts if facts[k] != earlier.get(k)]
         if different:
             raise ValueError(
                 f"{cfg.job_dir} belongs to a sweep with another "
@@ -109,258 +122,115 @@ def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
                 "continue it, or another --job_dir."
             )
     paths.remove(paths.join(cfg.job_dir, paths.SUCCESS_FILE))
-    paths.write_atomically(path, json.dumps(mine, indent=2) + "\n")
+    paths.write_atomically(path, json.dumps(facts, indent=2) + "\n")
 
 
-def make_queue(
-    cfg: config.TrainConfig, options: SweepOptions
-) -> trial_queue.TrialQueue:
-    """The queue of a sweep, where its log left it."""
-    oracle = trial_queue.make_oracle(
-        options.oracle,
-        search_space.to_hyperparameters(options.space),
-        options.objective,
-        trial.direction(options.objective),
-        options.max_trials,
-        cfg.head_epochs,
-        cfg.seed,
-    )
-    return trial_queue.TrialQueue(oracle, trial_log.TrialLog(cfg.job_dir))
+def _run_one(cfg, options, data, trial_id, values) -> trial_log.EndedTrial:
+    """Runs a trial; what goes wrong in it is its outcome, not the sweep's end.
 
-
-def load_data(
-    cfg: config.TrainConfig,
-    options: SweepOptions,
-    strategy: tf.distribute.Strategy,
-) -> trial.SweepData:
-    return sweep_data.load(
-        cfg,
-        strategy,
-        options.space["augmentation_strength"].values,
-        options.num_folds,
-    )
-
-
-def run_one(
-    cfg: config.TrainConfig,
-    options: SweepOptions,
-    data: trial.SweepData,
-    values: dict,
-) -> tuple[dict, np.ndarray | None]:
-    """Runs a trial.
-
-    Whatever goes wrong in it is its outcome, and not the sweep's end.
-
-    Returns:
-        The outcome, as `TrialQueue.end_trial` takes it, and what it said of
-        each image, None if it failed.
+    What its heads said of each image is on the disk before the log has it.
     """
-    settings = dataclasses.asdict(cfg) | search_space.to_settings(
-        values, dataclasses.asdict(cfg)
-    )
-    seeds = [cfg.seed + i for i in range(options.executions_per_trial)]
+    start = time.monotonic()
+    settings = search_space.to_settings(values, vars(cfg))
+    strength = values["augmentation_strength"]
     try:
-        result = trial.run_trial(
-            settings,
-            values["augmentation_strength"],
-            data,
-            seeds,
-            options.objective,
-        )
+        result = _train(cfg, options, data, settings, strength)
     except (ValueError, ArithmeticError, MemoryError) as error:
-        failure = str(error).splitlines()[0]
-        return {"status": trial_queue.FAILED, "message": failure}, None
-    return {
-        "status": trial_queue.COMPLETED,
-        "score": result.metrics[options.objective],
-        "metrics": result.metrics,
-        "executions": result.executions,
-        "num_epochs": result.num_epochs,
-        "seconds": result.seconds,
-    }, result.logits
-
-
-def write_logits(
-    job_dir: str, trial_id: str, logits: np.ndarray | None
-) -> None:
-    """Keeps what a trial said of each image, before its end is in the log."""
-    if logits is None:
-        return
+        # Some errors say no more than what they are.
+        message = (str(error) or type(error).__name__).splitlines()[0]
+        seconds = time.monotonic() - start
+        return trial_log.EndedTrial(trial_id, values, seconds, message=message)
     buffer = io.BytesIO()
-    np.save(buffer, logits)
-    paths.write_atomically(
-        paths.join(job_dir, LOGITS_DIR, f"{trial_id}.npy"),
-        buffer.getvalue(),
+    np.save(buffer, result.logits)
+    paths.write_atomically(_logits_path(cfg, trial_id), buffer.getvalue())
+    seconds = time.monotonic() - start
+    score = result.metrics[options.objective]
+    return trial_log.EndedTrial(
+        trial_id, values, seconds, score, result.metrics, result.num_epochs
     )
 
 
-def run(
-    cfg: config.TrainConfig, options: SweepOptions, worker: str = "worker-0"
-) -> dict:
-    """Runs a sweep in this process; goes on where an earlier start stopped.
-
-    Returns:
-        What `finish` does.
-    """
-    claim(cfg, options)
-    queue = make_queue(cfg, options)
-    strategy = train.set_up(cfg)
-    data = load_data(cfg, options, strategy)
-    # The time left counts from here: the features are there.
-    table = report.LiveTable(options, queue.finished)
-    while True:
-        found = queue.next_trial(worker)
-        if found.status == "STOPPED":
-            break
-        if found.status == "IDLE":
-            time.sleep(_IDLE_S)
-            continue
-        outcome, logits = run_one(
-            cfg, options, data, found.hyperparameters.values
-        )
-        write_logits(cfg.job_dir, found.trial_id, logits)
-        queue.end_trial(found.trial_id, outcome)
-        table.add(queue.finished[-1], found.hyperparameters.values)
-    return finish(cfg, options, strategy, data, queue.finished)
+def _train(cfg, options, data, settings, strength) -> trial.TrialResult:
+    return trial.run_trial(
+        vars(cfg) | settings,
+        strength,
+        data,
+        [cfg.seed + i for i in range(options.executions_per_trial)],
+        options.objective,
+    )
 
 
-def values_of_trials(events: list[dict]) -> dict[str, dict]:
-    """Hyperparameters by trial."""
-    return {
-        e["trial"]: e["values"]
-        for e in events
-        if e["event"] == trial_log.STARTED
-    }
+def _logits_path(cfg, trial_id: str) -> str:
+    return paths.join(cfg.job_dir, LOGITS_DIR, f"{trial_id}.npy")
 
 
-def finish(
+def _finish(
     cfg: config.TrainConfig,
     options: SweepOptions,
     strategy: tf.distribute.Strategy,
     data: trial.SweepData,
-    finished: list[dict],
+    trials: list[trial_log.EndedTrial],
 ) -> dict:
-    """Writes what the sweep found and says how far to believe it.
+    """Writes what the sweep found and says how far to believe it."""
 
-    Returns:
-        The settings of the best trial, and of the best depth.
+    def write(name: str, content: bytes | str) -> None:
+        paths.write_atomically(paths.join(cfg.job_dir, name), content)
 
-    Raises:
-        ValueError: if no trial succeeded.
-    """
-    completed = [e for e in finished if e["status"] == trial_queue.COMPLETED]
-    values = values_of_trials(trial_log.read_events(cfg.job_dir))
-    paths.write_atomically(
-        paths.join(cfg.job_dir, TRIALS_FILE), _trials_csv(finished, values)
-    )
-    if not completed:
-        reason = finished[-1]["message"] if finished else "none was run"
+    def write_result(settings, verdict, depths):
+        write(BEST_FILE, json.dumps(settings, indent=2) + "\n")
+        for name, content in report.make_files(
+            options, trials, best, verdict, depths
+        ).items():
+            write(name, content)
+
+    write(report.TRIALS_FILE, report.make_csv(trials))
+    best = objectives.best(trials, options.objective)
+    if best is None:
         raise ValueError(
-            f"None of {len(finished)} trials succeeded ({reason}): see "
-            f"{paths.join(cfg.job_dir, TRIALS_FILE)}, and narrow the space "
-            "with --search_space."
+            f"None of {len(trials)} trials succeeded ({trials[-1].message}): "
+            f"see {paths.join(cfg.job_dir, report.TRIALS_FILE)}, and narrow "
+            "the space with --search_space."
         )
-    sign = -1 if trial.direction(options.objective) == "min" else 1
-    best = max(completed, key=lambda e: sign * e["score"])
-    settings = search_space.to_settings(
-        values[best["trial"]], dataclasses.asdict(cfg)
-    )
-    _write_settings(cfg, settings)
-    verdict = _judge(cfg, options, data, completed, best)
-    _write_report(cfg, options, finished, values, best, verdict, [])
+    settings = search_space.to_settings(best.values, vars(cfg))
+    verdict = _judge(cfg, options, data, trials, best)
+    write_result(settings, verdict, [])
     if options.depths:
         depths = second_stage.try_depths(
-            cfg,
-            strategy,
-            options.depths,
-            best["trial"],
-            settings,
-            options.objective,
+            cfg, strategy, options, best.trial_id, settings
         )
-        chosen = second_stage.choose(depths, options.objective)
+        chosen = objectives.best(depths, options.objective)
         settings |= second_stage.depth_settings(cfg, chosen.blocks)
-        _write_settings(cfg, settings)
-        # Before the last sentence, which is about the test split.
-        verdict.insert(-1, second_stage.make_verdict(depths, data, options))
-        _write_report(cfg, options, finished, values, best, verdict, depths)
-    for sentence in verdict:
-        print(sentence)
+        sentence = second_stage.make_verdict(depths, data, options.objective)
+        # Before the last one, which is about the test split.
+        verdict.insert(-1, sentence)
+        write_result(settings, verdict, depths)
     job_dir = paths.as_given(cfg.job_dir)
     print(
+        *verdict,
         f"{paths.join(job_dir, BEST_FILE)} is for trainer.task --hparams;"
-        f" {paths.join(job_dir, 'sweep.html')} shows the sweep.",
+        f" {paths.join(job_dir, report.PAGE_FILE)} shows the sweep.",
+        sep="\n",
         flush=True,
     )
-    paths.write_atomically(paths.join(cfg.job_dir, paths.SUCCESS_FILE), b"")
+    write(paths.SUCCESS_FILE, b"")
     return settings
 
 
-def _judge(cfg, options, data, completed: list[dict], best: dict) -> list[str]:
+def _judge(cfg, options, data, trials, best) -> list[str]:
     """How good the best trial is, without the luck of the choice."""
-    logits = [
-        np.load(
-            io.BytesIO(
-                paths.read_bytes(
-                    paths.join(cfg.job_dir, LOGITS_DIR, f"{e['trial']}.npy")
-                )
-            )
-        )
-        for e in completed
-    ]
-    chosen = data.predictions(data.judged, logits[completed.index(best)])
-    judged = metrics.compute_metrics(
-        chosen.decide(data.class_names, data.positive_index, 0.5),
+    completed = [t for t in trials if t.score is not None]
+    logits = [np.load(_logits_path(cfg, t.trial_id)) for t in completed]
+    of_best = metrics.compute_metrics(
+        data.predictions(data.judged, logits[completed.index(best)]),
         seed=cfg.seed,
     )
+    # The head that a run has without a sweep.
+    default = _train(cfg, options, data, {}, max(data.views))
     return report.make_verdict(
         options,
+        len(completed),
         best,
-        judged.metrics[options.objective],
+        of_best.metrics[options.objective],
         optimism.correct(logits, data, options.objective, cfg.seed),
-        _score_default(cfg, options, data),
+        default.metrics[options.objective],
     )
-
-
-def _write_report(cfg, options, finished, values, best, verdict, depths):
-    for name, content in report.make_files(
-        options, finished, values, best, verdict, depths
-    ).items():
-        paths.write_atomically(paths.join(cfg.job_dir, name), content)
-
-
-def _write_settings(cfg: config.TrainConfig, settings: dict) -> None:
-    paths.write_atomically(
-        paths.join(cfg.job_dir, BEST_FILE),
-        json.dumps(settings, indent=2) + "\n",
-    )
-
-
-def _score_default(
-    cfg: config.TrainConfig, options: SweepOptions, data: trial.SweepData
-) -> float:
-    """The objective of the head that a run has without a sweep."""
-    strength = max(data.views)
-    settings = dataclasses.asdict(cfg)
-    settings |= search_space.scale_augmentation(settings, strength)
-    seeds = [cfg.seed + i for i in range(options.executions_per_trial)]
-    result = trial.run_trial(settings, strength, data, seeds, options.objective)
-    return result.metrics[options.objective]
-
-
-def _trials_csv(finished: list[dict], values: dict[str, dict]) -> str:
-    names = list(search_space.SPACE)
-    metric_names = sorted({n for e in finished for n in e.get("metrics", {})})
-    buffer = io.StringIO()
-    writer = csv.DictWriter(
-        buffer,
-        ["trial", "status", "score", "seconds", "num_epochs"]
-        + names
-        + metric_names
-        + ["message"],
-        lineterminator="\n",
-        extrasaction="ignore",
-    )
-    writer.writeheader()
-    for e in finished:
-        writer.writerow(e | values[e["trial"]] | e.get("metrics", {}))
-    return buffer.getvalue()

@@ -1,8 +1,7 @@
-"""Starts a command of Lightbox as one pod of an Indexed Job.
+"""Starts `trainer.task` as one pod of an Indexed Job.
 
-Kubernetes tells a pod its index; the commands want to know their cluster:
-`trainer.task` by `TF_CONFIG`, `tuning.task` by keras-tuner's variables. This
-sets them and becomes the command:
+Kubernetes tells a pod its index; `trainer.task` wants to know its cluster, by
+`TF_CONFIG`. This sets it and becomes the command:
 
     python -m deploy.kubernetes.join trainer.task --data_dir=... --job_dir=...
 
@@ -34,34 +33,15 @@ def training_variables(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def sweep_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """keras-tuner's variables; pod 0 is the chief, the others run trials."""
-    index = int(environment["JOB_COMPLETION_INDEX"])
-    address, port = host(environment, 0).rsplit(":", 1)
-    return {
-        "KERASTUNER_TUNER_ID": f"worker-{index}" if index else "chief",
-        # The chief listens at all of its addresses: a pod cannot always reach
-        # itself by the name that the others use.
-        "KERASTUNER_ORACLE_IP": address if index else "0.0.0.0",
-        "KERASTUNER_ORACLE_PORT": port,
-    }
-
-
-_VARIABLES = {
-    "trainer.task": training_variables,
-    "tuning.task": sweep_variables,
-}
-
-
 def main(argv: list[str]) -> None:
     module = argv[1] if len(argv) > 1 else ""
-    if module not in _VARIABLES:
+    if module != "trainer.task":
         sys.exit(
-            "deploy.kubernetes.join: the first argument must be "
-            f"{' or '.join(_VARIABLES)}. Received: {module!r}."
+            "deploy.kubernetes.join: the first argument must be trainer.task. "
+            f"Received: {module!r}."
         )
     try:
-        variables = _VARIABLES[module](os.environ)
+        variables = training_variables(os.environ)
     except (KeyError, ValueError) as error:
         sys.exit(
             "deploy.kubernetes.join: the pod must be one of an Indexed Job "

@@ -13,7 +13,6 @@ loss, as in a sweep. For sweeps of other sizes than
 says so.
 """
 
-import csv
 import json
 import os
 import subprocess
@@ -178,7 +177,7 @@ def run_stock() -> None:
     )
 
 
-def run_lightbox(num_trials: int, directory: str, num_workers: int = 1):
+def run_lightbox(num_trials: int, directory: str):
     """Seconds of a whole sweep with nothing in the cache, and its trials."""
     space = os.path.join(directory, "space.json")
     with open(space, "w", encoding="utf-8") as file:
@@ -202,26 +201,14 @@ def run_lightbox(num_trials: int, directory: str, num_workers: int = 1):
             "--contrast=0",
             f"--search_space={space}",
             f"--max_trials={num_trials}",
-            f"--num_workers={num_workers}",
         ],
         check=True,
         capture_output=True,
     )
     seconds = time.perf_counter() - start
-    with open(f"{directory}/sweep/trials.csv", newline="") as file:
-        scores = {
-            row["trial"]: float(row["score"]) for row in csv.DictReader(file)
-        }
-    values = tuner_values(f"{directory}/sweep/trials.jsonl")
-    order = sorted(scores)
-    return seconds, [values[i] for i in order], [scores[i] for i in order]
-
-
-def tuner_values(path: str) -> dict[str, dict]:
-    """Hyperparameters of each trial of a sweep's log."""
-    with open(path, encoding="utf-8") as file:
-        events = [json.loads(line) for line in file]
-    return {e["trial"]: e["values"] for e in events if e["event"] == "started"}
+    with open(f"{directory}/sweep/trials.jsonl", encoding="utf-8") as file:
+        trials = [json.loads(line) for line in file]
+    return seconds, [t["values"] for t in trials], [t["score"] for t in trials]
 
 
 def describe_agreement(ours: list[float], theirs: list[float]) -> str:

@@ -18,7 +18,7 @@ from trainer.training import cluster
 yaml = pytest.importorskip("yaml")
 
 FOLDER = ROOT / "deploy" / "kubernetes"
-BASES = ("train", "sweep", "serving")
+BASES = ("train", "serving")
 
 
 def load(path):
@@ -265,7 +265,7 @@ def job_command(job):
     ]
 
 
-@pytest.mark.parametrize("name", ["train", "sweep", "example"])
+@pytest.mark.parametrize("name", ["train", "example"])
 def test_pods_of_a_job_find_each_other_by_their_dns_names(name):
     resources = build(name)
     (job,) = by_kind(resources, "Job")
@@ -303,21 +303,6 @@ def test_every_pod_of_the_training_job_gets_a_valid_cluster(monkeypatch):
         )
 
 
-def test_first_pod_of_a_sweep_is_the_chief_of_the_others():
-    (job,) = by_kind(build("sweep"), "Job")
-    found = [join.sweep_variables(job_environment(job, i)) for i in range(4)]
-    assert found[0] == {
-        "KERASTUNER_TUNER_ID": "chief",
-        "KERASTUNER_ORACLE_IP": "0.0.0.0",
-        "KERASTUNER_ORACLE_PORT": "2222",
-    }
-    assert found[3] == {
-        "KERASTUNER_TUNER_ID": "worker-3",
-        "KERASTUNER_ORACLE_IP": "sweep-0.sweep",
-        "KERASTUNER_ORACLE_PORT": "2222",
-    }
-
-
 def run_join(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", "deploy.kubernetes.join", *arguments],
@@ -328,16 +313,15 @@ def run_join(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("name", ["train", "sweep"])
-def test_flags_of_the_jobs_are_those_of_the_commands(name):
-    (job,) = by_kind(build(name), "Job")
+def test_flags_of_the_job_are_those_of_the_command():
+    (job,) = by_kind(build("train"), "Job")
     python, dash_m, module, target, *flags = job_command(job)
     assert [python, dash_m, module] == [
         "python",
         "-m",
         "deploy.kubernetes.join",
     ]
-    assert target == ("trainer.task" if name == "train" else "tuning.task")
+    assert target == "trainer.task"
     done = run_join(target, "--helpfull", **job_environment(job, 0))
     for flag in flags:
         assert re.search(
@@ -358,7 +342,7 @@ def test_trainer_job_is_not_charged_for_preemption():
 
 def test_join_outside_of_a_job_ends_with_a_sentence():
     for arguments, part in (
-        ((), "the first argument must be trainer.task or tuning.task"),
+        ((), "the first argument must be trainer.task"),
         (("os",), "Received: 'os'"),
         (("trainer.task",), "the pod must be one of an Indexed Job"),
     ):

@@ -1,4 +1,4 @@
-"""What the manifests set makes processes train, and sweep, together."""
+"""What the manifests set makes processes train together."""
 
 import json
 import os

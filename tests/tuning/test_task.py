@@ -1,273 +1,241 @@
-"""`tuning.task` as its user runs it: whole sweeps in processes."""
+"""`tuning.task` as its user runs it: whole sweeps, killed and in a bucket."""
 
+import contextlib
 import csv
+import dataclasses
+import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from tests.conftest import ROOT, write_backbone, write_records
+from tests import quick
+from tests.conftest import ROOT, make_strategy, write_backbone
+from trainer import config
 from trainer.storage import buckets
+from tuning import search_space, sweep_data, trial_log, tuner
 
-pytestmark = pytest.mark.slow
-NUM_TRIALS = 16
+SETTINGS = {"image_size": 32, "head_epochs": 6, "feature_views": 2}
+NUM_TRIALS = 20
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Records, weights, and a sweep that nothing happened to."""
-    directory = tmp_path_factory.mktemp("sweep")
-    (directory / "records").mkdir()
-    write_records(
-        directory / "records", {"train": 22, "validation": 9, "test": 7}
+    """Weights and a space, and later the job directories of sweeps."""
+    directory = tmp_path_factory.mktemp("sweeps")
+    write_backbone(directory / "backbone.weights.h5", quick.build_backbone)
+    # One graph for all heads.
+    (directory / "space.json").write_text(
+        '{"num_hidden_layers": 1, "head_batch_norm": true}'
     )
-    write_backbone(directory / "backbone.weights.h5")
-    process = start(directory, "whole")
-    output, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    (directory / "output.txt").write_text(output)
-    return directory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keras.applications.EfficientNetB0", quick.build_backbone)
+        yield directory
 
 
-def start(
-    workspace, job_dir, *arguments, num_trials=NUM_TRIALS, variables=None
-):
-    environment = {
-        k: v for k, v in os.environ.items() if not k.startswith("KERASTUNER")
-    }
-    environment |= variables or {}
+def configure(data_dir, workspace, name, **settings):
+    return config.TrainConfig(
+        data_dir=str(data_dir),
+        job_dir=str(workspace / name),
+        weights=str(workspace / "backbone.weights.h5"),
+        strategy="one_device",
+        **SETTINGS | settings,
+    )
+
+
+def make_options(workspace, depths=()):
+    space = search_space.read_space(str(workspace / "space.json"))
+    del space[search_space.DEPTH]
+    return tuner.SweepOptions(
+        "random", NUM_TRIALS, "roc_auc", 1, 0, space, depths
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir, workspace):
+    """What a sweep prints that nothing happens to, with a second stage."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        tuner.run(
+            configure(data_dir, workspace, "whole", fine_tune_epochs=1),
+            make_options(workspace, depths=(0,)),
+        )
+    return output.getvalue()
+
+
+def start(*arguments, module=("tuning.task",)):
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tuning.task",
-            f"--data_dir={workspace / 'records'}",
-            f"--job_dir={workspace / job_dir}",
-            f"--weights={workspace / 'backbone.weights.h5'}",
-            "--image_size=32",
-            "--head_epochs=6",
-            "--feature_views=2",
-            f"--max_trials={num_trials}",
-            *arguments,
-        ],
+        [sys.executable, "-m", *module, *arguments],
         cwd=ROOT,
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def read_trials(workspace, job_dir):
-    with open(workspace / job_dir / "trials.csv", newline="") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: row["trial"])
-    for row in rows:
-        del row["seconds"]
-    return rows
+def start_sweep(data_dir, job_dir, workspace):
+    return start(
+        f"--data_dir={data_dir}",
+        f"--job_dir={job_dir}",
+        f"--weights={workspace / 'backbone.weights.h5'}",
+        f"--search_space={workspace / 'space.json'}",
+        f"--max_trials={NUM_TRIALS}",
+        *(f"--{name}={value}" for name, value in SETTINGS.items()),
+        module=("tests.quick", "1", "tuning.task"),
+    )
 
 
-def read_ended(workspace, job_dir):
-    """Trials of the log that have ended, in their order."""
-    path = workspace / job_dir / "trials.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines()
-    return [json.loads(line)["trial"] for line in lines if '"ended"' in line]
+def read_trials(job_dir):
+    """The trials of a log, without the time that they took."""
+    return [
+        dataclasses.replace(t, seconds=0.0)
+        for t in trial_log.TrialLog(str(job_dir)).trials
+    ]
 
 
-def wait_for_trials(workspace, job_dir, count, process):
+def wait_for_trials(job_dir, count, process):
+    log = job_dir / trial_log.LOG_FILE
     deadline = time.monotonic() + 300
-    while len(read_ended(workspace, job_dir)) < count:
+    while not log.exists() or log.read_bytes().count(b"\n") < count:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_sweep_leaves_its_result_and_says_how_far_to_trust_it(workspace):
-    rows = read_trials(workspace, "whole")
-    assert len(rows) == NUM_TRIALS
-    assert {row["status"] for row in rows} == {"COMPLETED"}
-    best = max(float(row["score"]) for row in rows)
+@pytest.mark.slow
+def test_sweep_leaves_its_result_and_says_how_far_to_trust_it(whole, workspace):
+    trials = read_trials(workspace / "whole")
+    assert [t.status for t in trials] == ["COMPLETED"] * NUM_TRIALS
+    best = max(t.score for t in trials)
     page = (workspace / "whole/sweep.html").read_text()
-    output = (workspace / "output.txt").read_text()
-    for text in (page, output):
+    for text in (page, whole):
         assert f"mean roc_auc {best:.3f} on the validation split" in text
         assert "so this is too good" in text
         assert "The test split was not touched" in text
+        assert "Second stage, roc_auc on the validation split" in text
     assert "<script" not in page and "http" not in page.split("</style>")[1]
     picture = (workspace / "whole/sweep.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
-    assert f"{NUM_TRIALS - 1}/{NUM_TRIALS}" in output
+    assert " 19/20 " in whole
+    assert (workspace / "whole/_SUCCESS").exists()
 
 
+@pytest.mark.slow
 def test_run_with_the_result_repeats_the_validation_of_the_best_trial(
-    workspace,
+    whole, workspace
 ):
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.quick",
-            "1",
-            "tests.train_only",
-            f"--data_dir={workspace / 'records'}",
-            f"--job_dir={workspace / 'run'}",
-            f"--weights={workspace / 'backbone.weights.h5'}",
-            f"--hparams={workspace / 'whole/best_hyperparameters.json'}",
-            "--fine_tune_epochs=0",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    # The features were in the cache already.
-    assert "features  of" not in process.stderr
-    rows = read_trials(workspace, "whole")
-    best = max(rows, key=lambda row: float(row["score"]))
-    with open(workspace / "run/history.csv", newline="") as file:
+    best = max(read_trials(workspace / "whole"), key=lambda t: t.score)
+    run = workspace / f"whole/second_stage/trial-{best.trial_id}-blocks-0"
+    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    loss = best.metrics["log_loss"]
+    assert metrics["log_loss"] == pytest.approx(loss, rel=1e-2)
+    with open(run / "history.csv", newline="") as file:
         history = list(csv.DictReader(file))
     # The epoch that was kept: the lowest loss, unless none was low enough.
     kept = min(history, key=lambda row: float(row["val_loss"]))
-    if int(float(best["num_epochs"])):
-        assert int(kept["epoch"]) == int(float(best["num_epochs"]))
-        assert float(kept["val_auc"]) == float(best["score"])
+    if best.num_epochs:
+        assert int(kept["epoch"]) == best.num_epochs
+        assert float(kept["val_auc"]) == best.score
 
 
-def test_sweep_killed_and_started_again_runs_the_same_trials_once(workspace):
-    process = start(workspace, "killed")
-    wait_for_trials(workspace, "killed", 5, process)
+@pytest.mark.slow
+def test_sweep_killed_and_started_again_runs_the_same_trials_once(
+    whole, data_dir, workspace, capsys
+):
+    job_dir = workspace / "killed"
+    process = start_sweep(data_dir, job_dir, workspace)
+    wait_for_trials(job_dir, 3, process)
     process.kill()
     process.communicate()
+    killed = read_trials(job_dir)
     # A shell lets what it runs in the background ignore Ctrl-C, these tests
     # too, and processes inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = start(workspace, "killed")
-    wait_for_trials(workspace, "killed", 9, process)
+    process = start_sweep(data_dir, job_dir, workspace)
+    wait_for_trials(job_dir, len(killed) + 2, process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     assert error.strip().splitlines()[-1].startswith("tuning.task: stopped;")
-    process = start(workspace, "killed")
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    ended = read_ended(workspace, "killed")
-    assert sorted(ended) == sorted(set(ended))
-    assert read_trials(workspace, "killed") == read_trials(workspace, "whole")
+    assert "Traceback" not in error
+    count = len(read_trials(job_dir))
+    settings = tuner.run(
+        configure(data_dir, workspace, "killed"), make_options(workspace)
+    )
+    told = capsys.readouterr().out
+    assert told.startswith(f"{count} trials are finished already.\n    trial")
+    assert f" {count}/20 " in told and f" {count - 1}/20 " not in told
+    assert read_trials(job_dir) == read_trials(workspace / "whole")
+    best = json.loads((workspace / "whole" / tuner.BEST_FILE).read_text())
+    # Of the second stage.
+    assert best.pop("fine_tune_epochs") == 0
+    assert best == settings
 
 
-def children(process):
-    path = f"/proc/{process.pid}/task/{process.pid}/children"
-    with open(path) as file:
-        return [int(pid) for pid in file.read().split()]
-
-
-@pytest.mark.skipif(
-    not os.path.exists("/proc/self/task"), reason="needs Linux' /proc"
-)
-def test_two_workers_survive_the_death_of_one_and_then_of_the_chief(workspace):
-    process = start(workspace, "workers", "--num_workers=2")
-    wait_for_trials(workspace, "workers", 3, process)
-    first, second = children(process)
-    os.kill(first, signal.SIGKILL)
-    # The other worker goes on alone.
-    wait_for_trials(workspace, "workers", 8, process)
-    process.kill()
-    process.stderr.close()
-    process.stdout.close()
-    process.wait()
-    deadline = time.monotonic() + 60
-    # The worker that has lost its chief ends by itself.
-    while os.path.exists(f"/proc/{second}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process = start(workspace, "workers", "--num_workers=2")
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    ended = read_ended(workspace, "workers")
-    assert sorted(ended) == sorted(set(ended))
-    assert read_trials(workspace, "workers") == read_trials(workspace, "whole")
-
-
-def test_cluster_shares_nothing_but_a_bucket(workspace, cloud, bucket_name):
+@pytest.mark.slow
+def test_sweep_in_a_bucket_is_the_sweep_on_a_disk(
+    whole, data_dir, workspace, cloud, bucket_name
+):
     url = f"gs://{bucket_name}"
     records = buckets.Folder(f"{url}/records")
-    for path in (workspace / "records").glob("*.*"):
+    for path in data_dir.glob("*.*"):
         records.upload(str(path), path.name)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = {
-            "KERASTUNER_ORACLE_IP": "127.0.0.1",
-            "KERASTUNER_ORACLE_PORT": str(probe.getsockname()[1]),
-        }
-    processes = [
-        start(
-            workspace,
-            "unused",
-            f"--data_dir={url}/records",
-            f"--job_dir={url}/sweep",
-            variables=address | {"KERASTUNER_TUNER_ID": name},
-        )
-        for name in ("chief", "worker-0")
-    ]
-    for process in processes:
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
-    assert not (workspace / "unused").exists()
+    process = start_sweep(f"{url}/records", f"{url}/sweep", workspace)
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert f"{url}/sweep/best_hyperparameters.json is for" in output
     sweep = buckets.Folder(f"{url}/sweep")
-    found = sweep.list()
-    assert {"_SUCCESS", "sweep.html", "best_hyperparameters.json"} <= set(found)
-    sweep.download(found, str(workspace / "cluster"))
-    assert read_trials(workspace, "cluster") == read_trials(workspace, "whole")
+    names = sweep.list()
+    assert {"_SUCCESS", "sweep.html", "best_hyperparameters.json"} <= set(names)
+    sweep.download(names, str(workspace / "bucket"))
+    assert read_trials(workspace / "bucket") == read_trials(workspace / "whole")
+
+
+@pytest.mark.slow
+def test_folds_are_of_whole_groups_and_of_the_cached_features(
+    whole, data_dir, workspace
+):
+    cfg = configure(data_dir, workspace, "folds")
+    strategy = make_strategy("one_device")
+    plain = sweep_data.load(cfg, strategy, (0.0, 1.0), 0)
+    assert (plain.class_names[plain.positive_index], len(plain.labels)) == (
+        *("no_tumor", 52),
+    )
+    assert [len(plain.views[s]) for s in (0.0, 1.0)] == [1, 2]
+    folded = sweep_data.load(cfg, strategy, (0.0,), 3)
+    assert [len(v) for v in plain.views[1.0] + folded.views[0.0]] == [
+        *(22, 22, 52),
+    ]
+    np.testing.assert_array_equal(folded.features[22:], plain.features)
+    np.testing.assert_array_equal(folded.judged, np.arange(52))
+    for train, judged in folded.folds:
+        assert sorted([*train, *judged]) == list(range(52))
+        assert set(folded.labels[judged]) == {0, 1}
+    with pytest.raises(ValueError, match="--num_folds=27 needs as many groups"):
+        sweep_data._cut_folds(folded.labels, folded.groups, 27, 0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--objective=fame"], "--objective must be one of accuracy, average"),
-        (["--seed=3"], "belongs to a sweep with another config: give the same"),
-        (["--oracle=grid"], "belongs to a sweep with another oracle"),
         (["--weights=none"], "--weights must not be none"),
+        (["--num_folds=1"], "--num_folds must be 0 or at least 2"),
+        (["--second_stage", "--fine_tune_epochs=0"], "must be positive"),
+        ([f"--search_space={os.devnull}"], "is not JSON"),
+        (["--search_space=absent.json"], "absent.json"),
+        (["--data_dir=absent"], "absent"),
     ],
 )
-def test_wrong_start_is_one_sentence_and_loses_nothing(
-    workspace, arguments, message
-):
-    before = (workspace / "whole/trials.jsonl").read_bytes()
-    process = start(workspace, "whole", *arguments)
+def test_wrong_start_is_one_sentence(tmp_path, arguments, message):
+    process = start("--data_dir=d", f"--job_dir={tmp_path}/job", *arguments)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1
     last = error.strip().splitlines()[-1]
     assert last.startswith("tuning.task: ") and message in last
     assert "Traceback" not in error
-    assert (workspace / "whole/trials.jsonl").read_bytes() == before
-
-
-def test_second_stage_chooses_how_deep_to_fine_tune(workspace):
-    space = workspace / "depths.json"
-    space.write_text('{"fine_tune_blocks": [0, 1]}')
-    before = read_ended(workspace, "whole")
-    process = start(
-        workspace,
-        "whole",
-        "--second_stage",
-        "--fine_tune_epochs=1",
-        f"--search_space={space}",
-    )
-    output, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    assert read_ended(workspace, "whole") == before
-    assert "Second stage, roc_auc on the validation split" in output
-    page = (workspace / "whole/sweep.html").read_text()
-    assert "how deep to fine-tune" in page and "blocks fine-tuned (0:" in page
-    best = json.loads(
-        (workspace / "whole/best_hyperparameters.json").read_text()
-    )
-    chosen = int(output.split("): ")[1].split(" is best")[0])
-    assert best["fine_tune_epochs"] == (1 if chosen else 0)
-    assert best.get("fine_tune_blocks", 0) == chosen
+    assert not os.path.exists(tmp_path / "job")

@@ -1,4 +1,6 @@
+import csv
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -6,79 +8,96 @@ import pytest
 
 from trainer import config
 from trainer.evaluation.results import Metric
-from tuning import report, search_space, trial_log, tuner
+from tuning import optimism, report, search_space, trial_log, tuner
 
 
-@pytest.fixture
-def sweep(data, tmp_path, monkeypatch):
-    """A configuration and options of a sweep on `data`."""
-    cfg = config.TrainConfig(
-        data_dir="records", job_dir=str(tmp_path / "job"), head_epochs=4
-    )
-    options = tuner.SweepOptions(
-        "random", 4, "roc_auc", 1, 0, dict(search_space.SPACE)
-    )
-    monkeypatch.setattr(tuner, "claim", lambda cfg, options: None)
-    monkeypatch.setattr(tuner, "load_data", lambda cfg, options, _: data)
-    return cfg, options
+def read_trials(cfg):
+    return trial_log.TrialLog(cfg.job_dir).trials
 
 
-def test_failed_trial_is_told_and_the_sweep_goes_on(sweep, capsys, tmp_path):
+def read_rows(tmp_path):
+    with open(tmp_path / "job" / report.TRIALS_FILE, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def break_trials(monkeypatch, errors):
+    """Makes some of the trials raise an error, by their number."""
+    run_trial, numbers = tuner.trial.run_trial, itertools.count()
+
+    def run_or_raise(*arguments):
+        error = errors.get(next(numbers))
+        if error:
+            raise error
+        return run_trial(*arguments)
+
+    monkeypatch.setattr(tuner.trial, "run_trial", run_or_raise)
+
+
+def test_broken_trial_is_told_and_the_sweep_goes_on(
+    sweep, capsys, tmp_path, monkeypatch
+):
     cfg, options = sweep
-    real, calls = tuner.trial.run_trial, []
-
-    def run_trial(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            raise ValueError("The loss is not finite in epoch 1.\nAnd more.")
-        return real(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuner.trial, "run_trial", run_trial)
-        settings = tuner.run(cfg, options)
-    assert "failed" in capsys.readouterr().out
-    rows = (tmp_path / "job/trials.csv").read_text().splitlines()
-    assert len(rows) == 5
-    assert rows[2].startswith("1,FAILED")
-    assert rows[2].endswith("The loss is not finite in epoch 1.")
+    error = ValueError("The loss is not finite.\nAnd more.")
+    break_trials(monkeypatch, {1: error, 2: MemoryError()})
+    settings = tuner.run(cfg, options)
+    told = capsys.readouterr().out.splitlines()
+    assert [row.split()[:2] for row in told[2:4]] == [
+        ["1/4", "failed"],
+        ["2/4", "failed"],
+    ]
+    assert told[5].startswith("The best of 2 trials is")
+    rows = read_rows(tmp_path)
+    assert list(rows[0])[:5] == [
+        *("trial", "status", "score", "seconds", "num_epochs")
+    ]
+    assert {*search_space.SPACE, "roc_auc", "message"} < set(rows[0])
+    assert [(row["status"], row["message"]) for row in rows] == [
+        ("COMPLETED", ""),
+        ("FAILED", "The loss is not finite."),
+        ("FAILED", "MemoryError"),
+        ("COMPLETED", ""),
+    ]
+    page = (tmp_path / "job" / report.PAGE_FILE).read_text()
+    assert page.count('<tr class="failed">') == 2
+    assert page.count('<tr class="best">') == 1
     best = json.loads((tmp_path / "job" / tuner.BEST_FILE).read_text())
-    assert best == json.loads(json.dumps(settings))
-    config.TrainConfig(
-        data_dir="d",
-        job_dir="j",
-        **{**best, "hidden_units": tuple(best["hidden_units"])},
-    )
+    assert best == settings
+    hidden_units = tuple(best.pop("hidden_units"))
+    config.TrainConfig("d", "j", hidden_units=hidden_units, **best)
 
 
-def test_no_successful_trial_is_one_sentence(sweep, tmp_path):
+def test_no_successful_trial_is_one_sentence(sweep, tmp_path, monkeypatch):
     cfg, options = sweep
-
-    def run_trial(*arguments):
-        raise ValueError("no luck")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuner.trial, "run_trial", run_trial)
-        with pytest.raises(
-            ValueError, match=r"None of 4 trials succeeded \(no luck\): see "
-        ):
-            tuner.run(cfg, options)
-    assert "no luck" in (tmp_path / "job/trials.csv").read_text()
-    assert len(trial_log.read_events(cfg.job_dir)) == 8
+    break_trials(monkeypatch, dict.fromkeys(range(4), ValueError("no luck")))
+    with pytest.raises(
+        ValueError, match=r"None of 4 trials succeeded \(no luck\): see "
+    ):
+        tuner.run(cfg, options)
+    assert [row["message"] for row in read_rows(tmp_path)] == ["no luck"] * 4
 
 
-def test_objective_that_is_to_be_low_is_minimized(sweep, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("objective", "choose"), [("log_loss", min), ("roc_auc", max)]
+)
+def test_best_trial_goes_by_the_objective_and_is_judged(
+    sweep, data, capsys, tmp_path, objective, choose
+):
     cfg, options = sweep
-    tuner.run(cfg, dataclasses.replace(options, objective="log_loss"))
-    events = trial_log.read_events(cfg.job_dir)
-    scores = {e["trial"]: e["score"] for e in events if "score" in e}
-    best = min(scores, key=scores.get)
-    assert f"trials is {best}: mean log_loss" in capsys.readouterr().out
-
-
-def test_default_head_is_compared_with(sweep, capsys):
-    cfg, options = sweep
+    options = dataclasses.replace(options, objective=objective)
     tuner.run(cfg, options)
-    assert "The default head has " in capsys.readouterr().out
+    trials = read_trials(cfg)
+    scores = [t.metrics[objective] for t in trials]
+    assert len(set(scores)) > 1
+    told = capsys.readouterr().out
+    best = scores.index(choose(scores))
+    assert f"trials is {best}: mean {objective} {choose(scores):.3f} " in told
+    assert told.splitlines()[4].split()[2] == f"{choose(scores):.4f}"
+    default = tuner.trial.run_trial(vars(cfg), 1.0, data, [0], objective)
+    assert f"default head has {default.metrics[objective]:.3f} on" in told
+    for t in trials:
+        path = tmp_path / "job" / tuner.LOGITS_DIR / f"{t.trial_id}.npy"
+        metrics = data.metrics(data.judged, np.load(path))
+        assert metrics == pytest.approx(t.metrics, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -89,25 +108,53 @@ def test_default_head_is_compared_with(sweep, capsys):
         (0.85, "beyond the luck of the"),
     ],
 )
-def test_verdict_judges_by_the_corrected_score(sweep, default, expected):
+@pytest.mark.parametrize("objective", ["roc_auc", "log_loss"])
+def test_verdict_judges_by_the_corrected_score(
+    sweep, default, expected, objective
+):
     _, options = sweep
+
+    def flip(score):
+        return score if objective == "roc_auc" else 1.0 - score
+
+    interval = sorted((flip(0.6), flip(0.95)))
     verdict = report.make_verdict(
-        options,
-        {"trial": "3", "score": 0.9},
+        dataclasses.replace(options, objective=objective),
+        4,
+        trial_log.EndedTrial("3", {}, 1.0, 0.9),
         Metric(value=0.9, interval=(0.8, 1.0)),
-        tuner.optimism.Estimate(0.8, [0.6, 0.95], 4),
-        default,
+        optimism.Estimate(flip(0.8), interval),
+        flip(default),
     )
     text = " ".join(verdict)
     assert expected in text
     assert "0.900 (95 % interval 0.800 to 1.000)" in text
-    assert "gives 0.800 (95 % interval 0.600 to 0.950)" in text
+    low, high = interval
+    assert (
+        f"gives {flip(0.8):.3f} (95 % interval {low:.3f} to {high:.3f})" in text
+    )
 
 
-def test_logits_of_trials_are_kept(sweep, data):
+@pytest.mark.parametrize(
+    ("cfg_changes", "option_changes", "message"),
+    [
+        ({}, {"objective": "fame"}, "--objective must be one of accuracy, "),
+        ({"seed": 3}, {}, "belongs to a sweep with another config: give the"),
+        ({}, {"oracle": "grid"}, "sweep with another oracle and max_trials"),
+        ({}, {"num_folds": 2}, "sweep with another num_folds"),
+        ({}, {"max_trials": 9, "depths": (0,)}, ""),
+        ({"fine_tune_blocks": 7}, {}, ""),
+    ],
+)
+def test_job_directory_belongs_to_one_sweep(
+    sweep, cfg_changes, option_changes, message
+):
     cfg, options = sweep
-    tuner.run(cfg, options)
-    for event in trial_log.read_events(cfg.job_dir):
-        if "score" in event:
-            path = f"{cfg.job_dir}/{tuner.LOGITS_DIR}/{event['trial']}.npy"
-            assert np.load(path).shape == (len(data.judged), 1)
+    tuner.claim(cfg, options)
+    cfg = dataclasses.replace(cfg, **cfg_changes)
+    options = dataclasses.replace(options, **option_changes)
+    if not message:
+        tuner.claim(cfg, options)
+        return
+    with pytest.raises(ValueError, match=message):
+        tuner.claim(cfg, options)

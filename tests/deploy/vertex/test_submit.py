@@ -137,11 +137,11 @@ def test_study_searches_the_space_of_sweeps_but_for_given_flags(
 
 
 def test_objectives_are_those_that_sweeps_know():
-    from tuning import trial
+    from tuning import objectives
 
-    known = {*trial.metric_names(2), *trial.metric_names(3)}
+    known = {*objectives.metric_names(2), *objectives.metric_names(3)}
     assert set(study.OBJECTIVES) == known
-    minimized = {name for name in known if trial.direction(name) == "min"}
+    minimized = {name for name in known if objectives.direction(name) == "min"}
     assert minimized == set(study._MINIMIZED)
 
 
