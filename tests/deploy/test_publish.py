@@ -315,6 +315,18 @@ def run(*arguments, **options):
     )
 
 
+def test_newest_export_in_a_bucket_is_published(bucket, url, exports):
+    export_dir = f"gs://{bucket.name}/run/export"
+    for number, version_dir in zip((9, 10), exports, strict=False):
+        for name in paths.list_files(version_dir):
+            data = paths.read_bytes(os.path.join(version_dir, name))
+            paths.write_atomically(f"{export_dir}/{number}/{name}", data)
+    done = run(f"--export_dir={export_dir}", f"--model_base_path={url}")
+    assert done.returncode == 0, done.stderr
+    assert f"Published {export_dir}/10 as {url}/1 (7 files" in done.stdout
+    assert read_versions(url) == {"1": read(exports[1])}
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
