@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from deploy.kubernetes import join
-from tests.conftest import ROOT
+from tests.samples import ROOT
 from trainer import startup
 from trainer.training import cluster
 

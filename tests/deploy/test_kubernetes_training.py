@@ -6,8 +6,8 @@ import os
 import pytest
 
 from deploy.kubernetes import join
-from tests.conftest import write_backbone
 from tests.deploy import test_kubernetes, workers
+from tests.samples import write_backbone
 
 pytestmark = pytest.mark.slow
 

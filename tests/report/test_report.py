@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from tests.conftest import encode, make_pixels
 from tests.evaluation.samples import random_predictions
 from tests.report.samples import evaluate, make_splits, page_of, page_text
+from tests.samples import encode, make_pixels
 from trainer.data.build.audit_sentences import Sentence
 from trainer.evaluation import comparison, cross_validation, subgroups
 from trainer.report import data_audit, sentences
