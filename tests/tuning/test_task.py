@@ -14,7 +14,6 @@ import time
 import numpy as np
 import pytest
 
-from tests import quick
 from tests.conftest import ROOT, make_strategy, write_backbone
 from trainer import config
 from trainer.storage import buckets
@@ -28,14 +27,12 @@ NUM_TRIALS = 20
 def workspace(tmp_path_factory):
     """Weights and a space, and later the job directories of sweeps."""
     directory = tmp_path_factory.mktemp("sweeps")
-    write_backbone(directory / "backbone.weights.h5", quick.build_backbone)
+    write_backbone(directory / "backbone.weights.h5")
     # One graph for all heads.
     (directory / "space.json").write_text(
         '{"num_hidden_layers": 1, "head_batch_norm": true}'
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keras.applications.EfficientNetB0", quick.build_backbone)
-        yield directory
+    return directory
 
 
 def configure(data_dir, workspace, name, **settings):
