@@ -166,7 +166,7 @@ def test_sweep_killed_and_started_again_runs_the_same_trials_once(
     )
     told = capsys.readouterr().out
     assert told.startswith(f"{count} trials are finished already.\n    trial")
-    assert f" {count}/20 " in told and f" {count - 1}/20 " not in told
+    assert f" {count:02}/20 " in told and f" {count - 1:02}/20 " not in told
     assert read_trials(job_dir) == read_trials(workspace / "whole")
     best = json.loads((workspace / "whole" / tuner.BEST_FILE).read_text())
     # Of the second stage.
