@@ -14,6 +14,7 @@ import sys
 from absl import app, flags, logging
 
 from trainer import startup
+from trainer.export import versions
 from trainer.storage import paths, staging
 
 _NO_MODEL = (
@@ -97,7 +98,7 @@ def _define_flags() -> None:
 
 def _load(stack: contextlib.ExitStack, place: staging.Workspace, where: str):
     """The model at a path or at a server's address."""
-    if "://" in where and not where.startswith("gs://"):
+    if paths.is_remote(where) and not paths.is_bucket(where):
         from serving import client
         from serving.external import asking
 
@@ -123,7 +124,8 @@ def _load(stack: contextlib.ExitStack, place: staging.Workspace, where: str):
         (low, high),
         values.operating_point,
     )
-    return exported.load(place.stage_version(where, "export"), meaning)
+    version_dir = place.stage(versions.find_newest(where), "export")
+    return exported.load(version_dir, meaning)
 
 
 def main(argv: list[str]) -> None:

@@ -1,7 +1,5 @@
 """What the tests share: two CPU devices, tiny records, models built once."""
 
-import functools
-import io
 import os
 import pathlib
 
@@ -11,13 +9,12 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from tests import quick
 from tests.cloud_storage import bucket_name, cloud, cloud_server  # noqa: F401
+from tests.samples import IMAGE_SIZE, write_records
 
 # Two logical CPUs stand in for two replicas; before TensorFlow starts.
 tf.config.set_logical_device_configuration(
@@ -25,95 +22,6 @@ tf.config.set_logical_device_configuration(
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
 keras.applications.EfficientNetB0 = quick.build_backbone
-
-ROOT = pathlib.Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"
-IMAGE_SIZE = 32
-
-
-def encode(pixels: np.ndarray, image_format: str = "PNG") -> bytes:
-    """Encodes uint8 `[height, width]` or `[height, width, 3]`."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, image_format)
-    return buffer.getvalue()
-
-
-def make_pixels(index: int, label: int, size: int = 40) -> np.ndarray:
-    """A grey image; label 1 has a bright square somewhere."""
-    generator = np.random.default_rng([index, label])
-    pixels = generator.integers(40, 90, (size, size)).astype(np.uint8)
-    if label:
-        y, x = generator.integers(4, size - 14, 2)
-        pixels[y : y + 10, x : x + 10] = 220
-    return pixels
-
-
-def write_records(directory, counts: dict[str, int], num_shards: int = 2):
-    """Writes a two-class data set of grey 40 px PNGs and returns its info."""
-    from trainer.data import records
-
-    class_names = ("no_tumor", "tumor")
-    shards, rows, split_counts = [], [], {}
-    for split, count in counts.items():
-        split_counts[split] = {
-            name: len(range(label, count, 2))
-            for label, name in enumerate(class_names)
-        }
-        for shard in range(num_shards):
-            name = records.shard_name(split, shard, num_shards)
-            members = range(shard, count, num_shards)
-            with tf.io.TFRecordWriter(str(directory / name)) as writer:
-                for i in members:
-                    label = i % 2
-                    index = i + 1000 * records.SPLITS.index(split)
-                    image_id = f"{class_names[label]}/{split}_{i}.png"
-                    rows.append((image_id, str(index), label, split))
-                    writer.write(
-                        records.make_example(
-                            encoded=encode(make_pixels(index, label)),
-                            image_format="png",
-                            height=40,
-                            width=40,
-                            channels=1,
-                            image_id=image_id,
-                            group=f"group_{index}",
-                            sha256=str(index),
-                            label=label,
-                            class_name=class_names[label],
-                        )
-                    )
-            size = (directory / name).stat().st_size
-            shards.append(records.Shard(name, split, len(members), size, ""))
-    info = records.DatasetInfo(
-        class_names=class_names,
-        positive_class="tumor",
-        channels=1,
-        stored_size=40,
-        counts=split_counts,
-        shards=tuple(shards),
-        fingerprint=records.compute_fingerprint(rows),
-        options={},
-    )
-    (directory / records.DATASET_FILE).write_text(info.to_json())
-    return info
-
-
-def write_backbone(path) -> None:
-    """Writes weights of a random backbone whose features tell images apart.
-
-    Features of fresh weights vanish, and labels would be decided by rounding:
-    one pass gives every batch norm the statistics of its inputs.
-    """
-    keras.utils.set_random_seed(0)
-    backbone = keras.applications.EfficientNetB0(
-        include_top=False, weights=None, input_shape=(32, 32, 3)
-    )
-    for layer in backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    rng = np.random.default_rng(0)
-    backbone(rng.uniform(0, 255, (32, 32, 32, 3)), training=True)
-    backbone.save_weights(path)
 
 
 @pytest.fixture(scope="session")
@@ -132,18 +40,6 @@ def classifier_model():
     keras.utils.set_random_seed(0)
     head = classifier.build_head(2, (8,), 0.3)
     return classifier.build_classifier(IMAGE_SIZE, 1, head)
-
-
-@functools.cache
-def make_strategy(name: str) -> tf.distribute.Strategy:
-    """One device, or two replicas on the two logical CPUs.
-
-    One of each in the process: the collectives of a second MirroredStrategy
-    would take up the keys, and so the shapes, of the first one's.
-    """
-    if name == "one_device":
-        return tf.distribute.OneDeviceStrategy("CPU:0")
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 def pytest_make_parametrize_id(val):

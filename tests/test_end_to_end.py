@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 from tests import cloud_storage, quick
-from tests.conftest import ROOT
+from tests.samples import ROOT
 from trainer import startup
 from trainer.data import preprocessing
 from trainer.export import saved_model

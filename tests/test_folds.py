@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.conftest import make_strategy, write_records
+from tests.samples import make_strategy, write_records
 from trainer import config, folds, train
 from trainer.data import input_pipeline
 from trainer.training import distribution

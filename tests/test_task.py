@@ -7,7 +7,7 @@ import sys
 import pytest
 from absl import flags
 
-from tests.conftest import ROOT
+from tests.samples import ROOT
 from trainer import config, task
 
 FLAGS = flags.FLAGS

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, write_backbone, write_records
+from tests.samples import ROOT, write_backbone, write_records
 from trainer import startup
 
 pytestmark = pytest.mark.slow

@@ -63,12 +63,8 @@ class AskedModel:
 class Images:
     """Images to judge by, in the order of their records.
 
-    Attributes:
-        files: of all of them.
-        ids: likewise.
-        groups: likewise.
-        class_names: their true classes.
-        positive_class: which of these is the positive one, if known.
+    `class_names` are their true classes, `positive_class` the positive one of
+    these, if it is known.
     """
 
     files: list[str]
@@ -101,13 +97,9 @@ def ask_all(
     batch_size: int,
     report_progress: Callable[[int], None],
 ) -> Answers:
-    """Asks a model about images, some at a time.
+    """Asks a model about images, at least one, some at a time.
 
-    Args:
-        model: to ask.
-        images: JPEG or PNG each; at least one.
-        batch_size: of a call.
-        report_progress: called with the number of answers there are.
+    `report_progress` is called with the number of answers there are.
     """
     parts, num_answers, images = [], 0, iter(images)
     while batch := list(itertools.islice(images, batch_size)):

@@ -23,18 +23,16 @@ _OUTPUTS = (
 )
 
 
-def load(path: str, meaning: foreign.Meaning = _UNKNOWN) -> AskedModel:
-    """Loads a version, or the newest one under a base path.
+def load(directory: str, meaning: foreign.Meaning = _UNKNOWN) -> AskedModel:
+    """Loads a version.
 
     Args:
-        path: of either.
+        directory: of the version, local.
         meaning: of inputs and outputs, if Lightbox did not export it.
 
     Raises:
-        FileNotFoundError: if there is no SavedModel.
         ValueError: if it is damaged, or cannot be asked.
     """
-    directory = versions.find_newest(path)
     loaded, functions = _load(directory)
     function = functions.get(signature.SERVING_DEFAULT)
     if function is None or not set(_OUTPUTS) <= set(

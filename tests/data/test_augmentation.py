@@ -1,7 +1,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tests.conftest import make_pixels
+from tests.samples import make_pixels
 from trainer.data import augmentation
 
 STILL = augmentation.Augmentation(0, 0, 0, False, False, 0, 0)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, encode, make_pixels
 from tests.data.builders import assert_same_files
+from tests.samples import ROOT, encode, make_pixels
 from trainer.data.build import output
 from trainer.storage import buckets
 

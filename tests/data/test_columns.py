@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.conftest import encode, make_pixels
 from tests.data.builders import build
+from tests.samples import encode, make_pixels
 from trainer.data.build import manifest, output
 
 PATIENT = "Mueller-1953"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.conftest import SHARED
 from tests.data.builders import COPIES, HEAD, make_facts, make_head
+from tests.samples import SHARED
 from trainer.data.build import duplicates, groups, scan, splits
 from trainer.data.images import readers
 from trainer.data.images.image import pixel_sha256

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tests.conftest import write_records
+from tests.samples import write_records
 from trainer.data import fold_records, input_pipeline, records
 
 NUM_FOLDS = 3

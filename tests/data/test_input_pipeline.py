@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import IMAGE_SIZE, encode, make_pixels, write_records
+from tests.samples import IMAGE_SIZE, encode, make_pixels, write_records
 from trainer.data import augmentation, input_pipeline, preprocessing, records
 
 NUM_TRAIN = 22

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import encode, make_pixels
+from tests.samples import encode, make_pixels
 from trainer.data import preprocessing
 
 

@@ -14,8 +14,8 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.deploy.test_docker_files import DEVICES, instructions
+from tests.samples import ROOT
 
 COMMANDS = (
     "trainer.data.sample_data --output_dir=scans --num_images=60"

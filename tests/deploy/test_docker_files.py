@@ -10,7 +10,7 @@ import sys
 import pytest
 from packaging import requirements
 
-from tests.conftest import ROOT
+from tests.samples import ROOT
 
 yaml = pytest.importorskip("yaml")
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.samples import ROOT
 
 KEYS = (
     r"-----BEGIN [A-Z ]*PRIVATE KEY",

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from deploy.kubernetes import join
-from tests.conftest import ROOT
+from tests.samples import ROOT
 from trainer import startup
 from trainer.training import cluster
 
@@ -303,6 +303,16 @@ def test_every_pod_of_the_training_job_gets_a_valid_cluster(monkeypatch):
         )
 
 
+def run_join(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.kubernetes.join", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
 def test_flags_of_the_job_are_those_of_the_command():
     (job,) = by_kind(build("train"), "Job")
     python, dash_m, module, target, *flags = job_command(job)
@@ -312,12 +322,7 @@ def test_flags_of_the_job_are_those_of_the_command():
         "deploy.kubernetes.join",
     ]
     assert target == "trainer.task"
-    done = subprocess.run(
-        [sys.executable, "-m", target, "--helpfull"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = run_join(target, "--helpfull", **job_environment(job, 0))
     for flag in flags:
         assert re.search(
             rf"^  (--|--\[no\]){flag[2:].split('=')[0]}:", done.stdout, re.M
@@ -333,16 +338,6 @@ def test_trainer_job_is_not_charged_for_preemption():
     ]
     assert rules[1]["onExitCodes"]["values"] == [startup.PREEMPTED]
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
-
-
-def run_join(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.kubernetes.join", *arguments],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_join_outside_of_a_job_ends_with_a_sentence():

@@ -2,48 +2,31 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT, write_backbone
+from deploy.kubernetes import join
 from tests.deploy import test_kubernetes, workers
+from tests.samples import write_backbone
 
 pytestmark = pytest.mark.slow
 
 
-def joined(job, index, directory):
-    """What the command of a pod gives to the command that it becomes.
-
-    A module that prints its variables and arguments takes the place of the
-    latter.
-    """
-    command = test_kubernetes.job_command(job)
-    *package, name = command[3].split(".")
-    folder = directory.joinpath(*package)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "__init__.py").touch()
-    (folder / f"{name}.py").write_text(
-        "import json, os, sys\n"
-        "print(json.dumps([dict(os.environ), sys.argv[1:]]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, *command[1:]],
-        cwd=directory,
-        env=os.environ
-        | {"PYTHONPATH": str(ROOT)}
-        | test_kubernetes.job_environment(job, index),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+def joined(job, index):
+    """What the command of a pod gives to the trainer that it becomes."""
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in test_kubernetes.job_environment(job, index).items():
+            patch.setenv(name, value)
+        patch.setattr(os, "execve", lambda *call: calls.append(call))
+        join.main(test_kubernetes.job_command(job)[2:])
+    ((_, (_, _, _, *arguments), environment),) = calls
+    return environment, arguments
 
 
 def test_two_pods_of_the_training_job_train_one_model(tiny_records, tmp_path):
     (job,) = test_kubernetes.by_kind(test_kubernetes.build("train"), "Job")
-    pods = [joined(job, index, tmp_path) for index in range(2)]
+    pods = [joined(job, index) for index in range(2)]
     assert pods[0][1] == pods[1][1]
     configs = workers.bring_here(
         [variables["TF_CONFIG"] for variables, _ in pods],

@@ -13,7 +13,7 @@ import requests
 from google.auth.transport import requests as auth_requests
 
 from deploy import model_base, publish
-from tests.conftest import ROOT
+from tests.samples import ROOT
 from trainer.export import versions
 from trainer.storage import buckets, paths
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from deploy import command_lines
-from tests.conftest import ROOT
+from tests.samples import ROOT
 
 IMAGE = "us-central1-docker.pkg.dev/project/lightbox/train:1"
 TEXT = (

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from tests.conftest import ROOT
+from tests.samples import ROOT
 from tests.serving.clients import CLIENTS_PYTHON
 
 yaml = pytest.importorskip("yaml")

@@ -13,7 +13,7 @@ import pytest
 
 from deploy.tpu import run as tpu_run
 from deploy.tpu import vm
-from tests.conftest import ROOT
+from tests.samples import ROOT
 
 IMAGE = "europe-docker.pkg.dev/p/lightbox/train:tpu"
 # The last one is a word for the trainer, whatever a shell would make of it.

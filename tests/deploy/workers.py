@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from tests import test_train
-from tests.conftest import ROOT
+from tests.samples import ROOT
 
 # For a run of one short epoch.
 SHORT = (

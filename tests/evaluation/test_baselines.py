@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.conftest import encode
 from tests.evaluation import samples
+from tests.samples import encode
 from trainer.evaluation import baselines
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.conftest import make_strategy
+from tests.samples import make_strategy
 from trainer.data import input_pipeline
 from trainer.evaluation import metrics
 from trainer.evaluation.predictions import make_predictions

@@ -3,8 +3,8 @@
 import pytest
 import tensorflow as tf
 
-from tests.conftest import IMAGE_SIZE
 from tests.export import examples
+from tests.samples import IMAGE_SIZE
 from trainer.export import saved_model, serving_module, warmup
 
 

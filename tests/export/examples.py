@@ -1,6 +1,6 @@
 """What the exports of the tests are made of, and answer."""
 
-from tests.conftest import encode, make_pixels
+from tests.samples import encode, make_pixels
 from trainer.model import out_of_distribution
 
 CLASS_NAMES = ("no_tumor", "tumor")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import IMAGE_SIZE
 from tests.export.examples import OPERATING_POINT, TEMPERATURE
+from tests.samples import IMAGE_SIZE
 from trainer.data import input_pipeline, preprocessing
 from trainer.evaluation.predictions import make_predictions
 from trainer.export import (

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import local_server
-from tests.conftest import IMAGE_SIZE, encode, make_pixels
+from tests.samples import IMAGE_SIZE, encode, make_pixels
 from trainer.data import preprocessing
 from trainer.export import signature
 

@@ -6,13 +6,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.conftest import IMAGE_SIZE, encode, make_pixels
 from tests.export.examples import (
     CLASS_NAMES,
     IMAGES,
     OPERATING_POINT,
     TEMPERATURE,
 )
+from tests.samples import IMAGE_SIZE, encode, make_pixels
 from trainer.data import preprocessing
 from trainer.export import serving_module, signature
 from trainer.model import classifier, out_of_distribution, saliency

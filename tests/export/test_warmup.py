@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from tests.conftest import IMAGE_SIZE
 from tests.export.examples import IMAGES
+from tests.samples import IMAGE_SIZE
 from trainer.data import preprocessing
 from trainer.export import signature, warmup
 

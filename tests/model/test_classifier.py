@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import IMAGE_SIZE
+from tests.samples import IMAGE_SIZE
 from trainer.model import classifier, dropout
 
 

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 
-from tests.conftest import IMAGE_SIZE
+from tests.samples import IMAGE_SIZE
 from trainer.model import folding
 
 

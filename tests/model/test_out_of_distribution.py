@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.conftest import encode, make_pixels
+from tests.samples import encode, make_pixels
 from trainer.data import preprocessing
 from trainer.model import out_of_distribution as ood
 

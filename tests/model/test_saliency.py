@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.conftest import encode
+from tests.samples import encode
 from trainer.model import classifier, saliency
 
 SIZE = 64

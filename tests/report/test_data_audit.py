@@ -6,9 +6,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tests.conftest import encode
 from tests.data.builders import COPIES, HEAD, build, make_head
 from tests.report.samples import evaluate, make_splits, page_of
+from tests.samples import encode
 from trainer.data.build import output
 from trainer.report import data_audit
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from tests.conftest import encode, make_pixels
 from tests.evaluation.samples import random_predictions
 from tests.report.samples import evaluate, make_splits, page_of, page_text
+from tests.samples import encode, make_pixels
 from trainer.data.build.audit_sentences import Sentence
 from trainer.evaluation import comparison, cross_validation, subgroups
 from trainer.report import data_audit, sentences
@@ -61,6 +61,21 @@ def test_every_file_is_written_and_metrics_json_has_no_nan(either):
             in_file = written["splits"][name]["metrics"][metric]
             assert in_file["value"] == figure.value
             assert tuple(in_file["interval"]) == figure.interval
+    # What was not made has no key.
+    split, is_binary = written["splits"]["test"], written["positive_class"]
+    assert ("at_prevalence" in split) == bool(is_binary)
+    assert ("one_vs_rest" in split) == (not is_binary)
+    assert not {"baselines", "subgroups", "out_of_distribution"} & set(split)
+    assert not {"cross_validation", "comparison"} & set(written)
+    assert set(split["metrics"]["accuracy"]) == {
+        "value",
+        "interval",
+        "method",
+        "n_effective",
+        "n",
+        "n_groups",
+        "bootstrap_interval",
+    }
 
 
 def test_values_of_the_page_and_card_are_those_of_metrics_json(either):

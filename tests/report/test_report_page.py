@@ -10,9 +10,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.conftest import encode, make_pixels
 from tests.evaluation.samples import random_predictions
 from tests.report.samples import evaluate, make_splits, page_of
+from tests.samples import encode, make_pixels
 from trainer.report import page
 
 PROBE = """

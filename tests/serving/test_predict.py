@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from serving import client, image_files, predict
-from tests.conftest import SHARED
+from tests.samples import SHARED
 from tests.serving import brightness
 
 DARK = client.Prediction((0.75, 0.25), "dark", 0, 0.25, False, True)

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import requests
 
-from tests.conftest import ROOT
+from tests.samples import ROOT
 from tests.serving import brightness
 
 yaml = pytest.importorskip("yaml")

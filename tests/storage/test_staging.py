@@ -46,7 +46,6 @@ def test_local_paths_are_given_back(tmp_path, scratch):
     with staging.Workspace() as place:
         assert place.stage("records", "data_dir") == "records"
         assert place.stage_file("imagenet", "weights") == "imagenet"
-        assert place.stage_version("run/export", "export") == "run/export"
         assert place.mirror("run") == "run"
         assert place.mirror("") == ""
         assert place.output("out") == "out"
@@ -110,23 +109,6 @@ def test_streamed_records_stay_in_the_bucket(cloud, url):
         cfg = config_flags.bring_here(given, place, is_chief=True)
     assert cfg.data_dir == f"{url}/records"
     assert cfg.features_dir == f"{url}/records/features"
-
-
-def test_newest_whole_version_is_copied(url):
-    folder = buckets.Folder(f"{url}/export")
-    for number in (2, 10):
-        for name in ("saved_model.pb", "manifest.json"):
-            folder.upload(str(number).encode(), f"{number}/{name}")
-    folder.upload(b"", "11/manifest.json")
-    with staging.Workspace() as place:
-        for path, number in (("export", "10"), ("export/2", "2")):
-            local = place.stage_version(f"{url}/{path}", "export")
-            assert sorted(os.listdir(local)) == [
-                "manifest.json",
-                "saved_model.pb",
-            ]
-            with open(os.path.join(local, "saved_model.pb")) as file:
-                assert file.read() == number
 
 
 def test_what_does_not_arrive_is_kept_and_named(cloud, url, scratch):

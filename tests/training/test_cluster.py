@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.samples import ROOT
 from trainer.training import cluster, distribution
 
 CHIEF_AND_WORKERS = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}

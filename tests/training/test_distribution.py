@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from tests.conftest import make_strategy
+from tests.samples import make_strategy
 from trainer.training import distribution
 
 

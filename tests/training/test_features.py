@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.conftest import IMAGE_SIZE, make_strategy
+from tests.samples import IMAGE_SIZE, make_strategy
 from trainer import config
 from trainer.data import input_pipeline
 from trainer.model import classifier

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import IMAGE_SIZE, make_strategy
+from tests.samples import IMAGE_SIZE, make_strategy
 from trainer import startup
 from trainer.data import augmentation, input_pipeline
 from trainer.model import classifier, dropout

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ROOT, make_strategy
+from tests.samples import ROOT, make_strategy
 from trainer.training import distribution, run_record
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import IMAGE_SIZE, make_strategy
+from tests.samples import IMAGE_SIZE, make_strategy
 from trainer.model import classifier, dropout
 from trainer.training import distribution, train_step
 

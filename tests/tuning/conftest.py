@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.conftest import write_records
+from tests.samples import write_records
 from trainer import config
 from trainer.data import input_pipeline, records
 from tuning import search_space, trial, tuner

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, make_strategy, write_backbone
+from tests.samples import ROOT, make_strategy, write_backbone
 from trainer import config
 from trainer.storage import buckets
 from tuning import search_space, sweep_data, trial_log, tuner

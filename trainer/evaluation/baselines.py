@@ -188,11 +188,8 @@ def compare(
 ) -> results.Baselines:
     """Every baseline's figure, and how far the model is above it.
 
-    Args:
-        predictions: of the model, finite, at least one image.
-        baselines: float `[images, classes]` by name, for the same images.
-        num_resamples: paired: both are judged on the same draws of groups.
-        seed: of the resamples.
+    The model's predictions are finite. Model and baselines, float `[images,
+    classes]` of the same images, are judged on the same draws of groups.
     """
     labels, positive = predictions.labels, predictions.positive_index
 

@@ -48,13 +48,7 @@ def compare(
 ) -> results.Comparison:
     """What two models differ in on the same images.
 
-    Args:
-        this: predictions of the one model.
-        other: of the other model, of the same classes, for the same images in
-            the same order.
-        names: of the models.
-        num_resamples: behind an interval.
-        seed: of the resamples.
+    Both predict the same classes of the same images in the same order.
     """
     both = this.is_finite & other.is_finite
     this, other = this.select(both), other.select(both)

@@ -20,13 +20,9 @@ def decide(
     positive_index: int | None,
     rule: str,
 ) -> Decided:
-    """A fold's test predictions, calibrated and decided by its validation.
+    """A fold's "test" predictions, calibrated and decided by "validation".
 
-    Args:
-        fold: its "validation" and "test", uncalibrated.
-        class_names: in the order of the labels.
-        positive_index: label of the positive class, None unless there are two.
-        rule: see `calibration.parse_rule`.
+    For the rule see `calibration.parse_rule`.
     """
     chosen = calibration.choose(fold["validation"], positive_index, rule)
     test = fold["test"].decide(
@@ -50,12 +46,9 @@ def summarize(
     prevalences: tuple[float, ...] = (),
     seed: int = 0,
 ) -> results.CrossValidation:
-    """Pooled and per-fold figures.
+    """Pooled and per-fold figures of what `decide` gave.
 
-    Args:
-        folds: from `decide`.
-        prevalences: at which pooled predictive values are asked for.
-        seed: of the bootstrap.
+    `prevalences` are those at which pooled predictive values are asked for.
     """
     by_fold = [metrics.compute_metrics(p, seed=seed) for p in folds]
     pooled = metrics.compute_metrics(

@@ -64,11 +64,8 @@ def compute_subgroups(
 ) -> dict[str, results.Subgroup]:
     """Figures of the images that share a value, for every value, sorted.
 
-    Args:
-        predictions: finite.
-        values: of a column, one per image; empty where it is not known.
-        overall: metrics of the whole split.
-        seed: of the resamples.
+    `predictions` are finite, a value is empty where it is not known, and
+    `overall` are the metrics of the whole split.
     """
     values = [value or _UNKNOWN for value in cut_numbers(values)]
     most_common = collections.Counter(values).most_common(_MAX_VALUES)

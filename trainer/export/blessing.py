@@ -34,11 +34,9 @@ _TIMEOUT_S = 1800
 def read_blessing(version_dir: str) -> dict | None:
     """The content of a version's `blessing.json`, None if there is none."""
     path = paths.join(version_dir, signature.BLESSING_FILE)
-    if not paths.exists(path):
-        return None
     try:
         blessing = json.loads(paths.read_bytes(path))
-    except ValueError:  # Half a file blesses nothing.
+    except (FileNotFoundError, ValueError):  # Half a file blesses nothing.
         return None
     return blessing if isinstance(blessing, dict) else None
 
@@ -91,29 +89,27 @@ def bless_in_new_process(
     Returns:
         See `refusal`.
     """
-    command = [sys.executable, "-m", "trainer.export.blessing"]
-    values = {
-        "version_dir": version_dir,
-        "data_dir": data_dir,
-        "predictions": predictions_path,
-    }
-    command += [f"--{name}={value}" for name, value in values.items()]
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    import_paths = [root, os.environ.get("PYTHONPATH", "")]
     # This process holds the memory of the accelerators. And a worker of a
     # cluster tries its export alone.
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    environment["CUDA_VISIBLE_DEVICES"] = "-1"
-    # libtpu, and TensorFlow's two ways to find it.
-    environment["TPU_LOAD_LIBRARY"] = "0"
-    environment["NEXT_PLUGGABLE_DEVICE_USE_C_API"] = ""
-    environment["TF_PLUGGABLE_DEVICE_LIBRARY_PATH"] = ""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    import_paths = [root, environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, import_paths))
-    path = paths.join(version_dir, signature.BLESSING_FILE)
-    if paths.exists(path):
-        os.remove(path)  # It is about an earlier trial.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        # libtpu, and TensorFlow's two ways to find it.
+        "TPU_LOAD_LIBRARY": "0",
+        "NEXT_PLUGGABLE_DEVICE_USE_C_API": "",
+        "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": "",
+        "PYTHONPATH": os.pathsep.join(filter(None, import_paths)),
+    }
+    # It is about an earlier trial.
+    paths.remove(paths.join(version_dir, signature.BLESSING_FILE))
     process = subprocess.run(
-        command,
+        [
+            *(sys.executable, "-m", "trainer.export.blessing"),
+            f"--version_dir={version_dir}",
+            f"--data_dir={data_dir}",
+            f"--predictions={predictions_path}",
+        ],
         env=environment,
         capture_output=True,
         text=True,

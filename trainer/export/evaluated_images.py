@@ -63,11 +63,11 @@ def read_evaluated(
         FileNotFoundError: if there are no such records or file.
         ValueError: if they are of another data set.
     """
-    found = input_pipeline.read_dataset_info(data_dir)
-    if found.fingerprint != info.fingerprint:
+    data = input_pipeline.read_dataset_info(data_dir)
+    if data.fingerprint != info.fingerprint:
         raise ValueError(
             f"{data_dir} is another data set than the version was made of "
-            f"(fingerprints {found.fingerprint[:12]} and "
+            f"(fingerprints {data.fingerprint[:12]} and "
             f"{info.fingerprint[:12]}): give the run's --data_dir."
         )
     if not paths.exists(predictions_path):
@@ -85,7 +85,7 @@ def read_evaluated(
     images = {}
     for split in {split for split, _ in wanted}:
         dataset = tf.data.TFRecordDataset(
-            input_pipeline.split_files(data_dir, found, split)
+            input_pipeline.split_files(data_dir, data, split)
         ).map(records.parse_example)
         for example in dataset.as_numpy_iterator():
             key = split, example["id"].decode("utf-8")

@@ -150,13 +150,7 @@ def report(
 ) -> str:
     """The text of `report.html`.
 
-    Args:
-        findings: what was found.
-        info: the data set.
-        config: the run's settings, if they are known.
-        predictions: of the split that is shown.
-        figures: PNG, by name.
-        context: what else is known.
+    `predictions` are of the split that is shown, `figures` PNG by name.
     """
     split = findings.split
     cards = _CARDS_OF_MANY if info.positive_index is None else _CARDS_OF_TWO

@@ -294,11 +294,7 @@ def _draw_reliability(
 
 
 def training_history(rows: list[dict]) -> bytes:
-    """Accuracy and loss over the epochs of both phases.
-
-    Args:
-        rows: of `history.csv`.
-    """
+    """Accuracy and loss over the epochs of both phases."""
     fig, pair = _new_figure(9, 3.8, 2)
     epochs = np.arange(1, len(rows) + 1)
     for axes, name in zip(pair, ("accuracy", "loss"), strict=True):

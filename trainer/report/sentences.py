@@ -106,12 +106,7 @@ def caveats(
 ) -> list[str]:
     """What a reader must know before the figures, the gravest first.
 
-    Args:
-        info: the data set.
-        splits: their figures.
-        labels: of the split that is shown.
-        operating_point_note: from `calibration.choose_operating_point`.
-        cross_validation: if there was one.
+    `labels` are of the split that is shown.
     """
     shown = "test" if "test" in splits else "validation"
     split = splits[shown]

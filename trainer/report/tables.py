@@ -17,9 +17,6 @@ def predictions_csv(predictions: Mapping[str, Decided]) -> str:
     `predicted` is the most probable class, `decision` the one that the
     operating point decides on. Nine digits, which float32 survives. Where the
     model gave no finite answer, both are empty.
-
-    Args:
-        predictions: by split, at least one.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

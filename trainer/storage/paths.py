@@ -19,7 +19,7 @@ _copies: dict[str, str] = {}
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is a URL: of Cloud Storage, or another that Beam reads."""
+    """Whether a path is a URL; those of Cloud Storage alone can be read."""
     return "://" in path
 
 

@@ -7,7 +7,6 @@ are those that the user gave.
 
 import logging as python_logging
 import os
-import re
 import shutil
 import signal
 import sys
@@ -111,27 +110,6 @@ class Workspace:
         )
         paths.write_atomically(local, paths.read_bytes(path))
         return local
-
-    def stage_version(self, path: str, flag: str) -> str:
-        """Copies an exported version here, or the newest of several.
-
-        Raises:
-            FileNotFoundError: if there is none.
-            OSError: if it cannot be read.
-        """
-        if not paths.is_bucket(path):
-            return path
-        from trainer.storage import buckets
-
-        names = buckets.Folder(path).list()
-        versions = {
-            int(match[1])
-            for name in names
-            if (match := re.fullmatch(r"(\d+)/saved_model\.pb", name))
-        }
-        if versions and "saved_model.pb" not in names:
-            path = paths.join(path, str(max(versions)))
-        return self.stage(path, flag)
 
     def output(
         self, path: str, last: str = "", wanted: Sequence[str] = ()

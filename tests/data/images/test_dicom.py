@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from tests.conftest import SHARED
 from tests.data.builders import gradient, make_dicom, read_one
+from tests.samples import SHARED
 from trainer.data.images import dicom, readers
 
 pydicom = pytest.importorskip("pydicom")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.conftest import SHARED
 from tests.data.builders import colour, encode, gradient, read_one
+from tests.samples import SHARED
 from trainer.data.images.image import is_grey, pixel_sha256
 
 BRAIN = SHARED / "data" / "brain_mri_253"

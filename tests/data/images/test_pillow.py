@@ -9,8 +9,8 @@ import PIL.Image
 import PIL.PngImagePlugin
 import pytest
 
-from tests.conftest import SHARED
 from tests.data.builders import bomb, colour, encode, gradient, read_one
+from tests.samples import SHARED
 from trainer.data.images import readers, strip
 
 BRAIN = SHARED / "data" / "brain_mri_253"

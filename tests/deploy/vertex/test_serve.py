@@ -7,7 +7,7 @@ import pytest
 from google.cloud import aiplatform_v1
 
 from deploy.vertex import serve
-from tests.conftest import ROOT, encode, make_pixels
+from tests.samples import ROOT, encode, make_pixels
 
 BASE_PATH = "--model_base_path=gs://bucket/run/model/"
 PARENT = "projects/project/locations/us-central1"

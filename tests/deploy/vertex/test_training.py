@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from tests.conftest import write_backbone
 from tests.deploy import workers
+from tests.samples import write_backbone
 from trainer.storage import buckets
 from trainer.training import cluster
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from serving.external import exported, foreign, judge
-from tests.conftest import encode
+from tests.samples import encode
 from trainer.data import input_pipeline, preprocessing
 
 NAMES = ("dark", "bright")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from serving.external import asking, judge
-from tests.conftest import write_records
+from tests.samples import write_records
 from trainer.data import input_pipeline, records
 from trainer.data.build import output
 

@@ -10,7 +10,7 @@ import requests
 from PIL import Image
 from playwright import sync_api
 
-from tests.conftest import SHARED
+from tests.samples import SHARED
 from tests.serving import brightness
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -20,8 +20,9 @@ def make_audit(
     on_leak: str,
     num_left_out: int = 0,
 ) -> dict:
-    """Everything that `audit.json` holds; `num_left_out` files lie beside
-    the folders of the classes.
+    """Everything that `audit.json` holds.
+
+    `num_left_out` files lie beside the folders of the classes.
     """
     facts, near_pairs = findings.facts, findings.near_pairs
     unreadable = findings.unreadable

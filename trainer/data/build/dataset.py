@@ -108,8 +108,8 @@ def _list_sources(options: BuildOptions) -> tuple[list[sources.Source], int]:
     for path in (input_dir, output_dir):
         if paths.is_remote(path) and options.runner == LOCAL:
             raise ValueError(
-                f"{path} is not on this machine, nor in Cloud Storage "
-                "(gs://): copy it, or choose a --runner of Apache Beam."
+                f"{path} is not on this machine: copy it, or, of paths in "
+                "Cloud Storage (gs://), choose a --runner of Apache Beam."
             )
     output.check_output_dir(output_dir, input_dir)
     num_left_out = 0

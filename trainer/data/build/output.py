@@ -124,8 +124,10 @@ def fetch_earlier(output_dir: str) -> str:
 def publish_remotely(
     local_dir: str, output_dir: str, shard_names: Sequence[str]
 ) -> None:
-    """Moves the new shards of a bucket in from `BUILDING`, and copies the local
-    files that describe them.
+    """Moves the new shards of a bucket in, and copies what describes them.
+
+    The shards are in `BUILDING` below the output directory, the rest in a local
+    one.
     """
     from trainer.storage import buckets
 

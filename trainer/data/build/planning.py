@@ -10,8 +10,9 @@ from trainer.data.build import duplicates, groups, leaks, scan, shards, splits
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """Facts of every readable image, with unique ids and their groups; pairs of
-    indices of near-duplicates; and the files that are no image.
+    """Facts of all readable images, with ids and groups, and what is amiss.
+
+    `near_pairs` are indices of near-duplicates, `unreadable` files no images.
     """
 
     facts: Sequence[scan.ImageFacts]
@@ -21,9 +22,7 @@ class Findings:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is written where: images with their splits, their number per split
-    and class, and the groups that spanned given splits.
-    """
+    """Images with their splits, their number per split and class, and leaks."""
 
     members: Sequence[shards.Member]
     counts: dict[str, dict[str, int]]
