@@ -14,7 +14,6 @@ import time
 import numpy as np
 import pytest
 
-from tests import quick
 from tests.samples import ROOT, make_strategy, write_backbone
 from trainer import config
 from trainer.storage import buckets
@@ -28,14 +27,12 @@ NUM_TRIALS = 20
 def workspace(tmp_path_factory):
     """Weights and a space, and later the job directories of sweeps."""
     directory = tmp_path_factory.mktemp("sweeps")
-    write_backbone(directory / "backbone.weights.h5", quick.build_backbone)
+    write_backbone(directory / "backbone.weights.h5")
     # One graph for all heads.
     (directory / "space.json").write_text(
         '{"num_hidden_layers": 1, "head_batch_norm": true}'
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keras.applications.EfficientNetB0", quick.build_backbone)
-        yield directory
+    return directory
 
 
 def configure(data_dir, workspace, name, **settings):
@@ -169,7 +166,7 @@ def test_sweep_killed_and_started_again_runs_the_same_trials_once(
     )
     told = capsys.readouterr().out
     assert told.startswith(f"{count} trials are finished already.\n    trial")
-    assert f" {count}/20 " in told and f" {count - 1}/20 " not in told
+    assert f" {count:02}/20 " in told and f" {count - 1:02}/20 " not in told
     assert read_trials(job_dir) == read_trials(workspace / "whole")
     best = json.loads((workspace / "whole" / tuner.BEST_FILE).read_text())
     # Of the second stage.
