@@ -17,6 +17,7 @@ from absl import app, flags
 
 from deploy.vertex import api, vertex_flags
 from trainer.export import signature
+from trainer.storage import paths
 
 FLAGS = flags.FLAGS
 
@@ -69,7 +70,7 @@ def _read_instances(paths: list[str]) -> list[dict]:
 def _make_upload() -> dict:
     """What `Model.upload` takes."""
     base_path = FLAGS.model_base_path.rstrip("/")
-    if not base_path.startswith("gs://"):
+    if not paths.is_bucket(base_path):
         raise ValueError(
             "--model_base_path must be gs://BUCKET/PATH; put an export there "
             f"with deploy.publish. Received: model_base_path={base_path}."

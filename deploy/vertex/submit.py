@@ -18,6 +18,7 @@ from absl import app, flags
 
 from deploy import command_lines
 from deploy.vertex import api, study, vertex_flags
+from trainer.storage import paths
 
 FLAGS = flags.FLAGS
 
@@ -119,7 +120,7 @@ def _check(config: dict) -> None:
         config: the fields of a `TrainConfig`.
     """
     for flag in ("data_dir", "job_dir"):
-        if not config[flag].startswith("gs://"):
+        if not paths.is_bucket(config[flag]):
             raise ValueError(
                 f"--{flag} must be gs://BUCKET/PATH: a machine of Vertex AI is "
                 "gone with its disk when the job ends. Received: "
