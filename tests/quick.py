@@ -17,15 +17,20 @@ from keras.src.applications import efficientnet
 WHOLE_BACKBONE = keras.applications.EfficientNetB0
 
 
-def build_backbone(**arguments) -> keras.Model:
-    """What `keras.applications.EfficientNetB0` gives, with nine blocks."""
+def build_backbone(num_kinds: int = 7, **arguments) -> keras.Model:
+    """What `keras.applications.EfficientNetB0` gives, with nine blocks.
+
+    Fewer with fewer kinds of blocks, of the seven, from the stem on.
+    """
     return efficientnet.EfficientNet(
         1.0,
         1.0,
         224,
         blocks_args=[
             {**block, "repeats": 2 if i in (1, 4) else 1}
-            for i, block in enumerate(efficientnet.DEFAULT_BLOCKS_ARGS)
+            for i, block in enumerate(
+                efficientnet.DEFAULT_BLOCKS_ARGS[:num_kinds]
+            )
         ],
         name="efficientnetb0",
         **arguments,

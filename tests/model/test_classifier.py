@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import quick
 from tests.samples import IMAGE_SIZE
 from trainer.model import classifier, dropout
 
@@ -102,6 +103,15 @@ def test_missing_weights_file_is_named():
         build(weights="absent.h5")
 
 
+@pytest.fixture
+def whole_backbone(monkeypatch):
+    """ImageNet's weights are of all its layers."""
+    monkeypatch.setattr(
+        keras.applications, "EfficientNetB0", quick.WHOLE_BACKBONE
+    )
+
+
+@pytest.mark.usefixtures("whole_backbone")
 def test_imagenet_without_network_says_what_to_do(monkeypatch):
     from keras.src.utils import file_utils
 
@@ -113,6 +123,7 @@ def test_imagenet_without_network_says_what_to_do(monkeypatch):
         build(weights="imagenet")
 
 
+@pytest.mark.usefixtures("whole_backbone")
 @pytest.mark.parametrize("weights", ["none", "imagenet"])
 def test_reloaded_keras_file_gives_identical_outputs(
     weights, tmp_path, monkeypatch

@@ -1,3 +1,4 @@
+import functools
 import os
 import resource
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import quick
 from tests.samples import IMAGE_SIZE, make_strategy
 from trainer import startup
 from trainer.data import augmentation, input_pipeline
@@ -60,7 +62,8 @@ def run_steps(
         drop = dropout.GlobalBatchDropout
         head = classifier.build_head(2, (8,), 0.3, drop)
         model = classifier.build_classifier(image_size, 1, head, "none", drop)
-        blocks = 9 if train_batch_norm else 2
+        # Of the blocks that there are, all, or the top two.
+        blocks = 9 if train_batch_norm else 6
         classifier.set_trainable(model, blocks, train_batch_norm)
         # SGD: a first step of Adam is the sign of a gradient, and turns
         # rounding of a zero gradient into a step.
@@ -93,7 +96,18 @@ def run_steps(
     return sums.numpy()[:3], model.get_weights()
 
 
+@pytest.fixture
+def three_kinds(monkeypatch):
+    """A backbone of four blocks: the whole takes a minute to trace twice."""
+    monkeypatch.setattr(
+        keras.applications,
+        "EfficientNetB0",
+        functools.partial(quick.build_backbone, 3),
+    )
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("three_kinds")
 @pytest.mark.parametrize(
     ("train_batch_norm", "accumulation_steps", "gradient_clip_norm"),
     [(False, 2, 0.1), (True, 1, 0.0)],
@@ -122,6 +136,7 @@ def test_two_replicas_train_as_one_device(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("three_kinds")
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_on_two_replicas_stays_finite(tiny_records, policy):
     keras.config.set_dtype_policy(policy)
