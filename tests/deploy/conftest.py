@@ -1,10 +1,11 @@
-"""Exports without TensorFlow, and base paths on a disk and in a bucket."""
+"""Exports without TensorFlow, and buckets for them."""
 
 import uuid
 
 import pytest
 from google.cloud import storage
 
+from tests.commands import run  # noqa: F401
 from trainer.export import blessing, versions
 from trainer.storage import paths
 

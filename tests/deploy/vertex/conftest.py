@@ -1,33 +1,6 @@
-"""Runs the commands in this process, with the library's clients patched."""
-
 import google.auth
 import pytest
-from absl import flags
-from absl.testing import flagsaver
-from google.auth import credentials, exceptions
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a command without credentials; returns what it prints."""
-
-    def sign_in(*_, **__):
-        raise exceptions.DefaultCredentialsError("none")
-
-    monkeypatch.setattr(google.auth, "default", sign_in)
-
-    def run(module, *arguments):
-        before = set(flags.FLAGS)
-        with flagsaver.flagsaver():
-            module._define_flags()
-            try:
-                module.main(flags.FLAGS([module.__name__, *arguments]))
-            finally:
-                for name in set(flags.FLAGS) - before:
-                    delattr(flags.FLAGS, name)
-        return capsys.readouterr().out
-
-    return run
+from google.auth import credentials
 
 
 @pytest.fixture
