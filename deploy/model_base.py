@@ -202,9 +202,9 @@ class BucketBase:
         _require_same(changed, paths.join(self.path, str(number)))
 
     def withdraw(self, number: int) -> None:
-        for name, blob in self._children()[str(number)].items():
-            self._folder.copy(blob, f"{_WITHDRAWN}{number}/{name}")
-        self.remove(number)
+        for name in reversed(_in_order(self._children()[str(number)])):
+            path = f"{number}/{name}"
+            self._folder.rename(path, f"{_WITHDRAWN}{path}")
 
     def remove(self, number: int) -> None:
         """Removes a version: the graph, the rest, and its manifest last."""

@@ -108,10 +108,7 @@ def publish(version_dir: str, base, force: bool = False) -> int:
             print(f"{paths.join(base.path, str(number))} holds {export}.")
             return number
         number = base.add(version_dir)
-    sizes = [
-        os.path.getsize(paths.join(version_dir, name))
-        for name in paths.list_files(version_dir)
-    ]
+    sizes = versions.file_sizes(version_dir)
     print(
         f"Published {export} as {paths.join(base.path, str(number))} "
         f"({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB)."

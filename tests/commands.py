@@ -4,7 +4,7 @@ import google.auth
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from google.auth import exceptions
+from google.auth import credentials, exceptions
 
 from trainer import startup
 
@@ -31,3 +31,10 @@ def run(monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def signed_in(run, monkeypatch):
+    """Lets commands use credentials that no server would accept."""
+    found = (credentials.AnonymousCredentials(), "project")
+    monkeypatch.setattr(google.auth, "default", lambda *_, **__: found)

@@ -47,12 +47,9 @@ def _define_flags() -> None:
     flags.DEFINE_integer("max_replicas", 1, "Replicas at most.", lower_bound=1)
 
 
-def _read_instances(paths: list[str]) -> list[dict]:
-    instances = []
-    for path in paths:
-        with open(path, "rb") as file:
-            text = base64.b64encode(file.read()).decode("ascii")
-        instances.append({"b64": text})
+def _read_instances(images: list[str]) -> list[dict]:
+    encoded = [base64.b64encode(paths.read_bytes(path)) for path in images]
+    instances = [{"b64": text.decode("ascii")} for text in encoded]
     num_bytes = len(json.dumps(instances))
     if num_bytes > _MAX_REQUEST_BYTES:
         raise ValueError(

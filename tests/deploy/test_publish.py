@@ -278,7 +278,7 @@ def test_newest_export_in_a_bucket_is_published(bucket, url, exports):
         f"--export_dir={export_dir}", f"--model_base_path={url}"
     )
     assert code == 0, err
-    assert f"Published {export_dir}/10 as {url}/1 (7 files" in out
+    assert f"Published {export_dir}/10 as {url}/1 (6 files" in out
     assert read_versions(url) == {"1": read(exports[1])}
 
 

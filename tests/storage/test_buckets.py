@@ -83,11 +83,11 @@ def test_list_has_files_alone(cloud, bucket_name, tmp_path):
     assert sorted(paths.list_files(str(tmp_path))) == ["b", "c/d"]
 
 
-def test_copy_has_the_content(cloud, bucket_name):
+def test_renamed_object_has_the_content(cloud, bucket_name):
     folder = buckets.Folder(f"gs://{bucket_name}/a")
     folder.upload(CONTENT, "b")
-    folder.copy(folder.list()["b"], "c/d")
-    assert cloud.read(bucket_name) == {"a/b": CONTENT, "a/c/d": CONTENT}
+    folder.rename("b", "c/d")
+    assert cloud.read(bucket_name) == {"a/c/d": CONTENT}
 
 
 @pytest.mark.parametrize(

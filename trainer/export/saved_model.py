@@ -26,8 +26,7 @@ def save_keras(model: keras.Model, path: str) -> None:
         model.save(temporary)
         os.replace(temporary, path)
     finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        paths.remove(temporary)
 
 
 def export_version(

@@ -234,11 +234,6 @@ class Folder:
                     raise
         return blob.generation
 
-    def copy(self, blob: storage.Blob, name: str) -> None:
-        """Copies an object that `list` gave, replacing what has the name."""
-        with explained(f"{self.url}/{name}"):
-            self._bucket.copy_blob(blob, self._bucket, self._prefix + name)
-
     def rename(self, name: str, new_name: str) -> None:
         """Gives an object another name below the folder, replacing any there.
 
