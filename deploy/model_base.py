@@ -144,7 +144,7 @@ class BucketBase:
     def tidy(self) -> list[int]:
         """Finishes withdrawals that were begun, and returns their versions."""
         children = self._children()
-        begun = sorted(_withdrawn(children) & set(_claims(children)))
+        begun = sorted(_withdrawn(children) & _claims(children).keys())
         for number in begun:
             self.withdraw(number)
         return begun
@@ -155,12 +155,11 @@ class BucketBase:
 
     def find(self, version_dir: str) -> int | None:
         claim = _crc32c(version_dir, signature.MANIFEST_FILE)
-        claims = _claims(self._children())
-        same = [number for number in claims if claims[number] == claim]
-        if not same:
-            return None
-        self._upload(max(same), version_dir)
-        return max(same)
+        claims = _claims(self._children()).items()
+        number = max((n for n, other in claims if other == claim), default=None)
+        if number is not None:
+            self._upload(number, version_dir)
+        return number
 
     def add(self, version_dir: str) -> int:
         number = _next_number(self._children())
@@ -203,9 +202,9 @@ class BucketBase:
         _require_same(changed, paths.join(self.path, str(number)))
 
     def withdraw(self, number: int) -> None:
-        for name, blob in self._children()[str(number)].items():
-            self._folder.copy(blob, f"{_WITHDRAWN}{number}/{name}")
-        self.remove(number)
+        for name in reversed(_in_order(self._children()[str(number)])):
+            path = f"{number}/{name}"
+            self._folder.rename(path, f"{_WITHDRAWN}{path}")
 
     def remove(self, number: int) -> None:
         """Removes a version: the graph, the rest, and its manifest last."""

@@ -26,13 +26,14 @@ _POLL_S = 0.5
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string(
+    text = flags.DEFINE_string
+    text(
         "export_dir",
         "",
         "Export directory of a run, local or gs://, whose newest version is "
         "published, or one version in it.",
     )
-    flags.DEFINE_string(
+    text(
         "model_base_path",
         None,
         "Holds a directory per version, as TF Serving's flag of this name: a "
@@ -50,7 +51,7 @@ def _define_flags() -> None:
         0,
         "Versions to keep, the newest ones and those that "
         "--model_config_file names; 0 keeps all.",
-        lower_bound=0,
+        0,
     )
     flags.DEFINE_bool("force", False, "Publish a version that is not blessed.")
     flags.DEFINE_enum(
@@ -59,25 +60,21 @@ def _define_flags() -> None:
         list(version_labels.LABELS),
         "Label that the version gets in --model_config_file.",
     )
-    flags.DEFINE_string(
+    text(
         "model_config_file",
         "",
         "TF Serving's file of models and labels, local or gs://; made if it "
         "does not exist.",
     )
-    flags.DEFINE_string(
-        "model_name", signature.MODEL_NAME, "Name in the file and on servers."
-    )
-    flags.DEFINE_string(
+    text("model_name", signature.MODEL_NAME, "In the file and on servers.")
+    text(
         "target",
         "",
         "Server that reads the file, grpc://HOST:PORT or http://HOST:PORT: a "
         "label moves when it has loaded the version. Without it the command "
         "stops before that and is run again.",
     )
-    flags.DEFINE_integer(
-        "timeout_s", 120, "Seconds to wait for the server.", lower_bound=1
-    )
+    flags.DEFINE_integer("timeout_s", 120, "Seconds to wait for the server.", 1)
 
 
 def publish(version_dir: str, base, force: bool = False) -> int:
@@ -111,10 +108,7 @@ def publish(version_dir: str, base, force: bool = False) -> int:
             print(f"{paths.join(base.path, str(number))} holds {export}.")
             return number
         number = base.add(version_dir)
-    sizes = [
-        os.path.getsize(paths.join(version_dir, name))
-        for name in paths.list_files(version_dir)
-    ]
+    sizes = versions.file_sizes(version_dir)
     print(
         f"Published {export} as {paths.join(base.path, str(number))} "
         f"({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB)."

@@ -13,6 +13,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from trainer.storage import paths
 
+Config = model_server_config_pb2.ModelServerConfig
 LABELS = ("stable", "canary")
 _HEADER = """\
 # Which versions TF Serving loads, and what clients may call them: written by
@@ -21,13 +22,13 @@ _HEADER = """\
 """
 
 
-def read(path: str) -> model_server_config_pb2.ModelServerConfig:
+def read(path: str) -> Config:
     """The configuration of a file; an empty one if there is none.
 
     Raises:
         ValueError: if it is not a ModelServerConfig.
     """
-    config = model_server_config_pb2.ModelServerConfig()
+    config = Config()
     if not paths.exists(path):
         return config
     try:
@@ -39,41 +40,33 @@ def read(path: str) -> model_server_config_pb2.ModelServerConfig:
         ) from error
 
 
-def write(path: str, config: model_server_config_pb2.ModelServerConfig) -> None:
+def write(path: str, config: Config) -> None:
     """Replaces the file as a whole."""
     text = text_format.MessageToString(config)
     paths.write_atomically(path, f"{_HEADER}{text}")
 
 
-def labels(
-    config: model_server_config_pb2.ModelServerConfig, model_name: str
-) -> dict[str, int]:
+def labels(config: Config, model_name: str) -> dict[str, int]:
     """Versions of a model by their labels."""
     model = _find(config, model_name)
     return dict(model.version_labels) if model else {}
 
 
-def served_versions(
-    config: model_server_config_pb2.ModelServerConfig, model_name: str
-) -> set[int]:
+def served_versions(config: Config, model_name: str) -> set[int]:
     """Versions of a model that a configuration names."""
     model = _find(config, model_name)
-    if not model:
-        return set()
-    return {
-        *model.model_version_policy.specific.versions,
-        *model.version_labels.values(),
-    }
+    specific = model.model_version_policy.specific.versions if model else ()
+    return {*specific, *labels(config, model_name).values()}
 
 
 def next_step(
-    config: model_server_config_pb2.ModelServerConfig,
+    config: Config,
     model_name: str,
     base_path: str,
     label: str,
     version: int,
     newest_before: int | None,
-) -> tuple[model_server_config_pb2.ModelServerConfig, bool]:
+) -> tuple[Config, bool]:
     """The configuration after the next step towards a label.
 
     Args:
@@ -89,13 +82,11 @@ def next_step(
         The configuration, and whether the label names the version in it.
     """
     config = copy.deepcopy(config)
+    if not paths.is_bucket(base_path):
+        base_path = os.path.abspath(base_path)
     # Its base path is the one that the server sees, perhaps a mount.
     model = _find(config, model_name) or config.model_config_list.config.add(
-        name=model_name,
-        base_path=base_path
-        if paths.is_bucket(base_path)
-        else os.path.abspath(base_path),
-        model_platform="tensorflow",
+        name=model_name, base_path=base_path, model_platform="tensorflow"
     )
     specific = model.model_version_policy.specific
     served = set(specific.versions)
@@ -113,7 +104,5 @@ def next_step(
 
 def _find(config, model_name: str):
     """The model's part of a configuration; None if it has none."""
-    for model in config.model_config_list.config:
-        if model.name == model_name:
-            return model
-    return None
+    models = config.model_config_list.config
+    return next((m for m in models if m.name == model_name), None)

@@ -61,9 +61,7 @@ class CloudStorage:
 
     def _control(self, method: str, body=None):
         request = urllib.request.Request(
-            f"{self.url}{_CONTROL}",
-            json.dumps(body).encode(),
-            method=method,
+            f"{self.url}{_CONTROL}", json.dumps(body).encode(), method=method
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request) as response:
@@ -93,11 +91,10 @@ class CloudStorage:
         """Faults that not enough requests have met yet."""
         return [f for f in self._control("GET")["faults"] if f[2] > 0]
 
-    def make_bucket(self, location: str = "") -> str:
+    def make_bucket(self) -> str:
         """Name of a new bucket."""
         name = f"lightbox-{uuid.uuid4().hex[:12]}"
-        self._client().create_bucket(name, location=location or None)
-        return name
+        return self._client().create_bucket(name).name
 
     def read(self, bucket: str) -> dict[str, bytes]:
         """Name -> content of all objects."""
@@ -111,7 +108,7 @@ class CloudStorage:
         return storage.Client(
             project="test",
             credentials=credentials.AnonymousCredentials(),
-            client_options={"api_endpoint": self.url},
+            client_options={"api_endpoint": self.direct_url},
         )
 
 
@@ -213,12 +210,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(503, {}, b"")
             return
         if fault == CORRUPT and content:
-            middle = len(content) // 2
-            content = (
-                content[:middle]
-                + bytes([content[middle] ^ 255])
-                + content[middle + 1 :]
-            )
+            content = bytes([content[0] ^ 255]) + content[1:]
         self._answer(status, headers, content)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_HEAD = _forward
@@ -254,12 +246,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, status: int, headers: dict, content: bytes):
         self.send_response_only(status)
+        dropped = ("content-length", "transfer-encoding", "connection")
         for name, value in headers.items():
-            if name.lower() not in (
-                "content-length",
-                "transfer-encoding",
-                "connection",
-            ):
+            if name.lower() not in dropped:
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

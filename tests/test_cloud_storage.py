@@ -20,33 +20,20 @@ def test_client_and_tensorflow_see_the_same_objects(bucket):
         writer.write(b"from TensorFlow")
     with tf.io.gfile.GFile(f"gs://{bucket.name}/a/b.txt", "rb") as file:
         assert file.read() == b"from the client"
-    assert [blob.name for blob in bucket.list_blobs()] == [
-        "a/b.txt",
-        "a/c.tfrecord",
-    ]
+    names = [blob.name for blob in bucket.list_blobs()]
+    assert names == ["a/b.txt", "a/c.tfrecord"]
     (record,) = tf.data.TFRecordDataset(path)
     assert record.numpy() == b"from TensorFlow"
 
 
-@pytest.mark.parametrize("fault", [503, 429, cloud_storage.RESET])
-def test_passing_fault_is_retried_by_both(cloud, bucket, fault):
+@pytest.mark.parametrize("fault", [503, 429])
+def test_passing_fault_is_retried_by_tensorflow(cloud, bucket, fault):
     content = np.random.default_rng(0).bytes(20_000)
-    cloud.inject(fault, "POST /upload.*")
     bucket.blob("a").upload_from_string(content)
-    cloud.inject(fault, "GET /.*a.*alt=media")
-    assert bucket.blob("a").download_as_bytes() == content
-    if fault != cloud_storage.RESET:
-        cloud.inject(fault, "GET /.*/a$")
-        with tf.io.gfile.GFile(f"gs://{bucket.name}/a", "rb") as file:
-            assert file.read() == content
+    cloud.inject(fault, "GET /.*/a$")
+    with tf.io.gfile.GFile(f"gs://{bucket.name}/a", "rb") as file:
+        assert file.read() == content
     assert not cloud.pending
-
-
-def test_corrupted_download_is_noticed_by_the_client(cloud, bucket):
-    bucket.blob("a").upload_from_string(b"content")
-    cloud.inject(cloud_storage.CORRUPT, "alt=media")
-    with pytest.raises(Exception, match="checksum"):
-        bucket.blob("a").download_as_bytes()
 
 
 def test_upload_applied_then_refused_meets_its_own_precondition(cloud, bucket):

@@ -20,8 +20,8 @@ from tests import cloud_storage, quick
 from tests.samples import ROOT
 from trainer import startup
 from trainer.data import preprocessing
-from trainer.export import saved_model
 from trainer.storage import buckets, paths
+from trainer.training import features
 
 pytestmark = pytest.mark.slow
 
@@ -245,7 +245,7 @@ def weights_sha256(job_dir):
     model = keras.models.load_model(
         job_dir / "medical_image_classifier.keras", compile=False
     )
-    return saved_model.weights_sha256(model)
+    return features.weights_sha256(model)
 
 
 def test_finished_run_started_again_exports_nothing_new(workspace):

@@ -31,7 +31,7 @@ from trainer.report import data_audit, page, report, tables
 from trainer.report.context import Context, SplitFacts
 from trainer.run import Run
 from trainer.storage import paths
-from trainer.training import cluster, run_record
+from trainer.training import cluster, features, run_record
 
 MODEL_FILE = "medical_image_classifier.keras"
 
@@ -226,7 +226,7 @@ def _export(
     cfg, info = run.cfg, run.info
     saved_model.save_keras(model, paths.join(cfg.job_dir, MODEL_FILE))
     facts = {
-        "weights_sha256": saved_model.weights_sha256(model),
+        "weights_sha256": features.weights_sha256(model),
         "dataset_fingerprint": info.fingerprint,
         "temperature": evaluation.findings.temperature,
         "operating_point": evaluation.findings.operating_point,

@@ -16,17 +16,11 @@ import sys
 from collections.abc import Mapping
 
 
-def host(environment: Mapping[str, str], index: int) -> str:
-    """The name by which the other pods of the Job find one of them."""
-    return (
-        f"{environment['JOB_NAME']}-{index}.{environment['SERVICE_NAME']}:"
-        f"{environment['PORT']}"
-    )
-
-
 def training_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """`TF_CONFIG` of a worker; worker 0 is the chief."""
-    hosts = [host(environment, i) for i in range(int(environment["NUM_PODS"]))]
+    names = ("JOB_NAME", "SERVICE_NAME", "PORT", "NUM_PODS")
+    job, service, port, num_pods = (environment[name] for name in names)
+    hosts = [f"{job}-{i}.{service}:{port}" for i in range(int(num_pods))]
     task = {"type": "worker", "index": int(environment["JOB_COMPLETION_INDEX"])}
     return {
         "TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": task})

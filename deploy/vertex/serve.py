@@ -38,25 +38,18 @@ def _define_flags() -> None:
         "a job on Vertex AI write it.",
     )
     flags.DEFINE_string(
-        "model_name",
-        signature.MODEL_NAME,
-        "Name of the model, of its endpoint and in requests.",
+        "model_name", signature.MODEL_NAME, "Of model, endpoint and requests."
     )
     flags.DEFINE_string(
-        "serving_image",
-        IMAGE,
-        "TF Serving's image; Vertex AI wants a registry that it can read.",
+        "serving_image", IMAGE, "TF Serving's, where Vertex AI can read it."
     )
     flags.DEFINE_integer("min_replicas", 1, "Replicas at least.", lower_bound=1)
     flags.DEFINE_integer("max_replicas", 1, "Replicas at most.", lower_bound=1)
 
 
-def _read_instances(paths: list[str]) -> list[dict]:
-    instances = []
-    for path in paths:
-        with open(path, "rb") as file:
-            text = base64.b64encode(file.read()).decode("ascii")
-        instances.append({"b64": text})
+def _read_instances(images: list[str]) -> list[dict]:
+    encoded = [base64.b64encode(paths.read_bytes(path)) for path in images]
+    instances = [{"b64": text.decode("ascii")} for text in encoded]
     num_bytes = len(json.dumps(instances))
     if num_bytes > _MAX_REQUEST_BYTES:
         raise ValueError(
@@ -129,13 +122,12 @@ def _serve(upload: dict, deployment: dict, instances: list[dict]) -> None:
         upload["parent_model"] = models[0].resource_name
     model = aiplatform.Model.upload(**upload, **encryption)
     endpoints = aiplatform.Endpoint.list(filter=by_name)
-    endpoint = (
-        endpoints[0]
-        if endpoints
-        else aiplatform.Endpoint.create(
-            display_name=FLAGS.model_name, **encryption
-        )
-    )
+    if not endpoints:
+        name = FLAGS.model_name
+        endpoints = [
+            aiplatform.Endpoint.create(display_name=name, **encryption)
+        ]
+    endpoint = endpoints[0]
     endpoint.deploy(model, **deployment)
     print(
         "It serves, and costs until `gcloud ai endpoints undeploy-model "

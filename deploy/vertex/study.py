@@ -5,25 +5,10 @@ flags is searched: of the space of `tuning.search_space`, the ranges and choices
 that stand for themselves, and the depth of fine-tuning.
 """
 
-from tuning import search_space
+from tuning import objectives, search_space
 
-OBJECTIVES = (
-    "roc_auc",
-    "average_precision",
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "positive_predictive_value",
-    "negative_predictive_value",
-    "f1",
-    "macro_f1",
-    "matthews_correlation",
-    "log_loss",
-    "brier",
-    "expected_calibration_error",
-)
-_MINIMIZED = ("log_loss", "brier", "expected_calibration_error")
+# Of two classes and of more.
+OBJECTIVES = sorted({*objectives.metric_names(2), *objectives.metric_names(3)})
 # What only a sweep knows, which trains heads on cached features.
 _NOT_FLAGS = ("num_hidden_layers", "augmentation_strength")
 # Bayesian is Vertex AI's own default.
@@ -33,19 +18,13 @@ ORACLES = tuple(_ALGORITHMS)
 
 def _make_parameter(name: str, values) -> dict:
     if isinstance(values, search_space.Range):
-        return {
-            "parameter_id": name,
-            "double_value_spec": {
-                "min_value": values.low,
-                "max_value": values.high,
-            },
-            "scale_type": f"UNIT_{values.sampling.upper()}_SCALE",
-        }
-    # As text, also numbers: a trial is given it as it stands here.
-    return {
-        "parameter_id": name,
-        "categorical_value_spec": {"values": [str(v) for v in values.values]},
-    }
+        bounds = {"min_value": values.low, "max_value": values.high}
+        scale = f"UNIT_{values.sampling.upper()}_SCALE"
+        kind = {"double_value_spec": bounds, "scale_type": scale}
+    else:  # As text, also numbers: a trial is given it as it stands here.
+        texts = [str(value) for value in values.values]
+        kind = {"categorical_value_spec": {"values": texts}}
+    return {"parameter_id": name, **kind}
 
 
 def make_study_spec(
@@ -90,7 +69,7 @@ def make_study_spec(
             "There is nothing left to search: every hyperparameter is given as "
             "a flag after --."
         )
-    goal = "MINIMIZE" if objective in _MINIMIZED else "MAXIMIZE"
+    goal = f"{objectives.direction(objective).upper()}IMIZE"
     return {
         "metrics": [{"metric_id": objective, "goal": goal}],
         "parameters": parameters,

@@ -32,72 +32,41 @@ def _define_flags() -> None:
         "train: one run. tune: a HyperparameterTuningJob, whose trials are "
         "runs in directories of their own under --job_dir.",
     )
-    flags.DEFINE_string("name", "lightbox", "Name of the job.")
-    flags.DEFINE_string(
-        "image_uri", None, "Container image with this package in a registry."
-    )
-    flags.mark_flag_as_required("image_uri")
-    flags.DEFINE_string(
-        "tpu_topology", "", "Of a TPU v5e: 2x4 on ct5lp-hightpu-8t."
-    )
-    flags.DEFINE_integer(
-        "num_workers", 1, "Machines that train in step.", lower_bound=1
-    )
+    text, number = flags.DEFINE_string, flags.DEFINE_integer
+    text("name", "lightbox", "Name of the job.")
+    text("image_uri", None, "Image of this package.", required=True)
+    text("tpu_topology", "", "Of a TPU v5e: 2x4 on ct5lp-hightpu-8t.")
+    number("num_workers", 1, "Machines that train in step.", 1)
     flags.DEFINE_bool(
         "spot",
         False,
         "Spot capacity: cheaper, and taken away at any time; the run then "
         "continues from its checkpoint.",
     )
-    flags.DEFINE_integer(
-        "timeout_s", 86_400, "Seconds until the job is ended.", lower_bound=1
-    )
+    number("timeout_s", 86_400, "Seconds until the job is ended.", 1)
     flags.DEFINE_bool(
         "restart",
         True,
         "Restart all workers when one is restarted; the run then continues "
         "from its checkpoint. --norestart ends the job at the first failure.",
     )
-    flags.DEFINE_integer("boot_disk_gb", 100, "Disk of each machine, in GB.")
-    flags.DEFINE_string(
-        "network", "", "VPC to peer with: projects/NUMBER/global/networks/NAME."
-    )
-    flags.DEFINE_list(
-        "reserved_ip_ranges", [], "Ranges of --network to stay within."
-    )
-    flags.DEFINE_string(
-        "psc_network_attachment", "", "That of Private Service Connect."
-    )
-    flags.DEFINE_string(
-        "tensorboard",
-        "",
-        "Vertex AI TensorBoard that shows the logs; needs --service_account.",
-    )
+    number("boot_disk_gb", 100, "Disk of each machine, in GB.")
+    text("network", "", "To peer with: projects/NUMBER/global/networks/NAME.")
+    flags.DEFINE_list("reserved_ip_ranges", [], "Of --network to stay within.")
+    text("psc_network_attachment", "", "That of Private Service Connect.")
+    text("tensorboard", "", "Vertex AI's that shows logs: --service_account.")
     flags.DEFINE_list("labels", [], "KEY=VALUE,… of the job, for bills.")
     flags.DEFINE_bool("wait", True, "Wait until the job has ended.")
-    _define_tuning_flags()
-
-
-def _define_tuning_flags() -> None:
-    flags.DEFINE_integer(
-        "max_trials", 20, "Trials of --action=tune.", lower_bound=1
-    )
-    flags.DEFINE_integer(
-        "parallel_trials", 2, "Trials at a time.", lower_bound=1
-    )
+    number("max_trials", 20, "Trials of --action=tune.", 1)
+    number("parallel_trials", 2, "Trials at a time.", 1)
     flags.DEFINE_enum(
         "objective",
         "roc_auc",
         study.OBJECTIVES,
         "Metric of the validation split that a trial is chosen by.",
     )
-    flags.DEFINE_enum(
-        "oracle",
-        "bayesian",
-        study.ORACLES,
-        "What says which hyperparameters to try next.",
-    )
-    flags.DEFINE_string(
+    flags.DEFINE_enum("oracle", "bayesian", study.ORACLES, "What to try next.")
+    text(
         "search_space",
         "",
         "JSON file that narrows the space, as for tuning.task; flags after -- "

@@ -7,35 +7,25 @@ FLAGS = flags.FLAGS
 
 def define(machine_type: str) -> None:
     """Defines them, with the machine that a command uses if it is told none."""
+    text = flags.DEFINE_string
     flags.DEFINE_bool("dry_run", False, "Print the request; send nothing.")
-    flags.DEFINE_string(
-        "project", "", "Project; empty: that of the credentials."
-    )
-    flags.DEFINE_string("region", "us-central1", "Region that it runs in.")
-    flags.DEFINE_string(
+    text("project", "", "Project; empty: that of the credentials.")
+    text("region", "us-central1", "Region that it runs in.")
+    text(
         "machine_type",
         machine_type,
         "Machine of each worker or replica, for example n1-standard-8, "
         "g2-standard-8 (one L4), a2-highgpu-1g (one A100).",
     )
-    flags.DEFINE_string(
+    text(
         "accelerator_type",
         "",
         "Its accelerator, for example NVIDIA_TESLA_T4 on n1, NVIDIA_L4 on g2, "
         "NVIDIA_TESLA_A100 on a2, TPU_V3 on cloud-tpu; empty: none.",
     )
-    flags.DEFINE_integer(
-        "accelerator_count",
-        1,
-        "Accelerators of each machine, if it has any.",
-        lower_bound=1,
-    )
-    flags.DEFINE_string(
-        "service_account",
-        "",
-        "Account that the containers run as; empty: Vertex AI's own.",
-    )
-    flags.DEFINE_string(
+    flags.DEFINE_integer("accelerator_count", 1, "Of each machine, if any.", 1)
+    text("service_account", "", "Of the containers; empty: Vertex AI's own.")
+    text(
         "kms_key",
         "",
         "Cloud KMS key (CMEK): projects/…/locations/REGION/keyRings/…/"

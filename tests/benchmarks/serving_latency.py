@@ -40,7 +40,7 @@ def export_untrained(directory: str) -> None:
         detector=make_detector(model),
     )
     saved_model.export_version(
-        module, directory, assets={}, warmup=None, facts={}
+        module, directory, assets={}, warmup=b"", facts={}
     )
 
 

@@ -1,10 +1,11 @@
-"""Exports without TensorFlow, and base paths on a disk and in a bucket."""
+"""Exports without TensorFlow, and buckets for them."""
 
 import uuid
 
 import pytest
 from google.cloud import storage
 
+from tests.commands import run, signed_in  # noqa: F401
 from trainer.export import blessing, versions
 from trainer.storage import paths
 
@@ -16,7 +17,6 @@ def _write_export(directory, content):
         "fingerprint.pb": b"fingerprint",
         "variables/variables.index": b"",
         "assets/dataset.json": b"{}",
-        "assets.extra/tf_serving_warmup_requests": content.encode(),
     }
     for name, data in files.items():
         paths.write_atomically(str(directory / name), data)

@@ -18,7 +18,6 @@ from trainer.training import cluster
 yaml = pytest.importorskip("yaml")
 
 FOLDER = ROOT / "deploy" / "kubernetes"
-BASES = ("train", "serving")
 
 
 def load(path):
@@ -34,13 +33,8 @@ def read_base(directory):
         yield from read_base(path) if path.is_dir() else load(path)
     for generator in kustomization.get("configMapGenerator", ()):
         data = {f: (directory / f).read_text() for f in generator["files"]}
-        metadata = {"name": generator["name"]}
-        yield {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": metadata,
-            "data": data,
-        }
+        header = {"apiVersion": "v1", "kind": "ConfigMap"}
+        yield header | {"metadata": {"name": generator["name"]}, "data": data}
 
 
 @functools.cache
@@ -81,11 +75,14 @@ def ports(container):
     return {p["name"]: p["containerPort"] for p in container["ports"]}
 
 
-def matches(selector, labels):
-    return selector.items() <= labels.items()
+def selects(resource, labels):
+    """Whether a resource is about the pods with these labels."""
+    spec = resource["spec"]
+    selector = spec.get("selector") or spec["podSelector"]
+    return selector.get("matchLabels", selector).items() <= labels.items()
 
 
-@pytest.fixture(params=[*BASES, "example"], scope="module")
+@pytest.fixture(params=["train", "serving", "example"], scope="module")
 def resources(request):
     return build(request.param)
 
@@ -127,21 +124,11 @@ def test_kustomizations_name_files_that_exist_and_all_of_them(path):
 
 
 def test_selectors_match_the_pods(resources):
-    labels = [labels for labels, _, _ in pods(resources)]
-    selectors = [
-        *(s["spec"]["selector"] for s in by_kind(resources, "Service")),
-        *(
-            resource["spec"][key]["matchLabels"]
-            for kind, key in (
-                ("Deployment", "selector"),
-                ("PodDisruptionBudget", "selector"),
-                ("NetworkPolicy", "podSelector"),
-            )
-            for resource in by_kind(resources, kind)
-        ),
-    ]
-    for selector in selectors:
-        assert any(matches(selector, x) for x in labels), selector
+    kinds = "Service", "Deployment", "PodDisruptionBudget", "NetworkPolicy"
+    for resource in by_kind(resources, *kinds):
+        assert any(
+            selects(resource, labels) for labels, _, _ in pods(resources)
+        )
     for scaler in by_kind(resources, "HorizontalPodAutoscaler"):
         target = scaler["spec"]["scaleTargetRef"]
         (deployment,) = by_kind(resources, target["kind"])
@@ -157,7 +144,7 @@ def test_ports_have_the_same_names_and_numbers_everywhere(resources):
     for labels, _, container in pods(resources):
         known = ports(container)
         for service in by_kind(resources, "Service"):
-            if matches(service["spec"]["selector"], labels):
+            if selects(service, labels):
                 assert known == {
                     p["targetPort"]: p["port"] for p in service["spec"]["ports"]
                 }
@@ -167,33 +154,28 @@ def test_ports_have_the_same_names_and_numbers_everywhere(resources):
         if "PORT" in variables(container):
             assert set(known.values()) == {int(variables(container)["PORT"])}
         for policy in by_kind(resources, "NetworkPolicy"):
-            if matches(policy["spec"]["podSelector"]["matchLabels"], labels):
+            if selects(policy, labels):
                 for rule in policy["spec"]["ingress"]:
                     for port in rule["ports"]:
                         assert port["port"] in {*known, *known.values()}
 
 
 def test_volumes_service_accounts_and_config_maps_exist(resources):
-    accounts = {
-        account["metadata"]["name"]: account["metadata"]["annotations"]
-        for account in by_kind(resources, "ServiceAccount")
-    }
-    config_maps = {
-        config_map["metadata"]["name"]: config_map["data"]
-        for config_map in by_kind(resources, "ConfigMap")
-    }
+    accounts, config_maps = (
+        {r["metadata"]["name"]: r for r in by_kind(resources, kind)}
+        for kind in ("ServiceAccount", "ConfigMap")
+    )
     for _, spec, container in pods(resources):
+        account = accounts[spec["serviceAccountName"]]["metadata"]
         assert re.fullmatch(
             r"[a-z-]+@[A-Za-z-]+\.iam\.gserviceaccount\.com",
-            accounts[spec["serviceAccountName"]][
-                "iam.gke.io/gcp-service-account"
-            ],
+            account["annotations"]["iam.gke.io/gcp-service-account"],
         )
         mounts = {mount["name"] for mount in container["volumeMounts"]}
         assert mounts == {volume["name"] for volume in spec["volumes"]}
         for volume in spec["volumes"]:
             if "configMap" in volume:
-                data = config_maps[volume["configMap"]["name"]]
+                data = config_maps[volume["configMap"]["name"]]["data"]
                 for argument in container["args"]:
                     _, _, value = argument.partition("=/config/")
                     assert not value or value in data
@@ -266,7 +248,7 @@ def job_command(job):
 
 
 @pytest.mark.parametrize("name", ["train", "example"])
-def test_pods_of_a_job_find_each_other_by_their_dns_names(name):
+def test_pods_of_a_job_get_a_cluster_of_their_dns_names(name, monkeypatch):
     resources = build(name)
     (job,) = by_kind(resources, "Job")
     spec = job["spec"]
@@ -274,28 +256,17 @@ def test_pods_of_a_job_find_each_other_by_their_dns_names(name):
     count = spec["completions"]
     assert spec["parallelism"] == count
     subdomain = spec["template"]["spec"]["subdomain"]
-    (service,) = [
-        s
-        for s in by_kind(resources, "Service")
-        if s["metadata"]["name"] == subdomain
-    ]
+    services = by_kind(resources, "Service")
+    (service,) = [s for s in services if s["metadata"]["name"] == subdomain]
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"]
-    assert job_environment(job, 0)["NUM_PODS"] == str(count)
     (port,) = service["spec"]["ports"]
+    # A pod's host name is the Job's name and the index, its domain the
+    # service's: https://kubernetes.io/docs/tasks/job/
+    # job-with-pod-to-pod-communication.
+    name = job["metadata"]["name"]
+    hosts = [f"{name}-{i}.{subdomain}:{port['port']}" for i in range(count)]
     for index in range(count):
-        # The pod's host name is the Job's name and the index, its domain the
-        # service's: https://kubernetes.io/docs/tasks/job/
-        # job-with-pod-to-pod-communication.
-        assert join.host(job_environment(job, index), index) == (
-            f"{job['metadata']['name']}-{index}.{subdomain}:{port['port']}"
-        )
-
-
-def test_every_pod_of_the_training_job_gets_a_valid_cluster(monkeypatch):
-    (job,) = by_kind(build("train"), "Job")
-    hosts = ["train-0.train:2222", "train-1.train:2222"]
-    for index in range(2):
         found = join.training_variables(job_environment(job, index))
         monkeypatch.setenv("TF_CONFIG", found["TF_CONFIG"])
         assert cluster.read_cluster() == cluster.Cluster(
@@ -303,57 +274,47 @@ def test_every_pod_of_the_training_job_gets_a_valid_cluster(monkeypatch):
         )
 
 
-def run_join(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.kubernetes.join", *arguments],
+def test_flags_of_the_job_are_those_of_the_command():
+    (job,) = by_kind(build("train"), "Job")
+    python, *command = job_command(job)
+    assert python == "python"
+    assert command[:3] == ["-m", "deploy.kubernetes.join", "trainer.task"]
+    done = subprocess.run(
+        [sys.executable, *command[:3], "--helpfull"],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **environment},
+        env={"PATH": os.environ["PATH"], **job_environment(job, 0)},
         capture_output=True,
         text=True,
     )
-
-
-def test_flags_of_the_job_are_those_of_the_command():
-    (job,) = by_kind(build("train"), "Job")
-    python, dash_m, module, target, *flags = job_command(job)
-    assert [python, dash_m, module] == [
-        "python",
-        "-m",
-        "deploy.kubernetes.join",
-    ]
-    assert target == "trainer.task"
-    done = run_join(target, "--helpfull", **job_environment(job, 0))
-    for flag in flags:
-        assert re.search(
-            rf"^  (--|--\[no\]){flag[2:].split('=')[0]}:", done.stdout, re.M
-        )
+    for flag in command[3:]:
+        name = flag[2:].split("=")[0]
+        assert re.search(rf"^  (--|--\[no\]){name}:", done.stdout, re.M)
 
 
 def test_trainer_job_is_not_charged_for_preemption():
     (job,) = by_kind(build("train"), "Job")
-    rules = job["spec"]["podFailurePolicy"]["rules"]
-    assert [rule["action"] for rule in rules] == ["Ignore", "Ignore"]
-    assert rules[0]["onPodConditions"] == [
-        {"type": "DisruptionTarget", "status": "True"}
-    ]
-    assert rules[1]["onExitCodes"]["values"] == [startup.PREEMPTED]
+    disrupted, preempted = job["spec"]["podFailurePolicy"]["rules"]
+    assert disrupted["action"] == preempted["action"] == "Ignore"
+    (condition,) = disrupted["onPodConditions"]
+    assert condition == {"type": "DisruptionTarget", "status": "True"}
+    assert preempted["onExitCodes"]["values"] == [startup.PREEMPTED]
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_join_outside_of_a_job_ends_with_a_sentence():
-    for arguments, part in (
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
         ((), "the first argument must be trainer.task"),
         (("os",), "Received: 'os'"),
         (("trainer.task",), "the pod must be one of an Indexed Job"),
-    ):
-        done = run_join(*arguments)
-        assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
-        assert part in line
+    ],
+)
+def test_join_outside_of_a_job_ends_with_a_sentence(arguments, sentence):
+    with pytest.raises(SystemExit, match=rf"\A.*{sentence}.*\Z"):
+        join.main(["join", *arguments])
 
 
 def test_manifests_have_no_keys_and_no_secrets():
     for path in FOLDER.rglob("*.yaml"):
-        kinds = {d["kind"] for d in load(path)}
-        assert "Secret" not in kinds
+        assert "Secret" not in {d["kind"] for d in load(path)}
         assert "GOOGLE_APPLICATION_CREDENTIALS" not in path.read_text()

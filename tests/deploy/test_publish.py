@@ -1,18 +1,21 @@
 """Publishing on a disk and in a bucket: whole, once, and whatever happens."""
 
+import collections
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from concurrent import futures
 
 import pytest
-import requests
 from google.auth.transport import requests as auth_requests
 
 from deploy import model_base, publish
+from tests import cloud_storage
 from tests.samples import ROOT
 from trainer.export import versions
 from trainer.storage import buckets, paths
@@ -38,20 +41,16 @@ def path(request, tmp_path):
 def read(path):
     """Checksums of all files below a path, by name."""
     if paths.is_bucket(path):
-        objects = buckets.Folder(path).list()
-        return {name: blob.crc32c for name, blob in objects.items()}
-    return {
-        name: buckets.crc32c(os.path.join(path, name))
-        for name in paths.list_files(path)
-    }
+        return {n: b.crc32c for n, b in buckets.Folder(path).list().items()}
+    return {n: buckets.crc32c(f"{path}/{n}") for n in paths.list_files(path)}
 
 
 def read_versions(path):
     """The same, by directory under a base path."""
-    directories = {}
+    directories = collections.defaultdict(dict)
     for name, checksum in read(path).items():
         directory, _, file = name.partition("/")
-        directories.setdefault(directory, {})[file] = checksum
+        directories[directory][file] = checksum
     return directories
 
 
@@ -59,21 +58,20 @@ def publish_one(path, version_dir, **options):
     return publish.publish(version_dir, model_base.open_base(path), **options)
 
 
-def test_version_has_the_files_of_the_export(path, exports):
-    assert [publish_one(path, e) for e in exports] == [1, 2, 3]
+def test_version_has_the_files_of_the_export_and_is_published_once(
+    path, exports, capsys
+):
+    published = [*exports[:1], *exports, exports[1]]
+    assert [publish_one(path, e) for e in published] == [1, 1, 2, 3, 2]
     assert read_versions(path) == {
         str(number): read(export) for number, export in enumerate(exports, 1)
     }
-
-
-def test_same_export_is_published_once(path, exports, capsys):
-    for _ in range(2):
-        assert publish_one(path, exports[0]) == 1
-    publish_one(path, exports[1])
-    before = read(path)
-    assert publish_one(path, exports[0]) == 1
-    assert read(path) == before
     assert "/1 holds " in capsys.readouterr().out
+    paths.write_atomically(f"{path}/1/assets/dataset.json", "[]")
+    with pytest.raises(ValueError, match=r"1/assets/dataset.json is"):
+        publish_one(path, exports[0])
+    publish.keep_newest(model_base.open_base(path), 1, {1})
+    assert set(read_versions(path)) == {"1", "3"}
 
 
 def test_tenth_version_is_newer_than_the_ninth(path, exports):
@@ -100,34 +98,18 @@ def test_rollback_takes_the_newest_version_and_gives_its_number_to_none(
     assert read_versions(path)["3"] == second
 
 
-def test_newest_and_named_versions_are_kept(path, exports):
-    for version_dir in exports:
-        publish_one(path, version_dir)
-    publish.keep_newest(model_base.open_base(path), 1, {1})
-    assert set(read_versions(path)) == {"1", "3"}
-
-
-def test_unblessed_version_takes_force(path, exports):
+def test_damaged_or_unblessed_export_is_refused(path, exports):
     os.remove(os.path.join(exports[0], "blessing.json"))
     with pytest.raises(ValueError, match=r"has not been tried .*--force"):
         publish_one(path, exports[0])
+    for export, name in zip(
+        exports[1:], ("fingerprint.pb", "not_in_the_manifest"), strict=True
+    ):
+        paths.write_atomically(os.path.join(export, name), "other")
+        with pytest.raises(ValueError, match=f"{name} is missing or not"):
+            publish_one(path, export)
     assert not read(path)
     assert publish_one(path, exports[0], force=True) == 1
-
-
-@pytest.mark.parametrize("name", ["fingerprint.pb", "not_in_the_manifest"])
-def test_damaged_export_is_refused(path, exports, name):
-    paths.write_atomically(os.path.join(exports[0], name), "other")
-    with pytest.raises(ValueError, match=f"{name} is missing or not"):
-        publish_one(path, exports[0])
-    assert not read(path)
-
-
-def test_damaged_version_is_told(path, exports):
-    publish_one(path, exports[0])
-    paths.write_atomically(f"{path}/1/assets/dataset.json", "[]")
-    with pytest.raises(ValueError, match=r"1/assets/dataset.json is"):
-        publish_one(path, exports[0])
 
 
 def assert_complete(path, exports):
@@ -142,24 +124,24 @@ def kill_at(step, monkeypatch):
     """The process dies before its step of this number."""
     count = [0]
 
-    def wrap(owner, name):
-        real = getattr(owner, name)
-
+    def wrap(real):
         def call(*arguments, **options):
             # The client asks for facts about the bucket in the background.
-            if "_fetch_background" in threading.current_thread().name:
-                return real(*arguments, **options)
-            count[0] += 1
-            if count[0] == step:
-                raise Killed
+            if "_fetch_background" not in threading.current_thread().name:
+                count[0] += 1
+                if count[0] == step:
+                    raise Killed
             return real(*arguments, **options)
 
-        monkeypatch.setattr(owner, name, call)
+        return call
 
-    for name in ("copyfile", "rmtree"):
-        wrap(shutil, name)
-    wrap(os, "rename")
-    wrap(auth_requests.AuthorizedSession, "request")
+    for owner, name in (
+        (shutil, "copyfile"),
+        (shutil, "rmtree"),
+        (os, "rename"),
+        (auth_requests.AuthorizedSession, "request"),
+    ):
+        monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
     return count
 
 
@@ -191,7 +173,6 @@ def test_killed_at_any_step_and_run_again_gives_the_same(
             folder.delete(name)
         for name in new.keys() - old.keys():
             folder.upload(os.path.join(before, name), name)
-        assert read(path) == new
 
     set_up()
     act()
@@ -211,47 +192,23 @@ def test_killed_at_any_step_and_run_again_gives_the_same(
     assert step > 1
 
 
-def answer_badly(monkeypatch, faults):
-    """The first requests of some kinds are answered as `faults` says."""
-    real = auth_requests.AuthorizedSession.request
-    left = dict(faults)
-
-    def request(self, method, url, *arguments, **options):
-        for (verb, part), fault in list(left.items()):
-            if verb == method and part in url:
-                del left[verb, part]
-                if fault == "reset":
-                    raise requests.ConnectionError("Connection reset by peer")
-                if fault == "applied":
-                    real(self, method, url, *arguments, **options)
-                    fault = 503
-                response = requests.Response()
-                response.status_code = fault
-                response._content = b"{}"
-                response.request = requests.Request(method, url).prepare()
-                return response
-        return real(self, method, url, *arguments, **options)
-
-    monkeypatch.setattr(auth_requests.AuthorizedSession, "request", request)
-    return left
-
-
-@pytest.mark.parametrize("fault", [503, 429, "reset", "applied"])
-def test_faults_of_the_bucket_neither_lose_nor_double(url, exports, fault):
-    with pytest.MonkeyPatch.context() as patch:
-        # Uploads are POST requests, listings GET.
-        left = answer_badly(
-            patch, {("POST", "upload"): fault, ("GET", "prefix"): fault}
-        )
-        assert publish_one(url, exports[0]) == 1
-        assert not left
+@pytest.mark.parametrize(
+    "fault", [503, 429, cloud_storage.RESET, cloud_storage.APPLIED]
+)
+def test_faults_of_the_bucket_neither_lose_nor_double(
+    cloud, bucket_name, exports, fault
+):
+    for pattern in ("POST /upload", "GET .*prefix"):
+        cloud.inject(fault, pattern)
+    url = f"gs://{bucket_name}/brain_mri"
+    assert publish_one(url, exports[0]) == 1
+    assert not cloud.pending
     assert read_versions(url) == {"1": read(exports[0])}
 
 
 def test_two_publishers_take_two_numbers(url, exports, monkeypatch):
     real = model_base.BucketBase._claim
     meet = threading.Barrier(2)
-    numbers = []
 
     def claim_at_once(base, number, version_dir):
         if number == 1:
@@ -259,14 +216,8 @@ def test_two_publishers_take_two_numbers(url, exports, monkeypatch):
         return real(base, number, version_dir)
 
     monkeypatch.setattr(model_base.BucketBase, "_claim", claim_at_once)
-    threads = [
-        threading.Thread(target=lambda e=e: numbers.append(publish_one(url, e)))
-        for e in exports[:2]
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with futures.ThreadPoolExecutor() as pool:
+        numbers = pool.map(functools.partial(publish_one, url), exports[:2])
     assert sorted(numbers) == [1, 2]
     assert_complete(url, exports)
     assert versions.list_versions(url).keys() == {1, 2}
@@ -305,14 +256,16 @@ def test_reader_never_sees_half_a_version(tmp_path, exports):
     assert set(seen) == {0, 1, 2}
 
 
-def run(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.publish", *map(str, arguments)],
+def run_command(*flags, **environment):
+    """Exit code, standard output and standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.publish", *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        **options,
+        env={k: v for k, v in (os.environ | environment).items() if v},
     )
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_newest_export_in_a_bucket_is_published(bucket, url, exports):
@@ -321,9 +274,11 @@ def test_newest_export_in_a_bucket_is_published(bucket, url, exports):
         for name in paths.list_files(version_dir):
             data = paths.read_bytes(os.path.join(version_dir, name))
             paths.write_atomically(f"{export_dir}/{number}/{name}", data)
-    done = run(f"--export_dir={export_dir}", f"--model_base_path={url}")
-    assert done.returncode == 0, done.stderr
-    assert f"Published {export_dir}/10 as {url}/1 (7 files" in done.stdout
+    code, out, err = run_command(
+        f"--export_dir={export_dir}", f"--model_base_path={url}"
+    )
+    assert code == 0, err
+    assert f"Published {export_dir}/10 as {url}/1 (6 files" in out
     assert read_versions(url) == {"1": read(exports[1])}
 
 
@@ -332,48 +287,32 @@ def test_newest_export_in_a_bucket_is_published(bucket, url, exports):
     [
         ([], "Give either --export_dir, to publish, or --rollback."),
         (["--export_dir=EMPTY"], "holds no exported version"),
-        (["--rollback"], "has 0 version(s): there is none to go back to."),
+        (["--rollback"], "has 0 version.s.: there is none to go back to."),
         (["--export_dir=EXPORT", "--label=stable"], "--model_config_file"),
     ],
 )
-def test_mistake_is_one_sentence(tmp_path, exports, flags, sentence):
+def test_mistake_is_one_sentence(run, tmp_path, exports, flags, sentence):
     flags = [
-        flag.replace("EMPTY", str(tmp_path / "empty")).replace(
-            "EXPORT", exports[0]
-        )
+        flag.replace("EMPTY", str(tmp_path)).replace("EXPORT", exports[0])
         for flag in flags
     ]
-    done = run(f"--model_base_path={tmp_path / 'models'}", *flags)
-    assert done.returncode == 1
-    assert done.stderr.startswith("deploy.publish: ")
-    assert sentence in done.stderr and done.stderr.count("\n") == 1
+    with pytest.raises(
+        SystemExit, match=rf"^deploy\.publish: .*{sentence}.*\Z"
+    ):
+        run(publish, f"--model_base_path={tmp_path / 'models'}", *flags)
 
 
-def test_bucket_that_does_not_exist_is_one_sentence(direct, exports):
-    done = run(
-        f"--export_dir={exports[0]}", "--model_base_path=gs://no-such/brain_mri"
+def test_absent_bucket_and_credentials_are_told(direct, exports, tmp_path):
+    flags = [f"--export_dir={exports[0]}", "--model_base_path=gs://no-such/m"]
+    sentence = "does not exist: create it, or correct gs://no-such/m.\n"
+    told = f"deploy.publish: gs://no-such {sentence}"
+    assert run_command(*flags) == (1, "", told)
+    code, _, told = run_command(
+        *flags,
+        STORAGE_EMULATOR_HOST="",
+        GOOGLE_APPLICATION_CREDENTIALS="",
+        CLOUDSDK_CONFIG=str(tmp_path),
+        NO_GCE_CHECK="true",
     )
-    assert done.returncode == 1
-    assert done.stderr == (
-        "deploy.publish: gs://no-such does not exist: create it, or correct "
-        "gs://no-such/brain_mri.\n"
-    )
-
-
-def test_missing_credentials_are_one_sentence(exports, tmp_path):
-    environment = {
-        k: v for k, v in os.environ.items() if k != "STORAGE_EMULATOR_HOST"
-    }
-    done = run(
-        f"--export_dir={exports[0]}",
-        "--model_base_path=gs://some-bucket/brain_mri",
-        env=environment
-        | {
-            "GOOGLE_APPLICATION_CREDENTIALS": "",
-            "CLOUDSDK_CONFIG": str(tmp_path),
-            "NO_GCE_CHECK": "true",
-        },
-    )
-    assert done.returncode == 1
-    assert "gcloud auth application-default login" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert (code, told.count("\n")) == (1, 1)
+    assert "gcloud auth application-default login" in told

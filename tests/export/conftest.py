@@ -3,9 +3,10 @@
 import pytest
 import tensorflow as tf
 
+from tests.commands import run  # noqa: F401
 from tests.export import examples
 from tests.samples import IMAGE_SIZE
-from trainer.export import saved_model, serving_module, warmup
+from trainer.export import saved_model, warmup
 
 
 @pytest.fixture(scope="session")
@@ -15,14 +16,7 @@ def detector(classifier_model):
 
 @pytest.fixture(scope="session")
 def module(classifier_model, detector):
-    return serving_module.ServingModule(
-        classifier_model,
-        class_names=examples.CLASS_NAMES,
-        positive_index=1,
-        temperature=examples.TEMPERATURE,
-        operating_point=examples.OPERATING_POINT,
-        detector=detector,
-    )
+    return examples.make_module(classifier_model, detector)
 
 
 @pytest.fixture(scope="session")

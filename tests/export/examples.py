@@ -1,12 +1,35 @@
 """What the exports of the tests are made of, and answer."""
 
-from tests.samples import encode, make_pixels
+import numpy as np
+
+from tests.samples import IMAGE_SIZE, encode, make_pixels
+from trainer.data import preprocessing
+from trainer.export import serving_module
 from trainer.model import out_of_distribution
 
 CLASS_NAMES = ("no_tumor", "tumor")
 TEMPERATURE = 1.7
 OPERATING_POINT = 0.4
 IMAGES = [encode(make_pixels(i, i % 2)) for i in range(4)]
+
+
+def prepare(images):
+    """Pixels as the model takes them."""
+    return np.stack(
+        [preprocessing.prepare_image(i, IMAGE_SIZE, 1) for i in images]
+    )
+
+
+def make_module(model, detector):
+    """What is exported of a model with two classes."""
+    return serving_module.ServingModule(
+        model,
+        class_names=CLASS_NAMES,
+        positive_index=1,
+        temperature=TEMPERATURE,
+        operating_point=OPERATING_POINT,
+        detector=detector,
+    )
 
 
 def make_detector(model):

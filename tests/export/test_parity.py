@@ -11,8 +11,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import local_server
-from tests.samples import IMAGE_SIZE, encode, make_pixels
-from trainer.data import preprocessing
+from tests.export import examples
+from tests.samples import encode, make_pixels
 from trainer.export import signature
 
 IMAGES = [encode(make_pixels(i, i % 2)) for i in range(31)] + [b"garbage"]
@@ -28,11 +28,7 @@ def running(exported):
 def inputs_of(name):
     """Returns the input's name and its rows."""
     if name == signature.PIXELS:
-        pixels = [
-            preprocessing.prepare_image(image, IMAGE_SIZE, 1).numpy()
-            for image in IMAGES[:-1]
-        ]
-        return signature.PIXELS_INPUT, np.stack(pixels)
+        return signature.PIXELS_INPUT, examples.prepare(IMAGES[:-1])
     return signature.IMAGE_BYTES, np.array(IMAGES, object)
 
 

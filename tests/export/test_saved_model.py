@@ -1,4 +1,5 @@
 import os
+from unittest import mock
 
 import pytest
 import tensorflow as tf
@@ -6,19 +7,17 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.export import examples
 from trainer.export import saved_model, signature, versions
+from trainer.storage import paths
 
 
 def test_version_is_one_file_of_weights_under_18_megabytes(exported):
-    variables = os.path.join(exported, "variables")
-    size = sum(
-        os.path.getsize(os.path.join(directory, name))
-        for directory, _, names in os.walk(exported)
-        for name in names
-    )
-    assert size < 18e6
-    names = os.listdir(variables) if os.path.isdir(variables) else []
-    data = [n for n in names if n.startswith("variables.data")]
-    assert all(os.path.getsize(os.path.join(variables, n)) < 1000 for n in data)
+    sizes = {
+        name: os.path.getsize(os.path.join(exported, name))
+        for name in paths.list_files(exported)
+    }
+    assert sum(sizes.values()) < 18e6
+    data = [name for name in sizes if name.startswith("variables/variables.d")]
+    assert all(sizes[name] < 1000 for name in data)
 
 
 def test_manifest_has_the_facts_and_every_file(exported):
@@ -29,9 +28,8 @@ def test_manifest_has_the_facts_and_every_file(exported):
 
 
 def test_every_signature_is_declared_for_predict(exported):
-    saved = saved_model_pb2.SavedModel()
-    with open(os.path.join(exported, "saved_model.pb"), "rb") as file:
-        saved.ParseFromString(file.read())
+    graph = paths.read_bytes(os.path.join(exported, "saved_model.pb"))
+    saved = saved_model_pb2.SavedModel.FromString(graph)
     methods = {
         name: declared.method_name
         for name, declared in saved.meta_graphs[0].signature_def.items()
@@ -42,7 +40,7 @@ def test_every_signature_is_declared_for_predict(exported):
     )
 
 
-def test_failed_export_leaves_nothing(module, tmp_path, monkeypatch):
+def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         os.makedirs(args[1])
         raise OSError("No space left on device")
@@ -50,6 +48,6 @@ def test_failed_export_leaves_nothing(module, tmp_path, monkeypatch):
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="No space"):
         saved_model.export_version(
-            module, str(tmp_path), assets={}, warmup=None, facts={}
+            mock.Mock(), str(tmp_path), assets={}, warmup=b"", facts={}
         )
     assert os.listdir(tmp_path) == []

@@ -1,3 +1,4 @@
+import itertools
 import os
 
 import numpy as np
@@ -10,17 +11,11 @@ from trainer.data import preprocessing
 from trainer.export import signature, warmup
 
 
-def read_logs(path):
-    return [
-        prediction_log_pb2.PredictionLog.FromString(record)
-        for record in tf.data.TFRecordDataset(path).as_numpy_iterator()
-    ]
-
-
 def test_every_signature_is_warmed_at_every_batch_size(exported, signatures):
-    logs = read_logs(os.path.join(exported, signature.WARMUP_FILE))
+    path = os.path.join(exported, signature.WARMUP_FILE)
     seen = []
-    for log in logs:
+    for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
         request = log.predict_log.request
         (tensor,) = request.inputs.values()
         values = tf.make_ndarray(tensor)
@@ -29,12 +24,9 @@ def test_every_signature_is_warmed_at_every_batch_size(exported, signatures):
         assert outputs["valid"].all()
         assert all(len(output) == len(values) for output in outputs.values())
         seen.append((name, len(values)))
-    assert sorted(seen) == sorted(
-        (name, size)
-        for name in signature.SIGNATURES
-        for size in warmup.BATCH_SIZES
-    )
-    assert len(logs) <= warmup.MAX_RECORDS
+    needed = itertools.product(signature.SIGNATURES, warmup.BATCH_SIZES)
+    assert sorted(seen) == sorted(needed)
+    assert len(seen) <= warmup.MAX_RECORDS
 
 
 def test_shrunken_image_is_the_image_in_few_bytes():

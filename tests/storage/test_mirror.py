@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import sys
 import threading
 import time
 
@@ -10,10 +9,7 @@ import pytest
 
 from trainer.storage import buckets, mirror, paths
 
-VERSION = (
-    "export/1/assets/dataset.json",
-    "export/1/saved_model.pb",
-)
+VERSION = ("export/1/assets/dataset.json", "export/1/saved_model.pb")
 
 
 class Killed(BaseException):
@@ -29,9 +25,9 @@ def url(bucket_name):
 def impatient(monkeypatch):
     """Mirrors of a test: they look often, and no longer than the test."""
     monkeypatch.setattr(mirror, "PERIOD_S", 0.02)
-    monkeypatch.setattr(sys.modules[__name__], "_opened", [])
     yield
-    for opened in _opened:
+    while _opened:
+        opened = _opened.pop()
         opened._closing.set()
         if opened._thread:
             opened._thread.join()
@@ -41,11 +37,8 @@ _opened = []
 
 
 def read_bucket(cloud, url):
-    bucket, prefix = buckets.split_url(url)
-    return {
-        name.removeprefix(f"{prefix}/"): data
-        for name, data in cloud.read(bucket).items()
-    }
+    objects = cloud.read(buckets.split_url(url)[0])
+    return {name.removeprefix("run/"): objects[name] for name in objects}
 
 
 def changes(cloud, url):
@@ -97,12 +90,16 @@ def test_directory_is_followed_and_restored(cloud, url, tmp_path):
     assert read_disk(tmp_path / "b") == read_disk(tmp_path / "a")
     cloud.heal()
     second.close()
-    changing = changes(cloud, url)
-    assert not [r for r in changing if "_write_check" not in r]
+    assert all("_write_check" in r for r in changes(cloud, url))
 
 
-def test_what_is_unfinished_stays_here(cloud, url, tmp_path):
+def test_what_is_unfinished_stays_here_and_what_a_cleaner_deletes_there(
+    cloud, url, tmp_path
+):
     opened = open_mirror(url, tmp_path / "a")
+    write(tmp_path / "a", "history.csv", "epoch")
+    wait_for(lambda: read_bucket(cloud, url))
+    os.remove(tmp_path / "a/history.csv")
     for name in (
         "a.json.0123.tmp",
         "export/tmp.0123/saved_model.pb",
@@ -112,20 +109,10 @@ def test_what_is_unfinished_stays_here(cloud, url, tmp_path):
         "folds/1-of-2/records/dataset.json",
         "whole",
     ):
-        path = tmp_path / "a" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+        write(tmp_path / "a", name, "")
     opened.close()
-    assert set(read_bucket(cloud, url)) == {"whole"}
-
-
-def test_what_a_cleaner_deletes_stays_in_the_bucket(cloud, url, tmp_path):
-    opened = open_mirror(url, tmp_path / "a")
-    write(tmp_path / "a", "history.csv", "epoch")
-    wait_for(lambda: read_bucket(cloud, url))
-    os.remove(tmp_path / "a/history.csv")
-    opened.close()
-    assert read_bucket(cloud, url) == {"history.csv": b"epoch"}
+    found = {"history.csv": b"epoch", "whole": b""}
+    assert read_bucket(cloud, url) == found
 
 
 def test_last_file_stands_only_beside_everything_else(
@@ -135,31 +122,26 @@ def test_last_file_stands_only_beside_everything_else(
 
     def work(directory, text):
         paths.remove(str(directory / paths.SUCCESS_FILE))
-        for name in VERSION:
+        for name in (*VERSION, paths.SUCCESS_FILE):
             write(directory, name, text)
-        write(directory, paths.SUCCESS_FILE, "")
-
-    def is_complete(objects):
-        contents = {objects.get(name) for name in VERSION}
-        return len(contents) == 1 and None not in contents
 
     # Its only passes are those of `close`.
     monkeypatch.setattr(mirror, "PERIOD_S", 1e6)
-    real = {n: getattr(buckets.Folder, n) for n in ("upload", "delete")}
     budget = [0]
 
-    def limited(name):
+    def limited(real):
         def call(self, *arguments):
             if "_write_check" not in arguments:
                 if not budget[0]:
                     raise Killed
                 budget[0] -= 1
-            return real[name](self, *arguments)
+            return real(self, *arguments)
 
         return call
 
-    for name in real:
-        monkeypatch.setattr(buckets.Folder, name, limited(name))
+    for name in ("upload", "delete"):
+        real = getattr(buckets.Folder, name)
+        monkeypatch.setattr(buckets.Folder, name, limited(real))
     for text in ("first", "second"):
         for num_requests in itertools.count():
             budget[0] = num_requests
@@ -168,27 +150,23 @@ def test_last_file_stands_only_beside_everything_else(
             work(directory, text)
             try:
                 opened.close()
+                break
             except Killed:
                 there = read_bucket(cloud, url)
-                if paths.SUCCESS_FILE in there:
-                    assert is_complete(there)
-                if "export/1/saved_model.pb" in there:
-                    assert set(there) >= set(VERSION)
-                continue
-            break
+            if paths.SUCCESS_FILE in there:
+                assert len({there[name] for name in VERSION}) == 1
+            if "export/1/saved_model.pb" in there:
+                assert set(there) >= set(VERSION)
         assert num_requests >= 3
-        assert read_bucket(cloud, url) == {
-            **dict.fromkeys(VERSION, text.encode()),
-            paths.SUCCESS_FILE: b"",
-        }
+        assert read_bucket(cloud, url) == dict.fromkeys(
+            (*VERSION, paths.SUCCESS_FILE), text.encode()
+        )
 
 
 def test_broken_version_is_dropped(cloud, url, tmp_path):
-    folder = buckets.Folder(url)
-    for name in VERSION[:1]:
-        folder.upload(b"", name)
-    for name in VERSION:
-        folder.upload(b"", name.replace("/1/", "/2/"))
+    whole = [name.replace("/1/", "/2/") for name in VERSION]
+    for name in (VERSION[0], *whole):
+        paths.write_atomically(f"{url}/{name}", "")
     opened = open_mirror(url, tmp_path / "a")
     assert os.listdir(tmp_path / "a/export") == ["2"]
     opened.close()
@@ -228,7 +206,12 @@ def test_record_never_names_what_is_not_there(cloud, url, tmp_path):
     assert num_named >= 20
 
 
-def test_refused_upload_is_tried_again(cloud, url, tmp_path, caplog):
+def test_refused_upload_is_told_at_the_start_and_tried_again_later(
+    cloud, url, tmp_path
+):
+    cloud.inject(403, "POST /upload")
+    with pytest.raises(OSError, match=r"roles/storage\.objectUser"):
+        open_mirror(url, tmp_path / "a")
     opened = open_mirror(url, tmp_path / "a")
     cloud.inject(403, "POST /upload", 2)
     write(tmp_path / "a", "a", "a")
@@ -249,20 +232,11 @@ def test_second_writer_ends_with_a_sentence(cloud, url, tmp_path):
     assert read_disk(tmp_path / "b") == {"config.json": b"second"}
 
 
-def test_bucket_that_may_not_be_written_is_told_at_the_start(
-    cloud, url, tmp_path
-):
-    cloud.inject(403, "POST /upload")
-    with pytest.raises(OSError, match=r"roles/storage\.objectUser"):
-        open_mirror(url, tmp_path / "a")
-
-
 def test_directory_that_is_written_anew_keeps_what_is_not_its_own(
     cloud, url, tmp_path
 ):
-    folder = buckets.Folder(url)
     for name in ("dataset.json", "train-0.tfrecord", "features/a.npy"):
-        folder.upload(b"old", name)
+        paths.write_atomically(f"{url}/{name}", "old")
     directory = tmp_path / "a"
     directory.mkdir()
     opened = mirror.Mirror(url, str(directory), "dataset.json", False)
@@ -279,6 +253,6 @@ def test_directory_that_is_written_anew_keeps_what_is_not_its_own(
         "features/a.npy": b"old",
         "train-1.tfrecord": b"new",
     }
-    changing = changes(cloud, url)
-    assert changing[0].startswith("DELETE") and "dataset.json" in changing[0]
-    assert changing[-1].startswith("POST /upload")
+    first, *_, last = changes(cloud, url)
+    assert first.startswith("DELETE") and "dataset.json" in first
+    assert last.startswith("POST /upload")

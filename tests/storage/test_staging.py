@@ -1,6 +1,5 @@
 """What commands read from Cloud Storage is here, and comes back."""
 
-import collections
 import json
 import multiprocessing
 import os
@@ -9,13 +8,14 @@ import signal
 import sys
 import tempfile
 import time
+import types
 
 import pytest
 from absl import logging
 
 from tests import cloud_storage
 from trainer import config, config_flags, startup
-from trainer.storage import buckets, paths, staging
+from trainer.storage import paths, staging
 
 
 @pytest.fixture
@@ -36,10 +36,8 @@ def scratch(tmp_path, monkeypatch):
 
 
 def write_records(url):
-    folder = buckets.Folder(f"{url}/records")
-    names = ["dataset.json", "train-0.tfrecord", "features/a.npy"]
-    for name in names:
-        folder.upload(name.encode(), name)
+    for name in ("dataset.json", "train-0.tfrecord", "features/a.npy"):
+        paths.write_atomically(f"{url}/records/{name}", name)
 
 
 def test_local_paths_are_given_back(tmp_path, scratch):
@@ -56,7 +54,7 @@ def test_run_has_local_paths_and_says_those_that_were_given(
     cloud, url, scratch
 ):
     write_records(url)
-    buckets.Folder(url).upload(b"weights", "b.weights.h5")
+    paths.write_atomically(f"{url}/b.weights.h5", "weights")
     given = config.TrainConfig(
         data_dir=f"{url}/records",
         job_dir=f"{url}/run",
@@ -66,10 +64,8 @@ def test_run_has_local_paths_and_says_those_that_were_given(
     cloud.inject(cloud_storage.CORRUPT, "alt=media", 2)
     with staging.Workspace() as place:
         cfg = config_flags.bring_here(given, place, is_chief=True)
-        assert sorted(os.listdir(cfg.data_dir)) == [
-            "dataset.json",
-            "train-0.tfrecord",
-        ]
+        files = {"dataset.json", "train-0.tfrecord"}
+        assert set(os.listdir(cfg.data_dir)) == files
         assert cfg.export_dir == os.path.join(cfg.job_dir, "model")
         assert os.path.basename(cfg.weights) == "b.weights.h5"
         assert cfg.features_dir == f"{url}/records/features"
@@ -78,9 +74,7 @@ def test_run_has_local_paths_and_says_those_that_were_given(
         }
         assert not cfg.differences(given)
         assert cfg.shared_json() == given.shared_json()
-        paths.write_atomically(
-            os.path.join(cfg.export_dir, "1/saved_model.pb"), "graph"
-        )
+        paths.write_atomically(f"{cfg.export_dir}/1/saved_model.pb", "graph")
     assert paths.read_bytes(f"{url}/run/model/1/saved_model.pb") == b"graph"
     assert not os.listdir(scratch)
     assert not cloud.pending
@@ -88,7 +82,7 @@ def test_run_has_local_paths_and_says_those_that_were_given(
 
 def test_worker_reads_what_the_chief_left_and_writes_nothing(cloud, url):
     write_records(url)
-    buckets.Folder(f"{url}/run").upload(b"{}", "config.json")
+    paths.write_atomically(f"{url}/run/config.json", "{}")
     before = cloud.read(url.removeprefix("gs://"))
     given = config.TrainConfig(
         data_dir=f"{url}/records", job_dir=f"{url}/run", export_dir=f"{url}/m"
@@ -116,11 +110,9 @@ def test_what_does_not_arrive_is_kept_and_named(cloud, url, scratch):
         local = place.mirror(f"{url}/run")
         paths.write_atomically(os.path.join(local, "a"), "a")
         cloud.inject(403, "POST /upload", 100)
-    assert local in ended.value.code
-    assert f"gcloud storage rsync --recursive {local} {url}/run" in (
-        ended.value.code
-    )
-    assert "roles/storage.objectUser" in ended.value.code
+    message = ended.value.code
+    assert f"gcloud storage rsync --recursive {local} {url}/run" in message
+    assert "roles/storage.objectUser" in message
     assert os.listdir(local) == ["a"]
 
 
@@ -130,34 +122,18 @@ def test_last_sentence_has_the_given_paths(url):
     assert ended.value.code == f"trainer.task: {url}/run/config.json"
 
 
-def test_too_small_a_disk_is_told_before_the_copy(cloud, url, monkeypatch):
+def test_what_cannot_be_copied_is_told(cloud, url, monkeypatch):
     write_records(url)
-    usage = collections.namedtuple("usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10))
-    with (
-        staging.Workspace() as place,
-        pytest.raises(OSError, match=r"--data_dir=gs.*set TMPDIR to"),
-    ):
-        place.stage_records(f"{url}/records")
+    usage = types.SimpleNamespace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with staging.Workspace() as place:
+        with pytest.raises(OSError, match=r"--data_dir=gs.*set TMPDIR to"):
+            place.stage_records(f"{url}/records")
+        with pytest.raises(FileNotFoundError, match=r"_dir=gs.*holds no files"):
+            place.stage_records(f"{url}/absent")
+        with pytest.raises(FileNotFoundError, match=r"--weights=gs.*not exist"):
+            place.stage_file(f"{url}/absent.weights.h5", "weights")
     assert not [r for r in cloud.requests if "alt=media" in r]
-
-
-def test_absent_folder_is_named(url):
-    with (
-        staging.Workspace() as place,
-        pytest.raises(
-            FileNotFoundError, match=r"--data_dir=gs.*holds no files"
-        ),
-    ):
-        place.stage_records(f"{url}/absent")
-
-
-def test_absent_file_is_named(url):
-    with (
-        staging.Workspace() as place,
-        pytest.raises(FileNotFoundError, match=r"--weights=gs.*does not exist"),
-    ):
-        place.stage_file(f"{url}/absent.weights.h5", "weights")
 
 
 def write_and_stop(url):

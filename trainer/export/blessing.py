@@ -126,37 +126,17 @@ def bless_in_new_process(
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string(
-        "version_dir",
-        None,
-        "Exported version, for example run/export/1.",
-        required=True,
-    )
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Records that the model was evaluated on.",
-        required=True,
-    )
-    flags.DEFINE_string(
-        "predictions",
-        None,
-        "predictions.csv of the run that exported the version.",
-        required=True,
-    )
-    flags.DEFINE_float(
-        "max_latency_ms",
-        1000.0,
-        "Median time of one image, in milliseconds.",
-        lower_bound=0.0,
-    )
-    flags.DEFINE_float(
-        "max_megabytes",
-        32.0,
-        "Size of all files, in megabytes; a second copy of the weights would "
-        "be over the default.",
-        lower_bound=0.0,
-    )
+    for name, text in (
+        ("version_dir", "Exported version, for example run/export/1."),
+        ("data_dir", "Records that the model was evaluated on."),
+        ("predictions", "predictions.csv of the run that exported it."),
+    ):
+        flags.DEFINE_string(name, None, text, required=True)
+    for name, limit, text in (
+        ("max_latency_ms", 1000.0, "Median time of one image."),
+        ("max_megabytes", 32.0, "All files; a second copy of weights is over."),
+    ):
+        flags.DEFINE_float(name, limit, text, lower_bound=0.0)
 
 
 def main(argv: list[str]) -> None:

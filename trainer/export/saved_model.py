@@ -6,7 +6,6 @@ version is one file, so that no reader can meet one whose variables have not
 arrived.
 """
 
-import hashlib
 import os
 import shutil
 import uuid
@@ -15,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from trainer.export import serving_module, signature, versions
+from trainer.storage import paths
 
 
 def save_keras(model: keras.Model, path: str) -> None:
@@ -26,16 +26,7 @@ def save_keras(model: keras.Model, path: str) -> None:
         model.save(temporary)
         os.replace(temporary, path)
     finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-
-
-def weights_sha256(model: keras.Model) -> str:
-    """Hex digest of all weights."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(weight.tobytes())
-    return digest.hexdigest()
+        paths.remove(temporary)
 
 
 def export_version(
@@ -43,7 +34,7 @@ def export_version(
     export_dir: str,
     *,
     assets: dict[str, bytes],
-    warmup: bytes | None,
+    warmup: bytes,
     facts: dict,
 ) -> str:
     """Writes the next version under a base path; a reader sees all or nothing.
@@ -71,10 +62,9 @@ def export_version(
                 experimental_custom_gradients=False
             ),
         )
-        for name, content in assets.items():
-            _write(os.path.join(temporary, "assets", name), content)
-        if warmup is not None:
-            _write(os.path.join(temporary, signature.WARMUP_FILE), warmup)
+        files = {f"assets/{name}": content for name, content in assets.items()}
+        for name, content in (files | {signature.WARMUP_FILE: warmup}).items():
+            paths.write_atomically(os.path.join(temporary, name), content)
         versions.write_manifest(temporary, facts)
         number = versions.next_number(export_dir)
         version_dir = os.path.join(export_dir, str(number))
@@ -82,9 +72,3 @@ def export_version(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return version_dir
-
-
-def _write(path: str, content: bytes) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(content)

@@ -15,7 +15,6 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from trainer.data import preprocessing, records
 from trainer.export import evaluated_images, signature, versions, warmup
-from trainer.storage import paths
 
 # Between what evaluation computed and what the version answers.
 TOLERANCE = 1e-5
@@ -123,10 +122,7 @@ def _check_manifest(version_dir: str) -> str:
 
 
 def _check_size(version_dir: str, max_megabytes: float) -> str:
-    size = sum(
-        os.path.getsize(os.path.join(version_dir, name))
-        for name in paths.list_files(version_dir)
-    )
+    size = sum(versions.file_sizes(version_dir))
     detail = f"All files have {size / 1e6:.1f} MB, of {max_megabytes:g} MB."
     if size > 1e6 * max_megabytes:
         raise CheckError(detail)
@@ -134,10 +130,10 @@ def _check_size(version_dir: str, max_megabytes: float) -> str:
 
 
 def _check_signatures(version: _Version) -> str:
-    num_classes = version.info.num_classes
+    strings = (tf.string, [None])
     answer = {
-        signature.PROBABILITIES: (tf.float32, [None, num_classes]),
-        signature.LABEL: (tf.string, [None]),
+        signature.PROBABILITIES: (tf.float32, [None, version.info.num_classes]),
+        signature.LABEL: strings,
         signature.LABEL_INDEX: (tf.int32, [None]),
         signature.SCORE: (tf.float32, [None]),
         signature.VALID: (tf.bool, [None]),
@@ -146,17 +142,12 @@ def _check_signatures(version: _Version) -> str:
     }
     if version.info.positive_index is not None:
         answer[signature.DECISION] = (tf.bool, [None])
-    strings = (tf.string, [None])
+    encoded = {signature.IMAGE_BYTES: strings}
+    pixels = {signature.PIXELS_INPUT: (tf.float32, _pixels_shape(version))}
     contract = {
-        signature.SERVING_DEFAULT: ({signature.IMAGE_BYTES: strings}, answer),
-        signature.EXPLAIN: (
-            {signature.IMAGE_BYTES: strings},
-            {**answer, signature.OVERLAY: strings},
-        ),
-        signature.PIXELS: (
-            {signature.PIXELS_INPUT: (tf.float32, _pixels_shape(version))},
-            answer,
-        ),
+        signature.SERVING_DEFAULT: (encoded, answer),
+        signature.EXPLAIN: (encoded, answer | {signature.OVERLAY: strings}),
+        signature.PIXELS: (pixels, answer),
     }
     for name, (inputs, outputs) in contract.items():
         function = version.loaded.signatures.get(name)
@@ -273,18 +264,14 @@ def _check_agreement(
     pixels = np.stack(
         [preprocessing.prepare_image(i, height, channels) for i in images]
     )
-    explained = version.call(signature.EXPLAIN, images)
-    answers = {
-        signature.PIXELS: version.call(signature.PIXELS, pixels)[
-            signature.PROBABILITIES
-        ],
-        signature.EXPLAIN: explained[signature.PROBABILITIES],
-    }
-    for name, probabilities in answers.items():
-        gap = np.max(np.abs(probabilities - default[signature.PROBABILITIES]))
+    inputs = {signature.PIXELS: pixels, signature.EXPLAIN: images}
+    for name, values in inputs.items():
+        outputs = version.call(name, values)
+        key = signature.PROBABILITIES
+        gap = np.max(np.abs(outputs[key] - default[key]))
         if not gap <= TOLERANCE:
             raise CheckError(f"{name} differs by {gap:.1e} from the default.")
-    for overlay in explained[signature.OVERLAY]:
+    for overlay in outputs[signature.OVERLAY]:
         tf.io.decode_png(overlay)  # Raises if it is none.
     return f"All signatures agree on {len(images)} images."
 
@@ -305,10 +292,9 @@ def _check_bad_input(version: _Version, image: bytes) -> str:
         if not np.max(gap) <= TOLERANCE:
             raise CheckError("A broken image changes its neighbours' answers.")
     for name in signature.SIGNATURES:
-        shape = [0, *_pixels_shape(version)[1:]]
         empty = np.zeros([0], "S1")
         if name == signature.PIXELS:
-            empty = np.zeros(shape, np.float32)
+            empty = np.zeros([0, *_pixels_shape(version)[1:]], np.float32)
         if any(map(len, version.call(name, empty).values())):
             raise CheckError(f"{name} answers an empty batch with something.")
     return f"{len(_BROKEN)} broken images and empty batches do no harm."

@@ -151,6 +151,12 @@ def changed_files(version_dir: str) -> list[str]:
     ]
 
 
+def file_sizes(version_dir: str) -> list[int]:
+    """Bytes of each file of a version."""
+    names = paths.list_files(version_dir)
+    return [os.path.getsize(os.path.join(version_dir, n)) for n in names]
+
+
 def _list_files(version_dir: str) -> list[str]:
     """Relative names of what a manifest lists."""
     names = paths.list_files(version_dir)

@@ -4,7 +4,7 @@ import os
 import tempfile
 
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
 from trainer.data import preprocessing
 from trainer.export import signature
@@ -71,13 +71,9 @@ def _make_logs(
     }
     logs = []
     for name, (key, tensor) in inputs.items():
-        predict = predict_pb2.PredictRequest()
-        predict.model_spec.name = model_name
-        predict.model_spec.signature_name = name
-        predict.inputs[key].CopyFrom(tensor)
-        logs.append(
-            prediction_log_pb2.PredictionLog(
-                predict_log=prediction_log_pb2.PredictLog(request=predict)
-            )
-        )
+        log = prediction_log_pb2.PredictionLog()
+        log.predict_log.request.model_spec.name = model_name
+        log.predict_log.request.model_spec.signature_name = name
+        log.predict_log.request.inputs[key].CopyFrom(tensor)
+        logs.append(log)
     return logs

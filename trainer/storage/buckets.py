@@ -66,6 +66,11 @@ def _explain(error: Exception, url: str) -> str:
 def explained(url: str) -> Iterator[None]:
     try:
         yield
+    except exceptions.PreconditionFailed as error:
+        raise FileExistsError(
+            f"{url} was written by another process: only one may write there. "
+            "Stop the other, or give this one another directory."
+        ) from error
     except _ERRORS as error:
         raise OSError(_explain(error, url)) from error
 
@@ -223,20 +228,11 @@ class Folder:
                     checksum="crc32c",
                     if_generation_match=generation,
                 )
-            except exceptions.PreconditionFailed as error:
+            except exceptions.PreconditionFailed:
                 # Perhaps it was this upload: applied, and its answer lost.
                 if not _has_content(blob, content):
-                    raise FileExistsError(
-                        f"{self.url}/{name} was written by another process: "
-                        "only one may write there. Stop the other, or give "
-                        "this one another directory."
-                    ) from error
+                    raise
         return blob.generation
-
-    def copy(self, blob: storage.Blob, name: str) -> None:
-        """Copies an object that `list` gave, replacing what has the name."""
-        with explained(f"{self.url}/{name}"):
-            self._bucket.copy_blob(blob, self._bucket, self._prefix + name)
 
     def rename(self, name: str, new_name: str) -> None:
         """Gives an object another name below the folder, replacing any there.
@@ -255,16 +251,11 @@ class Folder:
         Raises:
             FileExistsError: if another process has replaced it.
         """
-        with explained(f"{self.url}/{name}"):
-            try:
-                self._blob(name).delete(if_generation_match=generation)
-            except exceptions.NotFound:
-                return
-            except exceptions.PreconditionFailed as error:
-                raise FileExistsError(
-                    f"{self.url}/{name} was written by another process: only "
-                    "one may write there."
-                ) from error
+        with (
+            explained(f"{self.url}/{name}"),
+            contextlib.suppress(exceptions.NotFound),
+        ):
+            self._blob(name).delete(if_generation_match=generation)
 
 
 def _has_content(blob: storage.Blob, content: str | bytes) -> bool:

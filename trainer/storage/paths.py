@@ -72,8 +72,7 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        remove(temporary)
 
 
 def read_bytes(path: str) -> bytes:

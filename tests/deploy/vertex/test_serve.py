@@ -27,13 +27,14 @@ def test_pinned_image_is_that_of_the_dockerfile():
 
 def test_dry_run_prints_what_the_calls_take(run, scan):
     calls = json.loads(run(serve, "--dry_run", BASE_PATH, scan))
-    assert list(calls) == [
+    upload, deploy, predict = (
         "Model.upload",
         "Endpoint.deploy",
         "Endpoint.predict",
-    ]
-    assert calls["Endpoint.deploy"]["machine_type"] == "n1-standard-4"
-    assert len(calls["Endpoint.predict"]) == 1
+    )
+    assert list(calls) == [upload, deploy, predict]
+    assert calls[deploy]["machine_type"] == "n1-standard-4"
+    assert len(calls[predict]) == 1
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,7 @@ def test_mistake_is_answered_by_a_sentence(run, tmp_path, arguments, sentence):
 @pytest.fixture
 def service(signed_in, monkeypatch):
     """Keeps a model and an endpoint once made, and what it was asked."""
-    requests = []
-    models, endpoints = [], []
+    requests, models, endpoints = [], [], []
 
     def done(response):
         return mock.Mock(**{"result.return_value": response})
@@ -67,15 +67,12 @@ def service(signed_in, monkeypatch):
     def upload(_, request, timeout=None):
         requests.append(request)
         model = request.model
-        model.name = f"{PARENT}/models/7"
-        model.version_id = str(1 + len(models))
+        model.name, version = f"{PARENT}/models/7", str(1 + len(models))
+        model.version_id = version
         model.supported_deployment_resources_types = ["DEDICATED_RESOURCES"]
         models.append(model)
-        return done(
-            aiplatform_v1.UploadModelResponse(
-                model=model.name, model_version_id=model.version_id
-            )
-        )
+        response = aiplatform_v1.UploadModelResponse
+        return done(response(model=model.name, model_version_id=version))
 
     def create_endpoint(_, parent, endpoint, **__):
         requests.append(endpoint)
@@ -99,28 +96,18 @@ def service(signed_in, monkeypatch):
         answer = {"predictions": [{"probabilities": [0.25, 0.75]}]}
         return aiplatform_v1.PredictResponse.from_json(json.dumps(answer))
 
-    for client, methods in (
-        (
-            aiplatform_v1.ModelServiceClient,
-            {
-                "upload_model": upload,
-                "list_models": lambda *_, **__: models,
-                "get_model": lambda *_, **__: models[-1],
-            },
-        ),
-        (
-            aiplatform_v1.EndpointServiceClient,
-            {
-                "create_endpoint": create_endpoint,
-                "list_endpoints": lambda *_, **__: endpoints,
-                "get_endpoint": lambda *_, **__: endpoints[0],
-                "deploy_model": deploy,
-            },
-        ),
-        (aiplatform_v1.PredictionServiceClient, {"predict": predict}),
+    for kind, name, method in (
+        ("Model", "upload_model", upload),
+        ("Model", "list_models", lambda *_, **__: models),
+        ("Model", "get_model", lambda *_, **__: models[-1]),
+        ("Endpoint", "create_endpoint", create_endpoint),
+        ("Endpoint", "list_endpoints", lambda *_, **__: endpoints),
+        ("Endpoint", "get_endpoint", lambda *_, **__: endpoints[0]),
+        ("Endpoint", "deploy_model", deploy),
+        ("Prediction", "predict", predict),
     ):
-        for name, method in methods.items():
-            monkeypatch.setattr(client, name, method)
+        client = getattr(aiplatform_v1, f"{kind}ServiceClient")
+        monkeypatch.setattr(client, name, method)
     return requests, endpoints
 
 

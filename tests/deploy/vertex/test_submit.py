@@ -9,7 +9,7 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform_v1
 
-from deploy.vertex import api, study, submit
+from deploy.vertex import api, submit
 
 IMAGE = "--image_uri=us-central1-docker.pkg.dev/p/lightbox/train:1"
 TRAINER = (
@@ -77,16 +77,12 @@ def test_every_option_arrives_in_the_api_types(dry_run):
 @pytest.mark.parametrize(
     "machine",
     [
-        ["--machine_type=ct5lp-hightpu-8t", "--tpu_topology=2x4"],
-        [
-            "--machine_type=cloud-tpu",
-            "--accelerator_type=TPU_V3",
-            "--accelerator_count=8",
-        ],
+        "ct5lp-hightpu-8t --tpu_topology=2x4",
+        "cloud-tpu --accelerator_type=TPU_V3 --accelerator_count=8",
     ],
 )
 def test_trainer_on_a_tpu_is_told_of_it(dry_run, machine):
-    spec = dry_run(*machine).job_spec
+    spec = dry_run(*f"--machine_type={machine}".split()).job_spec
     (pool,) = spec.worker_pool_specs
     (variable,) = pool.container_spec.env
     assert (variable.name, variable.value) == ("TPU_NAME", "local")
@@ -96,6 +92,7 @@ def test_trainer_on_a_tpu_is_told_of_it(dry_run, machine):
 def test_study_searches_the_space_of_sweeps_but_for_given_flags(
     dry_run, tmp_path
 ):
+    given = ("--weight_decay=0.1", "--nohorizontal_flip")
     narrowed = tmp_path / "space.json"
     narrowed.write_text('{"dropout": [0.2, 0.4], "optimizer": ["adamw"]}')
     job = dry_run(
@@ -106,7 +103,7 @@ def test_study_searches_the_space_of_sweeps_but_for_given_flags(
         "--oracle=random",
         f"--search_space={narrowed}",
         "--num_workers=32",
-        trainer=(*TRAINER, "--weight_decay=0.1", "--nohorizontal_flip"),
+        trainer=(*TRAINER, *given),
     )
     assert (job.max_trial_count, job.parallel_trial_count) == (9, 3)
     assert job.study_spec.algorithm.name == "RANDOM_SEARCH"
@@ -125,24 +122,10 @@ def test_study_searches_the_space_of_sweeps_but_for_given_flags(
     depths = parameters["fine_tune_blocks"].categorical_value_spec.values
     assert list(depths) == ["1", "2", "4"]
     # Each trial has a directory of its own, of which Vertex AI tells it.
-    pool = job.trial_job_spec.worker_pool_specs[0]
-    assert list(pool.container_spec.args) == [
-        *TRAINER,
-        "--weight_decay=0.1",
-        "--nohorizontal_flip",
-        "--job_dir=",
-    ]
-    output = job.trial_job_spec.base_output_directory.output_uri_prefix
-    assert output == "gs://bucket/run"
-
-
-def test_objectives_are_those_that_sweeps_know():
-    from tuning import objectives
-
-    known = {*objectives.metric_names(2), *objectives.metric_names(3)}
-    assert set(study.OBJECTIVES) == known
-    minimized = {name for name in known if objectives.direction(name) == "min"}
-    assert minimized == set(study._MINIMIZED)
+    spec = job.trial_job_spec
+    arguments = spec.worker_pool_specs[0].container_spec.args
+    assert list(arguments) == [*TRAINER, *given, "--job_dir="]
+    assert spec.base_output_directory.output_uri_prefix == "gs://bucket/run"
 
 
 @pytest.mark.parametrize(
@@ -192,12 +175,9 @@ def jobs(signed_in, monkeypatch, caplog):
     jobs.clock = types.SimpleNamespace(time=lambda: jobs.seconds, sleep=sleep)
     monkeypatch.setattr(library, "time", jobs.clock)
     logger = logging.getLogger(library.__name__)
-    for name, value in (
-        ("handlers", [caplog.handler]),
-        ("filters", []),
-        ("propagate", False),
-    ):
-        monkeypatch.setattr(logger, name, value)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.setattr(logger, "propagate", False)
     for kind in ("custom_job", "hyperparameter_tuning_job"):
         monkeypatch.setattr(client, f"create_{kind}", create)
         monkeypatch.setattr(client, f"get_{kind}", get)
@@ -221,28 +201,20 @@ def test_job_is_sent_linked_and_awaited(
     assert f"gcloud ai {collection} cancel {jobs.job.name}\n" in text
     # The library says a state every five seconds; here each is said once.
     states = [line for line in caplog.text.split() if "JOB_STATE" in line]
-    assert states == [
-        f"JOB_STATE_{name}" for name in ("PENDING", "RUNNING", "SUCCEEDED")
-    ]
+    ends = ("PENDING", "RUNNING", "SUCCEEDED")
+    assert states == [f"JOB_STATE_{name}" for name in ends]
 
 
-def test_job_that_fails_ends_the_command_with_its_reason(run, jobs):
-    jobs.states = ["RUNNING", "FAILED"]
-    with pytest.raises(SystemExit, match="The replica exited with 1"):
-        run(submit, IMAGE, "--", *TRAINER)
-
-
-def test_job_goes_on_without_the_command(run, jobs):
+def test_job_may_fail_or_go_on_without_the_command(run, jobs):
     jobs.states = ["QUEUED"]
     assert "Sent" in run(submit, IMAGE, "--nowait", "--", *TRAINER)
     assert not jobs.seconds
+    jobs.states = ["RUNNING", "FAILED"]
+    with pytest.raises(SystemExit, match="The replica exited with 1"):
+        run(submit, IMAGE, "--", *TRAINER)
     jobs.states = ["QUEUED", "RUNNING"]
     jobs.clock.sleep = mock.Mock(side_effect=KeyboardInterrupt)
-    text = run(submit, IMAGE, "--", *TRAINER)
-    assert "The job goes on" in text
-
-
-def test_region_that_the_library_does_not_know_is_refused(run, signed_in):
+    assert "The job goes on" in run(submit, IMAGE, "--", *TRAINER)
     with pytest.raises(SystemExit, match="Unsupported region"):
         run(submit, IMAGE, "--region=us-mars1", "--", *TRAINER)
 

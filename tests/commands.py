@@ -1,10 +1,12 @@
-"""Runs the commands in this process, with the library's clients patched."""
+"""Runs commands in the process of the tests."""
 
 import google.auth
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 from google.auth import credentials, exceptions
+
+from trainer import startup
 
 
 @pytest.fixture
@@ -15,6 +17,7 @@ def run(monkeypatch, capsys):
         raise exceptions.DefaultCredentialsError("none")
 
     monkeypatch.setattr(google.auth, "default", sign_in)
+    monkeypatch.setattr(startup, "set_up_logging", lambda _: None)
 
     def run(module, *arguments):
         before = set(flags.FLAGS)
