@@ -29,6 +29,8 @@ def build_module(operating_point: float):
     import tensorflow as tf
 
     strings = [tf.TensorSpec([None], tf.string, "image_bytes")]
+    pixels = [tf.TensorSpec([None, 8, 8, 1], tf.float32, "pixels")]
+    numbers = [tf.TensorSpec([None, 2], tf.float64, "x")]
 
     class Brightness(tf.Module):
         def answer(self, score, valid):
@@ -67,18 +69,12 @@ def build_module(operating_point: float):
             overlays = tf.where(answer["valid"], OVERLAY, b"")
             return {**answer, "overlay_bytes": overlays}
 
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec([None, 8, 8, 1], tf.float32, "pixels")
-            ]
-        )
+        @tf.function(input_signature=pixels)
         def from_pixels(self, pixels):
             score = tf.reduce_mean(pixels, axis=[1, 2, 3]) / 255
             return self.answer(score, tf.ones_like(score, tf.bool))
 
-        @tf.function(
-            input_signature=[tf.TensorSpec([None, 2], tf.float64, "x")]
-        )
+        @tf.function(input_signature=numbers)
         def inverse(self, x):
             return {"y": 1 / x}
 

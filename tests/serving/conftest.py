@@ -3,7 +3,6 @@
 import shutil
 
 import grpc
-import numpy as np
 import pytest
 
 from tests.serving import brightness
@@ -52,19 +51,3 @@ def channel(server):
 def target(request):
     """Returns the address of the server in both protocols, one by one."""
     return request.getfixturevalue(f"{request.param}_target")
-
-
-@pytest.fixture
-def images():
-    """Returns a dark and a bright image, and no image."""
-    return [
-        brightness.encode_image(51),
-        brightness.encode_image(204, "JPEG"),
-        b"no image\x00\xff\x00",
-    ]
-
-
-@pytest.fixture
-def probabilities():
-    """Returns those of `images`, as the model defines them."""
-    return np.array([[0.8, 0.2], [0.2, 0.8], [1.0, 0.0]], np.float32)

@@ -11,7 +11,8 @@ import requests
 
 from serving import client, local_server
 from tests.serving import brightness
-from tests.serving.waiting import wait_for
+from tests.serving.helpers import wait_for
+from tests.serving.server.test_model_versions import write_version
 
 # Of the requests; the others must all be answered.
 MALFORMED_SHARE = 0.05
@@ -84,8 +85,7 @@ def run(
     time.sleep(duration_s / 4)
     decisions = [decide()]
     memory_before = resident_mb()
-    (base_path / "2").mkdir()
-    (base_path / "2" / "saved_model.pb").write_bytes(b"not a model")
+    write_version(base_path, 2, "not a model")
     time.sleep(duration_s / 4)
     wait_for(lambda: states().get(2) == "END")
     broken = states()
@@ -155,13 +155,12 @@ class _Worker(threading.Thread):
         except client.ServerError as error:
             self.failures.append(str(error))
             return
-        expected = "bright" if level == 204 else "dark"
-        if [a.valid for a in answers] != [True, False]:
-            self.failures.append(f"wrong validity: {answers}")
-        elif answers[0].label != expected:
-            self.failures.append(f"wrong label: {answers}")
-        else:
+        label = "bright" if level == 204 else "dark"
+        valid = [answer.valid for answer in answers]
+        if valid == [True, False] and answers[0].label == label:
             self.num_good += 1
+        else:
+            self.failures.append(f"wrong answers: {answers}")
 
     def _ask_badly(self):
         body = self._random.choice(
