@@ -11,6 +11,7 @@ starts quickly and runs where they are not installed.
 """
 
 import dataclasses
+import itertools
 import random
 import time
 import urllib.parse
@@ -170,21 +171,13 @@ class Client:
         return self._predict(signature.SERVING_DEFAULT, images)
 
     def explain(self, images: Iterable[bytes]) -> list[Prediction]:
-        """Returns predictions with overlays; the model must have `explain`.
-
-        Args:
-            images: JPEG or PNG files. They are sent in batches.
-
-        Raises:
-            ServerError: with one line that says what is wrong.
-        """
+        """`predict` with overlays; the model must have `explain`."""
         return self._predict(signature.EXPLAIN, images)
 
     def status(self) -> list[VersionStatus]:
         """Returns the state of each version that the server knows."""
         return [
-            VersionStatus(version, state, error)
-            for version, state, error in self._call(self._transport.status)
+            VersionStatus(*row) for row in self._call(self._transport.status)
         ]
 
     def metadata(self) -> dict:
@@ -213,23 +206,20 @@ class Client:
     def _call(self, method: Callable, *args) -> Any:
         """Calls the server, again if it is busy or starting."""
         deadline = time.monotonic() + self._timeout_s
-        delay_s = FIRST_DELAY_S
-        num_attempts = 1
-        while True:
+        for attempt in itertools.count(1):
             try:
                 return method(*args, timeout_s=deadline - time.monotonic())
             except status_codes.StatusError as error:
                 # Jitter, so that clients of a restarted server spread out.
-                wait_s = delay_s * random.uniform(0.5, 1.5)
+                jitter = random.uniform(0.25, 0.75)
+                wait_s = FIRST_DELAY_S * 2**attempt * jitter
                 if (
                     error.code != "UNAVAILABLE"
-                    or num_attempts >= self._max_attempts
+                    or attempt >= self._max_attempts
                     or time.monotonic() + wait_s >= deadline
                 ):
                     raise self._explain(error) from error
             time.sleep(wait_s)
-            delay_s *= 2
-            num_attempts += 1
 
     def _explain(self, error: status_codes.StatusError) -> ServerError:
         message = " ".join(error.message.split())

@@ -25,6 +25,7 @@ from trainer.storage import paths
 
 MAX_REQUEST_BYTES = 256 * 2**20
 TIMEOUT_S = 30.0
+GRPC_GRACE_S = 5.0  # For a request to finish when the server stops.
 ENGINES = ("local", "tensorflow_model_server")
 
 FLAGS = flags.FLAGS
@@ -44,20 +45,12 @@ def define_flags() -> None:
         "Instead of the two: a ModelServerConfig as text, as TF Serving reads "
         "it. A change of the file comes into force within a second.",
     )
-    flags.DEFINE_integer(
-        "port",
-        8500,
-        "Port for gRPC, 0 for any free one.",
-        lower_bound=0,
-        upper_bound=65535,
-    )
-    flags.DEFINE_integer(
-        "rest_api_port",
-        8501,
-        "Port for REST, 0 for any free one.",
-        lower_bound=0,
-        upper_bound=65535,
-    )
+    for name, default, protocol in (
+        ("port", 8500, "gRPC"),
+        ("rest_api_port", 8501, "REST"),
+    ):
+        meaning = f"Port for {protocol}, 0 for any free one."
+        flags.DEFINE_integer(name, default, meaning, 0, 65535)
     flags.DEFINE_string(
         "host",
         "127.0.0.1",
@@ -91,8 +84,7 @@ class LocalServer:
     Attributes:
         grpc_port: where gRPC answers.
         rest_port: where REST answers.
-        grpc_target: the same as `serving.client` takes it.
-        rest_target: likewise.
+        grpc_target, rest_target: the same as `serving.client` takes them.
     """
 
     def __init__(self, models, host, grpc_server, grpc_port, rest_server):
@@ -102,17 +94,13 @@ class LocalServer:
         self.grpc_port = grpc_port
         self.rest_port = rest_server.port
         url_host = f"[{host}]" if ":" in host else host
-        self.grpc_target = f"grpc://{url_host}:{self.grpc_port}"
-        self.rest_target = f"http://{url_host}:{self.rest_port}"
+        self.grpc_target = f"grpc://{url_host}:{grpc_port}"
+        self.rest_target = f"http://{url_host}:{rest_server.port}"
 
-    def stop(self, grace_s: float = 5.0) -> None:
-        """Answers what is under way, then closes both ports.
-
-        Args:
-            grace_s: how long a gRPC request may take to finish.
-        """
+    def stop(self) -> None:
+        """Answers what is under way, then closes both ports."""
         self._models.stop()
-        stopped = self._grpc_server.stop(grace_s)
+        stopped = self._grpc_server.stop(GRPC_GRACE_S)
         self._rest_server.stop()
         stopped.wait()
 
@@ -315,9 +303,7 @@ def main(argv):
         else:
             serve_until_signal()
     except (ValueError, OSError) as error:
-        print(f"serving.local_server: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"serving.local_server: {error}")
 
 
 if __name__ == "__main__":

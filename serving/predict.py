@@ -133,10 +133,9 @@ def _keep(answer: image_files.Answer) -> image_files.Answer:
     """Writes the overlay to a file, if there is one, and drops it."""
     if answer.prediction is None or answer.prediction.overlay is None:
         return answer
-    overlay = answer.prediction.overlay
     path = os.path.join(FLAGS.explain_dir, overlay_name(answer.file))
     with open(path, "wb") as file:
-        file.write(overlay)
+        file.write(answer.prediction.overlay)
     prediction = dataclasses.replace(answer.prediction, overlay=None)
     return dataclasses.replace(answer, prediction=prediction)
 
@@ -150,15 +149,10 @@ def overlay_name(file: str) -> str:
 def run(paths: list[str]) -> int:
     """Asks, prints, and returns the exit code."""
     files = image_files.find_files(paths)
-    if not files:
-        raise ValueError(
-            f"There must be at least one image. Received: {paths}."
-        )
     if FLAGS.explain_dir is not None:
         os.makedirs(FLAGS.explain_dir, exist_ok=True)
-    options = image_files.ReadOptions(
-        FLAGS.window_center, FLAGS.window_width, FLAGS.slice_axis
-    )
+    names = ("window_center", "window_width", "slice_axis")
+    options = {name: FLAGS[name].value for name in names}
     with client_flags.open_client(FLAGS.model_version) as asked:
         answers = [
             _keep(answer)
@@ -192,8 +186,7 @@ def main(argv):
     try:
         return run(argv[1:])
     except (ValueError, OSError) as error:
-        print(f"serving.predict: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"serving.predict: {error}")
 
 
 if __name__ == "__main__":

@@ -98,8 +98,7 @@ def get_model_status(
             version=number,
             state=state.state,
             status=status_pb2.StatusProto(
-                error_code=state.error_code,
-                error_message=state.error_message,
+                error_code=state.error_code, error_message=state.error_message
             ),
         )
     return response
