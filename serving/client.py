@@ -12,6 +12,7 @@ starts quickly and runs where they are not installed.
 
 import dataclasses
 import itertools
+import pathlib
 import random
 import time
 import urllib.parse
@@ -30,18 +31,9 @@ BATCH_SIZE = 32
 MAX_BATCH_BYTES = 32 * 2**20
 MAX_ATTEMPTS = 4
 FIRST_DELAY_S = 0.2
-_REQUIRED = (
-    signature.PROBABILITIES,
-    signature.LABEL,
-    signature.LABEL_INDEX,
-    signature.SCORE,
-    signature.VALID,
-)
-_NUMBERS = (
-    signature.PROBABILITIES,
-    signature.SCORE,
-    signature.OUT_OF_DISTRIBUTION,
-)
+# Fields of `Prediction` are called as the outputs are, but for the overlay.
+_REQUIRED = ("probabilities", "label", "label_index", "score", "valid")
+_NUMBERS = ("probabilities", "score", "out_of_distribution")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,15 +227,10 @@ class Client:
 
 
 def read_token(path: str | None) -> str | None:
-    """Returns the token in a file, None if there is no file.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Returns the token in a file, None if there is no file."""
     if path is None:
         return None
-    with open(path, encoding="utf-8") as file:
-        return file.read().strip()
+    return pathlib.Path(path).read_text("utf-8").strip()
 
 
 def split_batches(
@@ -288,7 +275,6 @@ def _to_predictions(outputs: dict, num_images: int) -> list[Prediction]:
             f"signature. Missing: {', '.join(missing)}.",
         )
     unknown = [None] * num_images
-    # The fields are called as the outputs are, but for the overlay.
     columns = {
         field.name: outputs.get(field.name, unknown)
         for field in dataclasses.fields(Prediction)

@@ -63,12 +63,8 @@ def define_flags() -> None:
         "Milliseconds for a REST request to arrive, and then to be answered.",
         lower_bound=1,
     )
-    flags.DEFINE_integer(
-        "max_request_bytes",
-        MAX_REQUEST_BYTES,
-        "Larger requests are refused.",
-        lower_bound=1024,
-    )
+    meaning = "Larger requests are refused."
+    flags.DEFINE_integer("max_request_bytes", MAX_REQUEST_BYTES, meaning, 1024)
     flags.DEFINE_enum(
         "engine",
         "local",
@@ -118,15 +114,8 @@ def start(
 ) -> LocalServer:
     """Loads the models and starts serving them.
 
-    Args:
-        model_base_path: directory that holds the version directories.
-        model_name: what clients call the model.
-        port: for gRPC, 0 for a free one.
-        rest_api_port: for REST, 0 for a free one.
-        host: address to listen on.
-        config_file: a ModelServerConfig, instead of base path and name.
-        timeout_s: for a REST request to arrive, and then to be answered.
-        max_request_bytes: larger requests are refused.
+    The arguments are those of the flags, but for ports, which are free ones
+    by default, and `timeout_s`, seconds for `--rest_api_timeout_in_ms`.
 
     Raises:
         FileNotFoundError: there is no such directory or no version in it.

@@ -77,17 +77,11 @@ def start(
     port: int,
     max_request_bytes: int,
 ) -> tuple[grpc.Server, int]:
-    """Starts serving.
+    """Starts serving and returns the running server and its port.
 
     Args:
-        models: what to serve.
-        counters: what to count requests with.
-        host: address to bind.
         port: port to bind, 0 for a free one.
         max_request_bytes: longer messages get RESOURCE_EXHAUSTED.
-
-    Returns:
-        The running server and its port.
 
     Raises:
         OSError: the port is taken.

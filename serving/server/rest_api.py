@@ -52,7 +52,7 @@ class RestApi:
         max_request_bytes: int,
         timeout_s: float,
     ):
-        """Makes `app`; the arguments are those of `local_server.start`."""
+        """Makes `app`; `timeout_s` is to arrive, and then to be answered."""
         self._models = models
         self._metrics = counters
         self._max_request_bytes = max_request_bytes

@@ -91,16 +91,7 @@ def save_versions(directory) -> None:
     """Writes version 1, which decides at 0.5, and version 2, at 0.9."""
     import tensorflow as tf
 
-    info = records.DatasetInfo(
-        class_names=CLASS_NAMES,
-        positive_class="bright",
-        channels=1,
-        stored_size=8,
-        counts={},
-        shards=(),
-        fingerprint="",
-        options={},
-    )
+    info = records.DatasetInfo(CLASS_NAMES, "bright", 1, 8, {}, (), "", {})
     for version, operating_point in ((1, 0.5), (2, 0.9)):
         module, signatures = build_module(operating_point)
         path = directory / str(version)

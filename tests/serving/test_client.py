@@ -84,10 +84,8 @@ def scripted_grpc():
         )
         running = grpc.server(futures.ThreadPoolExecutor(1), [service])
         servers.append(running)
-        if credentials is None:
-            port = running.add_insecure_port("127.0.0.1:0")
-        else:
-            port = running.add_secure_port("127.0.0.1:0", credentials)
+        credentials = credentials or grpc.insecure_server_credentials()
+        port = running.add_secure_port("127.0.0.1:0", credentials)
         running.start()
         return f"127.0.0.1:{port}"
 
