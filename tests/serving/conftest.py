@@ -29,11 +29,6 @@ def server(saved_models, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def grpc_target(server):
-    return server.grpc_target
-
-
-@pytest.fixture(scope="session")
 def rest_target(server):
     return server.rest_target
 
@@ -41,13 +36,6 @@ def rest_target(server):
 @pytest.fixture(scope="session")
 def channel(server):
     options = [("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(
-        f"127.0.0.1:{server.grpc_port}", options
-    ) as opened:
+    address = f"127.0.0.1:{server.grpc_port}"
+    with grpc.insecure_channel(address, options) as opened:
         yield opened
-
-
-@pytest.fixture(params=["grpc", "rest"])
-def target(request):
-    """Returns the address of the server in both protocols, one by one."""
-    return request.getfixturevalue(f"{request.param}_target")

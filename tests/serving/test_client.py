@@ -26,9 +26,9 @@ IMAGES = [
 ]
 
 
-def test_both_protocols_give_the_model_s_answers(grpc_target, rest_target):
+def test_both_protocols_give_the_model_s_answers(server):
     answers = []
-    for target in (grpc_target, rest_target):
+    for target in (server.grpc_target, server.rest_target):
         with client.Client(target, brightness.MODEL_NAME) as asked:
             answers.append(
                 (
@@ -156,10 +156,11 @@ def test_no_images_need_no_server():
         (brightness.MODEL_NAME, 7, "Specific(brightness, 7)"),
     ],
 )
-def test_unknown_model_raises_one_line(target, name, version, message):
-    error = error_of(target, name, version=version)
-    assert error.code == "NOT_FOUND"
-    assert message in str(error) and "\n" not in str(error)
+def test_unknown_model_raises_one_line(server, name, version, message):
+    for target in (server.grpc_target, server.rest_target):
+        error = error_of(target, name, version=version)
+        assert error.code == "NOT_FOUND"
+        assert message in str(error) and "\n" not in str(error)
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])

@@ -81,11 +81,11 @@ def test_mutated_protos_get_an_answer_or_an_error(predict):
             assert "Traceback" not in error.details()
 
 
-def test_mutated_images_are_valid_or_not(grpc_target):
+def test_mutated_images_are_valid_or_not(server):
     generator = random.Random(3)
     formats = ("PNG", "JPEG", "BMP", "GIF")
     images = [brightness.encode_image(204, each) for each in formats]
-    with client.Client(grpc_target, brightness.MODEL_NAME) as asked:
+    with client.Client(server.grpc_target, brightness.MODEL_NAME) as asked:
         for _ in range(NUM_REQUESTS // 10):
             batch = [
                 mutate(generator.choice(images), generator) for _ in range(10)

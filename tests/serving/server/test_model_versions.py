@@ -81,26 +81,6 @@ def test_empty_base_path_keeps_the_last_version(versions, tmp_path):
     assert versions.find(None) == "model 1"
 
 
-@pytest.mark.parametrize(
-    ("policy", "served"),
-    [
-        ({}, {4}),
-        ({"num_latest": 2}, {4, 3}),
-        ({"num_latest": None}, {1, 3, 4}),
-        ({"specific": frozenset({1, 3, 9})}, {1, 3}),
-    ],
-)
-def test_policy_chooses_versions(tmp_path, policy, served):
-    for version in (1, 3, 4):
-        write_version(tmp_path, version)
-    versions = model_versions.ModelVersions(
-        str(tmp_path), load, model_versions.VersionPolicy(**policy)
-    )
-    versions.refresh()
-    assert {v for v in (1, 3, 4) if versions.find(v)} == served
-    assert versions.find(None) == f"model {max(served)}"
-
-
 def test_version_stays_until_what_the_policy_asks_for_is_there(
     versions, tmp_path
 ):

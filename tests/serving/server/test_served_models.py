@@ -54,32 +54,13 @@ def models(base_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "label", "code", "message"),
-    [
-        ("x", None, None, "NOT_FOUND", "Latest(x)"),
-        ("m", 7, None, "NOT_FOUND", "Specific(m, 7)"),
-        ("m", 1, None, "NOT_FOUND", "Specific(m, 1)"),
-        ("m", None, "stable", "INVALID_ARGUMENT", "label: stable"),
-        ("", None, None, "INVALID_ARGUMENT", "no name"),
-    ],
-)
-def test_unknown_model_gets_tf_serving_s_code(
-    models, name, version, label, code, message
-):
-    with pytest.raises(status_codes.StatusError) as caught:
-        models.get(name, version, label)
-    assert caught.value.code == code
-    assert message in caught.value.message
-
-
-@pytest.mark.parametrize(
     ("policy", "served"),
     [
         ("", {3}),
         ("latest { num_versions: 2 }", {2, 3}),
         ("latest {}", {3}),
         ("all {}", {1, 2, 3}),
-        ("specific { versions: 1 versions: 2 }", {1, 2}),
+        ("specific { versions: 1 versions: 2 versions: 9 }", {1, 2}),
     ],
 )
 def test_policy_of_the_configuration_is_followed(
@@ -88,6 +69,13 @@ def test_policy_of_the_configuration_is_followed(
     reload(f"model_version_policy {{ {policy} }}")
     states = models.states("m", None)
     assert {v for v, s in states.items() if s.state == "AVAILABLE"} == served
+    assert models.get("m", None, None) == f"model {max(served)}"
+    for version in served:
+        assert models.get("m", version, None) == f"model {version}"
+    for version in {1, 2, 3, 9} - served:
+        with pytest.raises(status_codes.StatusError) as caught:
+            models.get("m", version, None)
+        assert caught.value.code == "NOT_FOUND"
 
 
 def test_label_moves_in_two_steps(models, reload):

@@ -36,9 +36,9 @@ def test_min_tfs_client_gets_answers_and_errors(tmp_path):
     """A package from PyPI, of 2020, with protos of its own."""
     if not pathlib.Path(clients.CLIENTS_PYTHON).exists():
         pytest.skip("run `make clients` first")
-    module, signatures = brightness.build_module(0.5)
-    signatures = {"serving_default": signatures["inverse"]}
-    tf.saved_model.save(module, str(tmp_path / "1"), signatures)
+    inverse = brightness.build_signatures(0.5)["inverse"]
+    signatures = {"serving_default": inverse}
+    tf.saved_model.save(tf.Module(), str(tmp_path / "1"), signatures)
     running = local_server.start(str(tmp_path), "inverse")
     program = pathlib.Path(__file__).with_name("min_tfs_client_calls.py")
     done = subprocess.run(
