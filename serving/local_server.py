@@ -151,9 +151,8 @@ def _load_models(
     from serving.server import saved_models, served_models
 
     if config_file is None:
-        config = served_models.make_config(
-            model_name, _absolute(model_base_path)
-        )
+        path = _absolute(model_base_path)
+        config = served_models.make_config(model_name, path)
     else:
         config = served_models.read_config(config_file)
     models = served_models.ServedModels(saved_models.load)
@@ -239,11 +238,8 @@ def run_model_server() -> None:
     logging.warning(
         "tensorflow_model_server listens on all addresses, whatever --host"
     )
-    arguments = [
-        f"--port={FLAGS.port}",
-        f"--rest_api_port={FLAGS.rest_api_port}",
-        f"--rest_api_timeout_in_ms={FLAGS.rest_api_timeout_in_ms}",
-    ]
+    names = ("port", "rest_api_port", "rest_api_timeout_in_ms")
+    arguments = [f"--{name}={FLAGS[name].value}" for name in names]
     if FLAGS.model_config_file is not None:
         arguments += [
             f"--model_config_file={os.path.abspath(FLAGS.model_config_file)}",

@@ -53,8 +53,7 @@ class RestApi:
         timeout_s: float,
     ):
         """Makes `app`; `timeout_s` is to arrive, and then to be answered."""
-        self._models = models
-        self._metrics = counters
+        self._models, self._metrics = models, counters
         self._max_request_bytes = max_request_bytes
         self._timeout_s = timeout_s
         self._pending_bytes = 0  # Changed by the event loop's thread alone.

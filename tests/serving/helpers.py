@@ -28,11 +28,13 @@ def run_module(*arguments: str, **options) -> subprocess.CompletedProcess:
     )
 
 
-def error_of(target: str, name: str = "m", **options) -> client.ServerError:
+def error_of(
+    target: str, name: str = "m", image: bytes = b"a", **options
+) -> client.ServerError:
     """Returns what a client raises that asks for a prediction in vain."""
     with (
         client.Client(target, name, **options) as asked,
         pytest.raises(client.ServerError) as caught,
     ):
-        asked.predict([b"a"])
+        asked.predict([image])
     return caught.value

@@ -194,7 +194,7 @@ class Scripted(http.server.BaseHTTPRequestHandler):
         self.server.tokens.append(self.headers["authorization"])
         status = self.server.statuses.pop(0)
         if status == "hang":
-            time.sleep(2)
+            time.sleep(1)
             status = 200
         row = {
             "probabilities": [0.25, 0.75],
@@ -218,6 +218,7 @@ class Scripted(http.server.BaseHTTPRequestHandler):
 def scripted(monkeypatch):
     monkeypatch.setattr(client, "FIRST_DELAY_S", 0.01)
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
+    running.handle_error = lambda *unused_args: None
     running.statuses, running.connections, running.tokens = [], set(), []
     running.target = f"http://127.0.0.1:{running.server_port}"
     thread = threading.Thread(target=running.serve_forever, args=[0.01])

@@ -8,25 +8,18 @@ import pathlib
 import types
 
 import pytest
-from PIL import Image
 
 from serving import client, image_files, predict
 from tests.samples import SHARED
 from tests.serving import brightness
 from tests.serving.helpers import run_module
 
+DARK = client.Prediction((0.75, 0.25), "dark", 0, 0.25, False, True)
+THREE_WAY = client.Prediction((0.1, 0.2, 0.7), "c", 2, 0.7, None, True)
 ANSWERS = [
-    image_files.Answer(
-        "a,b.png",
-        client.Prediction((0.75, 0.25), "dark", 0, 0.25, False, True),
-        None,
-    ),
+    image_files.Answer("a,b.png", DARK, None),
     image_files.Answer("bad.png", None, "it is no image"),
-    image_files.Answer(
-        "longer.png",
-        client.Prediction((0.1, 0.2, 0.7), "c", 2, 0.7, None, True),
-        None,
-    ),
+    image_files.Answer("longer.png", THREE_WAY, None),
 ]
 
 
@@ -40,7 +33,8 @@ def ask(target, *arguments):
 def folder(tmp_path):
     (tmp_path / "b.png").write_bytes(brightness.encode_image(204))
     (tmp_path / "a").mkdir()
-    Image.new("L", (8, 8), 51).save(tmp_path / "a" / "scan.bmp")
+    scan = brightness.encode_image(51, "BMP")
+    (tmp_path / "a" / "scan.bmp").write_bytes(scan)
     (tmp_path / ".hidden").write_text("not an image")
     return tmp_path
 

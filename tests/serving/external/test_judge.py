@@ -91,15 +91,10 @@ def test_own_record_set_is_judged_by_its_test_split(tiny_records):
     assert "nearest neighbour" in findings.split.baselines
 
 
-def interpret(model, num_images=40, names=None):
-    images = asking.Images(
-        files=[],
-        ids=[f"{i}.png" for i in range(num_images)],
-        groups=[f"g{i}" for i in range(num_images)],
-        class_names=names or [NAMES[i % 2] for i in range(num_images)],
-        positive_class="tumor",
-    )
-    encoded = [bytes(1000 + 10 * i) for i in range(num_images)]
+def interpret(model, names=NAMES * 20):
+    ids = [f"{i}.png" for i in range(len(names))]
+    images = asking.Images([], ids, ids, list(names), "tumor")
+    encoded = [bytes(1000 + 10 * i) for i in range(len(names))]
     return asking.interpret(model, model.ask(encoded), images)
 
 
@@ -128,9 +123,9 @@ def test_unreadable_image_has_no_answer():
 
 @pytest.mark.parametrize("tells_names", [True, False])
 def test_class_that_the_model_does_not_know_is_named(tells_names):
-    names = ["sick"] + ["tumor", "no_tumor"] * 20
+    model = fake_model(tells_names=tells_names)
     with pytest.raises(ValueError, match="images of sick: name the classes"):
-        interpret(fake_model(tells_names=tells_names), 41, names)
+        interpret(model, ("sick", *NAMES[::-1] * 20))
 
 
 def test_decisions_against_the_scores_are_refused():
