@@ -11,6 +11,8 @@ starts quickly and runs where they are not installed.
 """
 
 import dataclasses
+import itertools
+import pathlib
 import random
 import time
 import urllib.parse
@@ -29,18 +31,9 @@ BATCH_SIZE = 32
 MAX_BATCH_BYTES = 32 * 2**20
 MAX_ATTEMPTS = 4
 FIRST_DELAY_S = 0.2
-_REQUIRED = (
-    signature.PROBABILITIES,
-    signature.LABEL,
-    signature.LABEL_INDEX,
-    signature.SCORE,
-    signature.VALID,
-)
-_NUMBERS = (
-    signature.PROBABILITIES,
-    signature.SCORE,
-    signature.OUT_OF_DISTRIBUTION,
-)
+# Fields of `Prediction` are called as the outputs are, but for the overlay.
+_REQUIRED = ("probabilities", "label", "label_index", "score", "valid")
+_NUMBERS = ("probabilities", "score", "out_of_distribution")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,21 +163,13 @@ class Client:
         return self._predict(signature.SERVING_DEFAULT, images)
 
     def explain(self, images: Iterable[bytes]) -> list[Prediction]:
-        """Returns predictions with overlays; the model must have `explain`.
-
-        Args:
-            images: JPEG or PNG files. They are sent in batches.
-
-        Raises:
-            ServerError: with one line that says what is wrong.
-        """
+        """`predict` with overlays; the model must have `explain`."""
         return self._predict(signature.EXPLAIN, images)
 
     def status(self) -> list[VersionStatus]:
         """Returns the state of each version that the server knows."""
         return [
-            VersionStatus(version, state, error)
-            for version, state, error in self._call(self._transport.status)
+            VersionStatus(*row) for row in self._call(self._transport.status)
         ]
 
     def metadata(self) -> dict:
@@ -213,23 +198,20 @@ class Client:
     def _call(self, method: Callable, *args) -> Any:
         """Calls the server, again if it is busy or starting."""
         deadline = time.monotonic() + self._timeout_s
-        delay_s = FIRST_DELAY_S
-        num_attempts = 1
-        while True:
+        for attempt in itertools.count(1):
             try:
                 return method(*args, timeout_s=deadline - time.monotonic())
             except status_codes.StatusError as error:
                 # Jitter, so that clients of a restarted server spread out.
-                wait_s = delay_s * random.uniform(0.5, 1.5)
+                jitter = random.uniform(0.25, 0.75)
+                wait_s = FIRST_DELAY_S * 2**attempt * jitter
                 if (
                     error.code != "UNAVAILABLE"
-                    or num_attempts >= self._max_attempts
+                    or attempt >= self._max_attempts
                     or time.monotonic() + wait_s >= deadline
                 ):
                     raise self._explain(error) from error
             time.sleep(wait_s)
-            delay_s *= 2
-            num_attempts += 1
 
     def _explain(self, error: status_codes.StatusError) -> ServerError:
         message = " ".join(error.message.split())
@@ -245,15 +227,10 @@ class Client:
 
 
 def read_token(path: str | None) -> str | None:
-    """Returns the token in a file, None if there is no file.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Returns the token in a file, None if there is no file."""
     if path is None:
         return None
-    with open(path, encoding="utf-8") as file:
-        return file.read().strip()
+    return pathlib.Path(path).read_text("utf-8").strip()
 
 
 def split_batches(
@@ -298,7 +275,6 @@ def _to_predictions(outputs: dict, num_images: int) -> list[Prediction]:
             f"signature. Missing: {', '.join(missing)}.",
         )
     unknown = [None] * num_images
-    # The fields are called as the outputs are, but for the overlay.
     columns = {
         field.name: outputs.get(field.name, unknown)
         for field in dataclasses.fields(Prediction)

@@ -13,12 +13,8 @@ def define_flags(batch_size: int) -> None:
     Args:
         batch_size: default of the flag of that name.
     """
-    flags.DEFINE_string(
-        "target",
-        None,
-        "grpc://HOST:PORT or http://HOST:PORT; grpcs or https for TLS.",
-        required=True,
-    )
+    where = "grpc://HOST:PORT or http://HOST:PORT; grpcs or https for TLS."
+    flags.DEFINE_string("target", None, where, required=True)
     flags.DEFINE_string(
         "model_name", None, "What the server calls the model.", required=True
     )

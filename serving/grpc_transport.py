@@ -3,6 +3,8 @@
 Importing this module imports TensorFlow, which the official protos need.
 """
 
+import pathlib
+
 import grpc
 import tensorflow as tf
 from google.protobuf import json_format
@@ -36,11 +38,8 @@ class GrpcTransport:
 
         Args:
             address: `HOST:PORT`.
-            model_name: what the server calls the model.
-            version: a version number, None for the newest.
             secure: whether to use TLS.
-            token: sent as `authorization: Bearer`.
-            ca_file: PEM file of the certificate authority.
+            model_name, version, token, ca_file: as of `client.Client`.
         """
         options = [
             # gRPC's default of 4 MiB is less than a batch of images.
@@ -52,9 +51,9 @@ class GrpcTransport:
             ("grpc.initial_reconnect_backoff_ms", 100),
         ]
         if secure:
-            self._channel = grpc.secure_channel(
-                address, _credentials(ca_file), options
-            )
+            roots = pathlib.Path(ca_file).read_bytes() if ca_file else None
+            credentials = grpc.ssl_channel_credentials(roots)
+            self._channel = grpc.secure_channel(address, credentials, options)
         else:
             self._channel = grpc.insecure_channel(address, options)
         self._spec = model_pb2.ModelSpec(name=model_name)
@@ -126,13 +125,6 @@ class GrpcTransport:
             raise status_codes.StatusError(
                 error.code().name, error.details() or ""
             ) from error
-
-
-def _credentials(ca_file: str | None) -> grpc.ChannelCredentials:
-    if ca_file is None:
-        return grpc.ssl_channel_credentials()
-    with open(ca_file, "rb") as file:
-        return grpc.ssl_channel_credentials(root_certificates=file.read())
 
 
 def _decode(name: str, values: list) -> list:

@@ -14,7 +14,9 @@ import concurrent.futures
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import tqdm
 
@@ -23,21 +25,6 @@ from trainer.data.images import readers
 
 BATCH_SIZE = client.BATCH_SIZE
 CONCURRENCY = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadOptions:
-    """How files become pixels; must be as it was for the training images.
-
-    Attributes:
-        window_center: see `readers.read_images`.
-        window_width: likewise.
-        slice_axis: likewise.
-    """
-
-    window_center: float | None = None
-    window_width: float | None = None
-    slice_axis: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +43,11 @@ class Answer:
 
 
 def find_files(paths: Iterable[str]) -> list[str]:
-    """Returns the paths, with folders replaced by the files below them."""
+    """Returns the paths, with folders replaced by the files below them.
+
+    Raises:
+        ValueError: there are none.
+    """
     files = []
     for path in paths:
         if not os.path.isdir(path):
@@ -69,13 +60,17 @@ def find_files(paths: Iterable[str]) -> list[str]:
                 for name in sorted(names)
                 if not name.startswith(".")
             ]
+    if not files:
+        raise ValueError(
+            f"There must be at least one image. Received: {paths}."
+        )
     return files
 
 
 def predict_files(
     asked: client.Client,
     files: list[str],
-    options: ReadOptions | None = None,
+    options: Mapping[str, Any] = types.MappingProxyType({}),
     *,
     batch_size: int = BATCH_SIZE,
     concurrency: int = CONCURRENCY,
@@ -88,7 +83,7 @@ def predict_files(
         asked: the model.
         files: what to read. Files are read as their turn comes, and no more
             than are under way: a folder of any size fits into memory.
-        options: how to read it.
+        options: of `readers.read_images`, as for the training images.
         batch_size: files per request.
         concurrency: requests under way at a time.
         explain: whether to ask for overlays.
@@ -97,7 +92,6 @@ def predict_files(
     Raises:
         ServerError: the server cannot answer.
     """
-    options = options or ReadOptions()
     under_way: collections.deque = collections.deque()
     executor = concurrent.futures.ThreadPoolExecutor(concurrency)
     with tqdm.tqdm(
@@ -128,7 +122,7 @@ def predict_files(
 
 
 def _predict_batch(
-    asked: client.Client, files: list[str], options: ReadOptions, explain: bool
+    asked: client.Client, files: list[str], options: Mapping, explain: bool
 ) -> list[Answer]:
     answers: list[Answer] = []
     waiting: list[tuple[int, bytes]] = []
@@ -146,16 +140,11 @@ def _predict_batch(
 
 
 def read(
-    file: str, options: ReadOptions
+    file: str, options: Mapping[str, Any]
 ) -> list[tuple[str, bytes, str | None]]:
     """Returns name, bytes to send and error of each image in a file."""
     try:
-        images = readers.read_images(
-            file,
-            window_center=options.window_center,
-            window_width=options.window_width,
-            slice_axis=options.slice_axis,
-        )
+        images = readers.read_images(file, **options)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return [(file, b"", " ".join(reason.split()))]

@@ -55,20 +55,14 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(client_flags)
     flags.DEFINE_enum("mode", "closed", MODES, "How requests follow.")
     flags.DEFINE_integer(
-        "concurrency",
-        8,
-        "Clients that ask at a time, in closed mode.",
-        lower_bound=1,
+        "concurrency", 8, "Clients at a time, in closed mode.", lower_bound=1
     )
-    flags.DEFINE_float(
-        "rate", 10.0, "Requests a second, in open mode.", lower_bound=0.01
-    )
-    flags.DEFINE_float(
-        "duration_s", 10.0, "Seconds to measure.", lower_bound=0.1
-    )
-    flags.DEFINE_float(
-        "warm_up_s", 1.0, "Seconds to ask before that.", lower_bound=0
-    )
+    for name, default, lower_bound, meaning in (
+        ("rate", 10.0, 0.01, "Requests a second, in open mode."),
+        ("duration_s", 10.0, 0.1, "Seconds to measure."),
+        ("warm_up_s", 1.0, 0, "Seconds to ask before that."),
+    ):
+        flags.DEFINE_float(name, default, meaning, lower_bound)
     flags.DEFINE_string("output_dir", ".", "Where JSON and PNG go.")
     flags.DEFINE_integer("seed", 0, "Of the moments in open mode.")
 
@@ -153,15 +147,12 @@ def summarize(samples: list[Sample], batch_size: int) -> dict:
         # Each percentile is the latency of a request.
         percentiles = np.percentile(
             latencies_ms, PERCENTILES, method="inverted_cdf"
-        )
+        ).tolist()
         summary["latency_ms"] = {
             "mean": statistics.fmean(latencies_ms),
-            **{
-                f"p{percent}": float(latency_ms)
-                for percent, latency_ms in zip(
-                    PERCENTILES, percentiles, strict=True
-                )
-            },
+            **dict(
+                zip(map("p{}".format, PERCENTILES), percentiles, strict=True)
+            ),
             "max": max(latencies_ms),
         }
     return summary
@@ -177,14 +168,12 @@ def draw(samples: list[Sample], summary: dict, title: str, path: str) -> None:
     figure, (left, right) = pyplot.subplots(
         1, 2, figsize=(11, 4), constrained_layout=True
     )
-    for label, marker, some in (
-        ("answered", ".", [s for s in samples if not s.error]),
-        ("error", "x", [s for s in samples if s.error]),
-    ):
+    for is_error, label, marker in ((0, "answered", "."), (1, "error", "x")):
+        some = [s for s in samples if bool(s.error) == is_error]
         latencies = [1e3 * s.latency_s for s in some]
         if some:
             left.plot([s.due_s for s in some], latencies, marker, label=label)
-        if some and label == "answered":
+        if some and not is_error:
             right.ecdf(latencies)
     left.set(xlabel="due at, s", ylabel="latency, ms", ylim=(0, None))
     left.legend()
@@ -217,16 +206,10 @@ def _ask(
 def _read_batches(paths: list[str], batch_size: int) -> list[list[bytes]]:
     images = []
     for file in image_files.find_files(paths):
-        for name, encoded, error in image_files.read(
-            file, image_files.ReadOptions()
-        ):
+        for name, encoded, error in image_files.read(file, {}):
             if error is not None:
                 raise ValueError(f"{name}: {error}")
             images.append(encoded)
-    if not images:
-        raise ValueError(
-            f"There must be at least one image. Received: {paths}."
-        )
     cycle = itertools.cycle(images)
     return [
         list(itertools.islice(cycle, batch_size))
@@ -279,9 +262,7 @@ def main(argv):
     try:
         run(argv[1:])
     except (ValueError, OSError) as error:
-        print(f"serving.load_test: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"serving.load_test: {error}")
 
 
 if __name__ == "__main__":

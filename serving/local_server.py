@@ -25,6 +25,7 @@ from trainer.storage import paths
 
 MAX_REQUEST_BYTES = 256 * 2**20
 TIMEOUT_S = 30.0
+GRPC_GRACE_S = 5.0  # For a request to finish when the server stops.
 ENGINES = ("local", "tensorflow_model_server")
 
 FLAGS = flags.FLAGS
@@ -44,20 +45,12 @@ def define_flags() -> None:
         "Instead of the two: a ModelServerConfig as text, as TF Serving reads "
         "it. A change of the file comes into force within a second.",
     )
-    flags.DEFINE_integer(
-        "port",
-        8500,
-        "Port for gRPC, 0 for any free one.",
-        lower_bound=0,
-        upper_bound=65535,
-    )
-    flags.DEFINE_integer(
-        "rest_api_port",
-        8501,
-        "Port for REST, 0 for any free one.",
-        lower_bound=0,
-        upper_bound=65535,
-    )
+    for name, default, protocol in (
+        ("port", 8500, "gRPC"),
+        ("rest_api_port", 8501, "REST"),
+    ):
+        meaning = f"Port for {protocol}, 0 for any free one."
+        flags.DEFINE_integer(name, default, meaning, 0, 65535)
     flags.DEFINE_string(
         "host",
         "127.0.0.1",
@@ -70,12 +63,8 @@ def define_flags() -> None:
         "Milliseconds for a REST request to arrive, and then to be answered.",
         lower_bound=1,
     )
-    flags.DEFINE_integer(
-        "max_request_bytes",
-        MAX_REQUEST_BYTES,
-        "Larger requests are refused.",
-        lower_bound=1024,
-    )
+    meaning = "Larger requests are refused."
+    flags.DEFINE_integer("max_request_bytes", MAX_REQUEST_BYTES, meaning, 1024)
     flags.DEFINE_enum(
         "engine",
         "local",
@@ -91,8 +80,7 @@ class LocalServer:
     Attributes:
         grpc_port: where gRPC answers.
         rest_port: where REST answers.
-        grpc_target: the same as `serving.client` takes it.
-        rest_target: likewise.
+        grpc_target, rest_target: the same as `serving.client` takes them.
     """
 
     def __init__(self, models, host, grpc_server, grpc_port, rest_server):
@@ -102,17 +90,13 @@ class LocalServer:
         self.grpc_port = grpc_port
         self.rest_port = rest_server.port
         url_host = f"[{host}]" if ":" in host else host
-        self.grpc_target = f"grpc://{url_host}:{self.grpc_port}"
-        self.rest_target = f"http://{url_host}:{self.rest_port}"
+        self.grpc_target = f"grpc://{url_host}:{grpc_port}"
+        self.rest_target = f"http://{url_host}:{rest_server.port}"
 
-    def stop(self, grace_s: float = 5.0) -> None:
-        """Answers what is under way, then closes both ports.
-
-        Args:
-            grace_s: how long a gRPC request may take to finish.
-        """
+    def stop(self) -> None:
+        """Answers what is under way, then closes both ports."""
         self._models.stop()
-        stopped = self._grpc_server.stop(grace_s)
+        stopped = self._grpc_server.stop(GRPC_GRACE_S)
         self._rest_server.stop()
         stopped.wait()
 
@@ -130,15 +114,8 @@ def start(
 ) -> LocalServer:
     """Loads the models and starts serving them.
 
-    Args:
-        model_base_path: directory that holds the version directories.
-        model_name: what clients call the model.
-        port: for gRPC, 0 for a free one.
-        rest_api_port: for REST, 0 for a free one.
-        host: address to listen on.
-        config_file: a ModelServerConfig, instead of base path and name.
-        timeout_s: for a REST request to arrive, and then to be answered.
-        max_request_bytes: larger requests are refused.
+    The arguments are those of the flags, but for ports, which are free ones
+    by default, and `timeout_s`, seconds for `--rest_api_timeout_in_ms`.
 
     Raises:
         FileNotFoundError: there is no such directory or no version in it.
@@ -174,9 +151,8 @@ def _load_models(
     from serving.server import saved_models, served_models
 
     if config_file is None:
-        config = served_models.make_config(
-            model_name, _absolute(model_base_path)
-        )
+        path = _absolute(model_base_path)
+        config = served_models.make_config(model_name, path)
     else:
         config = served_models.read_config(config_file)
     models = served_models.ServedModels(saved_models.load)
@@ -262,11 +238,8 @@ def run_model_server() -> None:
     logging.warning(
         "tensorflow_model_server listens on all addresses, whatever --host"
     )
-    arguments = [
-        f"--port={FLAGS.port}",
-        f"--rest_api_port={FLAGS.rest_api_port}",
-        f"--rest_api_timeout_in_ms={FLAGS.rest_api_timeout_in_ms}",
-    ]
+    names = ("port", "rest_api_port", "rest_api_timeout_in_ms")
+    arguments = [f"--{name}={FLAGS[name].value}" for name in names]
     if FLAGS.model_config_file is not None:
         arguments += [
             f"--model_config_file={os.path.abspath(FLAGS.model_config_file)}",
@@ -315,9 +288,7 @@ def main(argv):
         else:
             serve_until_signal()
     except (ValueError, OSError) as error:
-        print(f"serving.local_server: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"serving.local_server: {error}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import json
 import os
+import pathlib
 import re
 import sys
 
@@ -100,11 +101,8 @@ def format_json(
 ) -> str:
     """Returns one JSON document with all answers and errors."""
     predictions = [
-        {
-            "file": answer.file,
-            "error": answer.error,
-            **{name: getattr(answer.prediction, name, None) for name in FIELDS},
-        }
+        {"file": answer.file, "error": answer.error}
+        | {name: getattr(answer.prediction, name, None) for name in FIELDS}
         for answer in answers
     ]
     document = {"target": target, "model_name": model_name}
@@ -121,11 +119,10 @@ def write_csv(answers: list[image_files.Answer], file) -> None:
     writer = csv.writer(file, lineterminator="\n")
     classes = [f"probability_{index}" for index in range(num_classes)]
     writer.writerow(["file", *names, *classes, "error"])
+    nothing = [None] * num_classes
     for answer in answers:
         values = [getattr(answer.prediction, name, None) for name in names]
-        probabilities = getattr(
-            answer.prediction, "probabilities", [None] * num_classes
-        )
+        probabilities = getattr(answer.prediction, "probabilities", nothing)
         writer.writerow([answer.file, *values, *probabilities, answer.error])
 
 
@@ -133,10 +130,8 @@ def _keep(answer: image_files.Answer) -> image_files.Answer:
     """Writes the overlay to a file, if there is one, and drops it."""
     if answer.prediction is None or answer.prediction.overlay is None:
         return answer
-    overlay = answer.prediction.overlay
-    path = os.path.join(FLAGS.explain_dir, overlay_name(answer.file))
-    with open(path, "wb") as file:
-        file.write(overlay)
+    path = pathlib.Path(FLAGS.explain_dir, overlay_name(answer.file))
+    path.write_bytes(answer.prediction.overlay)
     prediction = dataclasses.replace(answer.prediction, overlay=None)
     return dataclasses.replace(answer, prediction=prediction)
 
@@ -150,15 +145,10 @@ def overlay_name(file: str) -> str:
 def run(paths: list[str]) -> int:
     """Asks, prints, and returns the exit code."""
     files = image_files.find_files(paths)
-    if not files:
-        raise ValueError(
-            f"There must be at least one image. Received: {paths}."
-        )
     if FLAGS.explain_dir is not None:
         os.makedirs(FLAGS.explain_dir, exist_ok=True)
-    options = image_files.ReadOptions(
-        FLAGS.window_center, FLAGS.window_width, FLAGS.slice_axis
-    )
+    names = ("window_center", "window_width", "slice_axis")
+    options = {name: FLAGS[name].value for name in names}
     with client_flags.open_client(FLAGS.model_version) as asked:
         answers = [
             _keep(answer)
@@ -178,11 +168,9 @@ def run(paths: list[str]) -> int:
         write_csv(answers, sys.stdout)
     else:
         print(format_table(answers))
-    failed = [answer for answer in answers if answer.error is not None]
-    for answer in failed:
-        print(
-            f"serving.predict: {answer.file}: {answer.error}", file=sys.stderr
-        )
+    failed = [f"{a.file}: {a.error}" for a in answers if a.error is not None]
+    for line in failed:
+        print(f"serving.predict: {line}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -192,8 +180,7 @@ def main(argv):
     try:
         return run(argv[1:])
     except (ValueError, OSError) as error:
-        print(f"serving.predict: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"serving.predict: {error}")
 
 
 if __name__ == "__main__":

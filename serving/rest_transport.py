@@ -22,15 +22,7 @@ class RestTransport:
         token: str | None,
         ca_file: str | None,
     ):
-        """Does not connect yet.
-
-        Args:
-            address: `http://HOST:PORT` or `https://HOST:PORT`.
-            model_name: what the server calls the model.
-            version: a version number, None for the newest.
-            token: sent as `Authorization: Bearer`.
-            ca_file: PEM file of the certificate authority.
-        """
+        """Does not connect yet. The arguments are those of `client.Client`."""
         name = urllib.parse.quote(model_name, safe="")
         self._url = f"{address}/v1/models/{name}"
         if version is not None:
@@ -50,10 +42,7 @@ class RestTransport:
             {signature.IMAGE_BYTES: {"b64": base64.b64encode(image).decode()}}
             for image in images
         ]
-        body = {
-            "signature_name": signature_name,
-            "instances": instances,
-        }
+        body = {"signature_name": signature_name, "instances": instances}
         rows = self._request("POST", ":predict", timeout_s, body)["predictions"]
         # A model with one output answers with bare values.
         if not all(isinstance(row, dict) for row in rows):
@@ -91,21 +80,8 @@ class RestTransport:
                 timeout=timeout_s,
                 verify=self._verify,
             )
-        except requests.Timeout as error:
-            raise status_codes.StatusError(
-                "DEADLINE_EXCEEDED", "no answer in time"
-            ) from error
-        # No server to wait for: another attempt would end in the same way.
-        except requests.exceptions.SSLError as error:
-            raise status_codes.StatusError(
-                "UNKNOWN", f"no trust in its certificate: {_reason(error)}"
-            ) from error
-        except requests.ConnectionError as error:
-            raise status_codes.StatusError(
-                "UNAVAILABLE", _reason(error)
-            ) from error
         except requests.RequestException as error:
-            raise status_codes.StatusError("UNKNOWN", str(error)) from error
+            raise _to_status(error) from error
         if response.ok:
             return _parse(response)
         code = status_codes.CODE_OF_HTTP_STATUS.get(
@@ -139,11 +115,22 @@ def _error_message(response: requests.Response) -> str:
         return f"HTTP {response.status_code} {response.reason}"
 
 
-def _reason(error: requests.ConnectionError) -> str:
-    """Returns the innermost cause; the outer ones repeat the address."""
+def _to_status(error: requests.RequestException) -> status_codes.StatusError:
+    if isinstance(error, requests.Timeout):
+        return status_codes.StatusError(
+            "DEADLINE_EXCEEDED", "no answer in time"
+        )
+    if not isinstance(error, requests.ConnectionError):
+        return status_codes.StatusError("UNKNOWN", str(error))
+    # The innermost cause; the outer ones repeat the address.
     cause: BaseException = error
     while cause.__context__ is not None:
         cause = cause.__context__
+    reason = getattr(cause, "strerror", None) or str(cause)
     if isinstance(cause, http.client.HTTPException):
-        return "it does not speak HTTP; is this the gRPC port?"
-    return getattr(cause, "strerror", None) or str(cause)
+        reason = "it does not speak HTTP; is this the gRPC port?"
+    # Another attempt would end in the same way.
+    if isinstance(error, requests.exceptions.SSLError):
+        reason = f"no trust in its certificate: {reason}"
+        return status_codes.StatusError("UNKNOWN", reason)
+    return status_codes.StatusError("UNAVAILABLE", reason)

@@ -51,6 +51,11 @@ class StatusError(Exception):
         self.message = message
 
 
+def not_found(message: str) -> StatusError:
+    """Returns the error of a request for what is not served."""
+    return StatusError("NOT_FOUND", message)
+
+
 def invalid_argument(message: str) -> StatusError:
     """Returns the error of a request that no retry will help."""
     return StatusError("INVALID_ARGUMENT", message)

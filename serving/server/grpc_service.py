@@ -45,9 +45,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             )
 
     def GetModelMetadata(self, request, context):
-        return _answer(
-            inference.get_model_metadata, self._models, request, context
-        )
+        method = inference.get_model_metadata
+        return _answer(method, self._models, request, context)
 
     def Classify(self, unused_request, context):
         context.abort(
@@ -64,9 +63,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self._models = models
 
     def GetModelStatus(self, request, context):
-        return _answer(
-            inference.get_model_status, self._models, request, context
-        )
+        method = inference.get_model_status
+        return _answer(method, self._models, request, context)
 
     def HandleReloadConfigRequest(self, request, context):
         return _answer(inference.reload_config, self._models, request, context)
@@ -79,17 +77,11 @@ def start(
     port: int,
     max_request_bytes: int,
 ) -> tuple[grpc.Server, int]:
-    """Starts serving.
+    """Starts serving and returns the running server and its port.
 
     Args:
-        models: what to serve.
-        counters: what to count requests with.
-        host: address to bind.
         port: port to bind, 0 for a free one.
         max_request_bytes: longer messages get RESOURCE_EXHAUSTED.
-
-    Returns:
-        The running server and its port.
 
     Raises:
         OSError: the port is taken.
@@ -100,8 +92,7 @@ def start(
         ),
         maximum_concurrent_rpcs=MAX_CONCURRENT_REQUESTS,
         options=[
-            # Python's default of 4 MiB refuses a batch of eight images as
-            # floats.
+            # The default of 4 MiB refuses eight images as floats.
             ("grpc.max_receive_message_length", max_request_bytes),
             ("grpc.max_send_message_length", -1),
             # Otherwise a second server on the same port would go unnoticed

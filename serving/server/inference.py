@@ -1,7 +1,8 @@
 """Answers TF Serving's requests: protos in, protos out, StatusError if not.
 
-The gRPC and the REST server are thin layers over these functions, so both
-protocols give the same answers. The order of checks and the wording follow
+The gRPC and the REST server are thin layers over these functions, which take
+and return the protos of the methods that they name, so both protocols give the
+same answers. The order of checks and the wording follow
 TF Serving (`predict_util.cc`, `get_model_*_impl.cc`, `model_service_impl.cc`).
 """
 
@@ -34,9 +35,7 @@ def find_model(
     )
 
 
-def predict(
-    models: served_models.ServedModels, request: predict_pb2.PredictRequest
-) -> predict_pb2.PredictResponse:
+def predict(models: served_models.ServedModels, request):
     """Answers PredictionService.Predict."""
     model = find_model(models, request.model_spec)
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
@@ -55,10 +54,7 @@ def predict(
     )
 
 
-def get_model_metadata(
-    models: served_models.ServedModels,
-    request: get_model_metadata_pb2.GetModelMetadataRequest,
-) -> get_model_metadata_pb2.GetModelMetadataResponse:
+def get_model_metadata(models: served_models.ServedModels, request):
     """Answers PredictionService.GetModelMetadata."""
     if not request.HasField("model_spec"):
         raise status_codes.invalid_argument("Missing ModelSpec")
@@ -83,10 +79,7 @@ def get_model_metadata(
     return response
 
 
-def get_model_status(
-    models: served_models.ServedModels,
-    request: get_model_status_pb2.GetModelStatusRequest,
-) -> get_model_status_pb2.GetModelStatusResponse:
+def get_model_status(models: served_models.ServedModels, request):
     """Answers ModelService.GetModelStatus."""
     if not request.HasField("model_spec"):
         raise status_codes.invalid_argument("Missing ModelSpec")
@@ -98,17 +91,13 @@ def get_model_status(
             version=number,
             state=state.state,
             status=status_pb2.StatusProto(
-                error_code=state.error_code,
-                error_message=state.error_message,
+                error_code=state.error_code, error_message=state.error_message
             ),
         )
     return response
 
 
-def reload_config(
-    models: served_models.ServedModels,
-    request: model_management_pb2.ReloadConfigRequest,
-) -> model_management_pb2.ReloadConfigResponse:
+def reload_config(models: served_models.ServedModels, request):
     """Answers ModelService.HandleReloadConfigRequest."""
     models.reload(request.config)
     return model_management_pb2.ReloadConfigResponse(

@@ -70,13 +70,14 @@ def fill_predict_request(
         raise status_codes.invalid_argument(
             f"The body must have either '{ROW}' or '{COLUMNAR}'."
         )
-    request_format = ROW if ROW in document else COLUMNAR
-    read = _read_rows if request_format == ROW else _read_columns
-    columns = read(document[request_format], list(declared))
+    form, read = (
+        (ROW, _read_rows) if ROW in document else (COLUMNAR, _read_columns)
+    )
+    columns = read(document[form], list(declared))
     for name, info in declared.items():
         tensor = _to_tensor(name, columns[name], tf.as_dtype(info.dtype))
         request.inputs[name].CopyFrom(tensor)
-    return request_format
+    return form
 
 
 def _read_rows(instances, names: list[str]) -> dict[str, list]:
@@ -127,7 +128,9 @@ def _to_tensor(name: str, value, dtype: tf.DType) -> tensor_pb2.TensorProto:
     elif dtype == tf.bool and kinds <= {bool}:
         array = np.array(values, bool)
     elif dtype.is_integer and kinds <= {int}:
-        array = _to_integers(name, values, dtype)
+        if values and not dtype.min <= min(values) <= max(values) <= dtype.max:
+            raise _lossy(name, dtype)
+        array = np.array(values, dtype.as_numpy_dtype)
     elif dtype in _FLOATS and kinds <= {int, float}:
         array = _to_floats(name, values, dtype)
     else:
@@ -137,12 +140,6 @@ def _to_tensor(name: str, value, dtype: tf.DType) -> tensor_pb2.TensorProto:
             f"Input {name} must hold values of type {dtype.name}.",
         )
     return tf.make_tensor_proto(array.reshape(shape), dtype, shape)
-
-
-def _to_integers(name: str, values: list, dtype: tf.DType) -> np.ndarray:
-    if values and not dtype.min <= min(values) <= max(values) <= dtype.max:
-        raise _lossy(name, dtype)
-    return np.array(values, dtype.as_numpy_dtype)
 
 
 def _to_floats(name: str, values: list, dtype: tf.DType) -> np.ndarray:

@@ -14,8 +14,6 @@ from tensorflow.core.framework import tensor_pb2
 from serving import status_codes
 from serving.server import json_requests
 
-_BYTES_SUFFIX = "_bytes"
-
 
 def predictions(
     outputs: dict[str, tensor_pb2.TensorProto], request_format: str
@@ -26,10 +24,7 @@ def predictions(
         outputs: of the model, at least one.
         request_format: `json_requests.ROW` or `json_requests.COLUMNAR`.
     """
-    arrays = {
-        name: tf.make_ndarray(tensor)
-        for name, tensor in sorted(outputs.items())
-    }
+    arrays = {name: tf.make_ndarray(outputs[name]) for name in sorted(outputs)}
     columns = {name: _to_lists(name, array) for name, array in arrays.items()}
     if request_format == json_requests.COLUMNAR:
         key, answer = "outputs", columns
@@ -61,7 +56,7 @@ def error(message: str) -> bytes:
 def _to_lists(name: str, array: np.ndarray):
     """Returns nested lists, or a bare value, that JSON can hold."""
     if array.dtype == np.object_:
-        encode = _to_base64 if name.endswith(_BYTES_SUFFIX) else _to_text
+        encode = _to_base64 if name.endswith("_bytes") else _to_text
         array = np.vectorize(encode, [object])(array)
     elif array.dtype == np.float32:
         # With the digits that it needs, not those of the double it becomes.

@@ -23,17 +23,14 @@ class Metrics:
     def __init__(self, models: served_models.ServedModels):
         """Counts nothing yet.
 
-        Args:
-            models: those that are counted by name; names that clients make up
-                must not fill the memory.
+        By name it counts `models`: those that clients make up must not fill
+        the memory.
         """
         self._models = models
         self._registry = prometheus_client.CollectorRegistry()
         # A Counter would put `_total` behind the name.
         self._count = prometheus_client.Gauge(
-            REQUEST_COUNT,
-            "Requests.",
-            ["model_name", "status"],
+            *(REQUEST_COUNT, "Requests.", ["model_name", "status"]),
             registry=self._registry,
         )
         self._latency = prometheus_client.Histogram(

@@ -88,14 +88,7 @@ class ModelVersions:
         self._failed_contents: dict[int, tuple] = {}
 
     def find(self, version: int | None) -> Any:
-        """Returns a model that is served, by its number, or the newest.
-
-        Args:
-            version: a version number, None for the newest.
-
-        Returns:
-            None if that version is not served.
-        """
+        """Returns a model by its number, the newest for None, or None."""
         available = self._available
         if version is None and available:
             return available[max(available)]
@@ -131,10 +124,6 @@ class ModelVersions:
         contents = _directory_contents(directory)
         if self._failed_contents.get(version) == contents:
             return
-        if not self._load_version(version, directory):
-            self._failed_contents[version] = contents
-
-    def _load_version(self, version: int, directory: str) -> bool:
         logging.info("Loading version %d from %s", version, directory)
         self._states[version] = VersionState("LOADING")
         try:
@@ -147,11 +136,11 @@ class ModelVersions:
                 "END", code if isinstance(code, str) else "UNKNOWN", message
             )
             logging.error("Version %d did not load: %s", version, message)
-            return False
+            self._failed_contents[version] = contents
+            return
         self._available = {**self._available, version: model}
         self._states[version] = VersionState("AVAILABLE")
         logging.info("Version %d is available", version)
-        return True
 
     def _unload_version(self, version: int) -> None:
         self._states[version] = VersionState("UNLOADING")

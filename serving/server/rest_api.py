@@ -52,16 +52,8 @@ class RestApi:
         max_request_bytes: int,
         timeout_s: float,
     ):
-        """Makes `app`.
-
-        Args:
-            models: what to serve.
-            counters: what to count requests with.
-            max_request_bytes: larger bodies are refused.
-            timeout_s: for a request to arrive, and then to be answered.
-        """
-        self._models = models
-        self._metrics = counters
+        """Makes `app`; `timeout_s` is to arrive, and then to be answered."""
+        self._models, self._metrics = models, counters
         self._max_request_bytes = max_request_bytes
         self._timeout_s = timeout_s
         self._pending_bytes = 0  # Changed by the event loop's thread alone.
@@ -83,10 +75,8 @@ class RestApi:
         return responses.PlainTextResponse(self._metrics.to_text())
 
     async def _answer_file(self, request) -> responses.Response:
-        content, media_type = page.FILES[request.url.path]
-        return responses.Response(
-            content, media_type=media_type, headers=page.HEADERS
-        )
+        content, kind = page.FILES[request.url.path]
+        return responses.Response(content, 200, page.HEADERS, kind)
 
     async def _answer_models(self, unused_request) -> responses.Response:
         return responses.JSONResponse(page.list_models(self._models))
@@ -100,12 +90,10 @@ class RestApi:
         if not path.lower().startswith("/v1/"):
             return responses.HTMLResponse(_NOT_FOUND_PAGE, 404)
         started = time.perf_counter()
-        content, code = await self._run(
-            request,
-            functools.partial(
-                rest_handlers.answer, self._models, request.method, path
-            ),
+        work = functools.partial(
+            rest_handlers.answer, self._models, request.method, path
         )
+        content, code = await self._run(request, work)
         name = rest_handlers.predicted_model(request.method, path)
         if name is not None:
             latency_s = time.perf_counter() - started
@@ -183,12 +171,7 @@ class RestServer:
     """An HTTP server in a thread of its own."""
 
     def __init__(self, api: RestApi, host: str, port: int):
-        """Binds the port and starts serving.
-
-        Args:
-            api: what to serve.
-            host: address to bind.
-            port: port to bind, 0 for a free one.
+        """Binds the port, any free one for 0, and starts serving.
 
         Raises:
             OSError: the port is taken.
@@ -240,11 +223,8 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _to_response(content: bytes, code: str) -> responses.Response:
-    return responses.Response(
-        content,
-        status_codes.HTTP_STATUS[code],
-        media_type="application/json",
-    )
+    status = status_codes.HTTP_STATUS[code]
+    return responses.Response(content, status, media_type="application/json")
 
 
 def _gunzip(body: bytes) -> bytes:

@@ -46,11 +46,7 @@ def answer(
 ) -> bytes:
     """Returns the body of a successful answer.
 
-    Args:
-        models: what is served.
-        method: of HTTP, in capitals.
-        path: as it was sent: names are matched before they are decoded.
-        body: of the request.
+    The path is as it was sent: names are matched before they are decoded.
 
     Raises:
         StatusError: the request cannot be answered.
@@ -99,28 +95,22 @@ def _predict(models, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
         raise status_codes.invalid_argument(
             f"Failed to get input map for signature: {name}"
         )
-    request_format = json_requests.fill_predict_request(
-        document, declared, request
-    )
+    form = json_requests.fill_predict_request(document, declared, request)
     response = inference.predict(models, request)
-    return json_responses.predictions(dict(response.outputs), request_format)
+    return json_responses.predictions(dict(response.outputs), form)
 
 
 def _status(models, spec: model_pb2.ModelSpec) -> bytes:
-    response = inference.get_model_status(
-        models, get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-    )
+    request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+    response = inference.get_model_status(models, request)
     return json.dumps(_to_dict(response), indent=1).encode()
 
 
 def _metadata(models, spec: model_pb2.ModelSpec) -> bytes:
-    response = inference.get_model_metadata(
-        models,
-        get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=spec, metadata_field=[inference.SIGNATURE_DEF]
-        ),
+    request = get_model_metadata_pb2.GetModelMetadataRequest(
+        model_spec=spec, metadata_field=[inference.SIGNATURE_DEF]
     )
-    document = _to_dict(response)
+    document = _to_dict(inference.get_model_metadata(models, request))
     del document["metadata"][inference.SIGNATURE_DEF]["@type"]
     return json.dumps(document, indent=1).encode()
 

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import math
 import os
+import pathlib
 import re
 from collections.abc import Callable, Mapping
 
@@ -95,16 +96,13 @@ def load(directory: str, version: int) -> LoadedModel:
     _verify_manifest(directory)
     root = tf.saved_model.load(directory, tags=["serve"])
     # The loader does not give the declarations back, so read them again.
-    saved_model = saved_model_pb2.SavedModel()
-    with open(os.path.join(directory, versions.GRAPH_FILE), "rb") as file:
-        saved_model.ParseFromString(file.read())
-    graphs = [
-        g for g in saved_model.meta_graphs if "serve" in g.meta_info_def.tags
-    ]
+    contents = pathlib.Path(directory, versions.GRAPH_FILE).read_bytes()
+    graphs = saved_model_pb2.SavedModel.FromString(contents).meta_graphs
+    graph = next(g for g in graphs if "serve" in g.meta_info_def.tags)
     signature_defs = {
         # A copy does not keep the whole SavedModel in memory.
         name: copy.deepcopy(declared)
-        for name, declared in graphs[0].signature_def.items()
+        for name, declared in graph.signature_def.items()
     }
     functions = dict(root.signatures)
     if not functions:
@@ -152,11 +150,9 @@ def to_proto(tensor: tf.Tensor) -> tensor_pb2.TensorProto:
 _VALUE_FIELDS = {
     tf.float32: "float_val",
     tf.float64: "double_val",
-    tf.int8: "int_val",
-    tf.int16: "int_val",
-    tf.int32: "int_val",
-    tf.uint8: "int_val",
-    tf.uint16: "int_val",
+    **dict.fromkeys(
+        (tf.int8, tf.int16, tf.int32, tf.uint8, tf.uint16), "int_val"
+    ),
     tf.uint32: "uint32_val",
     tf.int64: "int64_val",
     tf.uint64: "uint64_val",
@@ -210,10 +206,9 @@ def _call(function: Callable, tensors: dict) -> dict[str, tf.Tensor]:
         return function(**tensors)
     except tf.errors.OpError as error:
         message = " ".join(error.message.split())
-        raise status_codes.StatusError(
-            _CODE_NAMES[error.error_code],
-            _PYTHON_DETAILS.sub("", message),
-        ) from error
+        code = _CODE_NAMES[error.error_code]
+        message = _PYTHON_DETAILS.sub("", message)
+        raise status_codes.StatusError(code, message) from error
     # TensorFlow's message quoted bytes of the request; see `_to_tensor`.
     except UnicodeDecodeError as error:
         raise status_codes.invalid_argument(
@@ -240,8 +235,8 @@ def _verify_manifest(directory: str) -> None:
 def _read_class_names(directory: str) -> tuple[str, ...]:
     path = os.path.join(directory, "assets", signature.DATASET_ASSET)
     try:
-        with open(path, encoding="utf-8") as file:
-            return records.DatasetInfo.from_json(file.read()).class_names
+        text = pathlib.Path(path).read_text("utf-8")
+        return records.DatasetInfo.from_json(text).class_names
     except (OSError, ValueError):  # It is from elsewhere.
         return ()
 
@@ -251,8 +246,7 @@ def _warm_up(model: LoadedModel, directory: str) -> int:
     if not os.path.exists(path):
         return 0
     num_records = 0
-    for record in tf.data.TFRecordDataset(path):
-        num_records += 1
+    for num_records, record in enumerate(tf.data.TFRecordDataset(path), 1):
         if num_records > warmup.MAX_RECORDS:
             raise ValueError(
                 "A warm-up file must hold at most "

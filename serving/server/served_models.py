@@ -9,6 +9,7 @@ set at the start, when nothing has been loaded yet.
 """
 
 import os
+import pathlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -75,12 +76,12 @@ class ServedModels:
         if model is not None:
             return model
         wanted = (
-            f"Latest({name})"
-            if version is None
-            else f"Specific({name}, {version})"
+            f"Specific({name}, {version})"
+            if version is not None
+            else f"Latest({name})"
         )
-        raise status_codes.StatusError(
-            "NOT_FOUND", f"Servable not found for request: {wanted}"
+        raise status_codes.not_found(
+            f"Servable not found for request: {wanted}"
         )
 
     def states(
@@ -91,14 +92,13 @@ class ServedModels:
         states = versions.states() if versions else {}
         if version is not None:
             if version not in states:
-                raise status_codes.StatusError(
-                    "NOT_FOUND",
-                    f"Could not find version {version} of model {name}",
+                raise status_codes.not_found(
+                    f"Could not find version {version} of model {name}"
                 )
             return {version: states[version]}
         if not states:
-            raise status_codes.StatusError(
-                "NOT_FOUND", f"Could not find any versions of model {name}"
+            raise status_codes.not_found(
+                f"Could not find any versions of model {name}"
             )
         return states
 
@@ -129,10 +129,9 @@ class ServedModels:
                     paths.is_bucket(each.base_path)
                     or os.path.isdir(each.base_path)
                 ):
-                    raise status_codes.StatusError(
-                        "NOT_FOUND",
+                    raise status_codes.not_found(
                         f"Could not find base path {each.base_path} for "
-                        f"servable {each.name}",
+                        f"servable {each.name}"
                     )
                 versions = self._models.get(each.name)
                 if versions is None or versions.base_path != each.base_path:
@@ -214,11 +213,9 @@ class ServedModels:
         for config in configs:
             served = self._models.get(config.name)
             for label, version in config.version_labels.items():
-                moved = (
-                    self._labels.get((config.name, label), version) != version
-                )
+                old_version = self._labels.get((config.name, label), version)
                 loaded = served is not None and served.find(version) is not None
-                if moved and not loaded:
+                if old_version != version and not loaded:
                     raise status_codes.StatusError(
                         "FAILED_PRECONDITION",
                         f"Request to assign label to version {version} of "
@@ -247,12 +244,10 @@ def read_config(path: str) -> model_server_config_pb2.ModelServerConfig:
         OSError: it cannot be read.
         ValueError: it is not a ModelServerConfig.
     """
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
+    text = pathlib.Path(path).read_text("utf-8")
+    config = model_server_config_pb2.ModelServerConfig()
     try:
-        return text_format.Parse(
-            text, model_server_config_pb2.ModelServerConfig()
-        )
+        return text_format.Parse(text, config)
     except text_format.ParseError as error:
         raise ValueError(
             f"{path} must be a ModelServerConfig in protobuf's text format: "

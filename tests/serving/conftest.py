@@ -3,7 +3,6 @@
 import shutil
 
 import grpc
-import numpy as np
 import pytest
 
 from tests.serving import brightness
@@ -30,11 +29,6 @@ def server(saved_models, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def grpc_target(server):
-    return server.grpc_target
-
-
-@pytest.fixture(scope="session")
 def rest_target(server):
     return server.rest_target
 
@@ -42,29 +36,6 @@ def rest_target(server):
 @pytest.fixture(scope="session")
 def channel(server):
     options = [("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(
-        f"127.0.0.1:{server.grpc_port}", options
-    ) as opened:
+    address = f"127.0.0.1:{server.grpc_port}"
+    with grpc.insecure_channel(address, options) as opened:
         yield opened
-
-
-@pytest.fixture(params=["grpc", "rest"])
-def target(request):
-    """Returns the address of the server in both protocols, one by one."""
-    return request.getfixturevalue(f"{request.param}_target")
-
-
-@pytest.fixture
-def images():
-    """Returns a dark and a bright image, and no image."""
-    return [
-        brightness.encode_image(51),
-        brightness.encode_image(204, "JPEG"),
-        b"no image\x00\xff\x00",
-    ]
-
-
-@pytest.fixture
-def probabilities():
-    """Returns those of `images`, as the model defines them."""
-    return np.array([[0.8, 0.2], [0.2, 0.8], [1.0, 0.0]], np.float32)

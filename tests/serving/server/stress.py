@@ -1,20 +1,25 @@
 """Many clients, versions that come and go, and garbage, all at once."""
 
+import collections
 import dataclasses
 import pathlib
 import random
 import shutil
 import threading
 import time
+from concurrent import futures
 
 import requests
 
 from serving import client, local_server
 from tests.serving import brightness
-from tests.serving.waiting import wait_for
+from tests.serving.helpers import wait_for
+from tests.serving.server.test_model_versions import write_version
 
 # Of the requests; the others must all be answered.
 MALFORMED_SHARE = 0.05
+MALFORMED = [b"", b"{", b"[" * 5000, b'{"instances": [1]}', b"\xff" * 99]
+GOOD, REFUSED = "good", "refused"
 
 
 @dataclasses.dataclass
@@ -63,52 +68,57 @@ def run(
     shutil.copytree(saved_models / "1", base_path / "1")
     server = local_server.start(str(base_path), "m")
     stop = threading.Event()
-    workers = [
-        _Worker(server, stop, seed + number, over_grpc=number % 2 == 0)
-        for number in range(num_clients)
-    ]
-    asked = [
+    grpc, rest = asked = [
         client.Client(target, "m")
         for target in (server.grpc_target, server.rest_target)
     ]
 
     def states():
-        return {status.version: status.state for status in asked[0].status()}
+        return {status.version: status.state for status in grpc.status()}
 
     def decide():
         bright = brightness.encode_image(204)
         return [each.predict([bright])[0].decision for each in asked]
 
-    for worker in workers:
-        worker.start()
-    time.sleep(duration_s / 4)
-    decisions = [decide()]
-    memory_before = resident_mb()
-    (base_path / "2").mkdir()
-    (base_path / "2" / "saved_model.pb").write_bytes(b"not a model")
-    time.sleep(duration_s / 4)
-    wait_for(lambda: states().get(2) == "END")
-    broken = states()
-    (base_path / "3").mkdir()
-    # The graph first, the worst that can be done.
-    shutil.copy(saved_models / "2" / "saved_model.pb", base_path / "3")
-    time.sleep(duration_s / 8)
-    shutil.copytree(saved_models / "2", base_path / "3", dirs_exist_ok=True)
-    wait_for(lambda: states().get(1) == "END")
-    versions = states()
-    time.sleep(duration_s * 3 / 8)
-    decisions.append(decide())
-    memory_after = resident_mb()
-    stop.set()
-    for worker in workers:
-        worker.join()
+    with futures.ThreadPoolExecutor(num_clients) as executor:
+        workers = [
+            executor.submit(
+                _ask, asked[number % 2].target, rest.target, stop, seed + number
+            )
+            for number in range(num_clients)
+        ]
+        try:
+            time.sleep(duration_s / 4)
+            decisions = [decide()]
+            memory_before = resident_mb()
+            write_version(base_path, 2, "not a model")
+            time.sleep(duration_s / 4)
+            wait_for(lambda: states().get(2) == "END")
+            broken = states()
+            (base_path / "3").mkdir()
+            # The graph first, the worst that can be done.
+            shutil.copy(saved_models / "2" / "saved_model.pb", base_path / "3")
+            time.sleep(duration_s / 8)
+            shutil.copytree(
+                saved_models / "2", base_path / "3", dirs_exist_ok=True
+            )
+            wait_for(lambda: states().get(1) == "END")
+            versions = states()
+            time.sleep(duration_s * 3 / 8)
+            decisions.append(decide())
+            memory_after = resident_mb()
+        finally:
+            stop.set()
     for each in asked:
         each.close()
     server.stop()
+    outcomes = sum(
+        (worker.result() for worker in workers), collections.Counter()
+    )
     return Outcome(
-        num_good=sum(worker.num_good for worker in workers),
-        num_malformed=sum(worker.num_malformed for worker in workers),
-        failures=[line for worker in workers for line in worker.failures],
+        num_good=outcomes.pop(GOOD, 0),
+        num_malformed=outcomes.pop(REFUSED, 0),
+        failures=list(outcomes.elements()),
         decisions=decisions,
         broken=broken,
         versions=versions,
@@ -122,54 +132,35 @@ def resident_mb() -> float:
         return int(file.read().split()[1]) * 4096 / 2**20
 
 
-class _Worker(threading.Thread):
-    """One client that asks until it is told to stop."""
-
-    def __init__(self, server, stop, seed, over_grpc):
-        super().__init__()
-        self._stop_asking = stop
-        self._rest = server.rest_target
-        target = server.grpc_target if over_grpc else server.rest_target
+def _ask(
+    target: str, rest_target: str, stop: threading.Event, seed: int
+) -> collections.Counter:
+    """Asks until it is told to stop and counts what becomes of it."""
+    generator = random.Random(seed)
+    outcomes: collections.Counter = collections.Counter()
+    with (
         # A single attempt: a retry would hide a failed request.
-        self._client = client.Client(target, "m", max_attempts=1)
-        self._random = random.Random(seed)
-        self._session = requests.Session()
-        self.num_good = 0
-        self.num_malformed = 0
-        self.failures = []
-
-    def run(self):
-        while not self._stop_asking.is_set():
-            if self._random.random() < MALFORMED_SHARE:
-                self._ask_badly()
-            else:
-                self._ask_well()
-        self._client.close()
-        self._session.close()
-
-    def _ask_well(self):
-        level = self._random.choice([51, 204])
-        images = [brightness.encode_image(level), b"garbage"]
-        try:
-            answers = self._client.predict(images)
-        except client.ServerError as error:
-            self.failures.append(str(error))
-            return
-        expected = "bright" if level == 204 else "dark"
-        if [a.valid for a in answers] != [True, False]:
-            self.failures.append(f"wrong validity: {answers}")
-        elif answers[0].label != expected:
-            self.failures.append(f"wrong label: {answers}")
-        else:
-            self.num_good += 1
-
-    def _ask_badly(self):
-        body = self._random.choice(
-            [b"", b"{", b"[" * 5000, b'{"instances": [1]}', b"\xff" * 99]
-        )
-        answer = self._session.post(
-            f"{self._rest}/v1/models/m:predict", data=body, timeout=30
-        )
-        self.num_malformed += 1
-        if answer.status_code != 400:
-            self.failures.append(f"{body[:20]!r}: {answer.status_code}")
+        client.Client(target, "m", max_attempts=1) as asked,
+        requests.Session() as session,
+    ):
+        while not stop.is_set():
+            if generator.random() < MALFORMED_SHARE:
+                body = generator.choice(MALFORMED)
+                answer = session.post(
+                    f"{rest_target}/v1/models/m:predict", data=body, timeout=30
+                )
+                refused = answer.status_code == 400
+                line = f"{body[:20]!r}: {answer.status_code}"
+                outcomes[REFUSED if refused else line] += 1
+                continue
+            level, label = generator.choice([(51, "dark"), (204, "bright")])
+            images = [brightness.encode_image(level), b"garbage"]
+            try:
+                image, garbage = asked.predict(images)
+            except client.ServerError as error:
+                outcomes[str(error)] += 1
+                continue
+            found = (image.valid, image.label, garbage.valid)
+            right = found == (True, label, False)
+            outcomes[GOOD if right else f"{image}, {garbage}"] += 1
+    return outcomes

@@ -8,7 +8,7 @@ import pytest
 from deploy import model_base, publish
 from serving import client, local_server
 from tests.serving import brightness
-from tests.serving.waiting import wait_for
+from tests.serving.helpers import wait_for
 from trainer.export import versions
 from trainer.storage import paths
 

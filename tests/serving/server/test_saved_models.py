@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
@@ -28,10 +29,11 @@ def test_warm_up_requests_are_replayed(directory):
     path = str(directory / "assets.extra" / "tf_serving_warmup_requests")
 
     def write(value):
+        request = brightness.predict_request(
+            "inverse", x=np.array(value, float)
+        )
         log = prediction_log_pb2.PredictionLog()
-        request = log.predict_log.request
-        request.model_spec.signature_name = "inverse"
-        request.inputs["x"].CopyFrom(tf.make_tensor_proto(value, tf.float64))
+        log.predict_log.request.CopyFrom(request)
         with tf.io.TFRecordWriter(path) as writer:
             writer.write(log.SerializeToString())
 
