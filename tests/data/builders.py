@@ -1,8 +1,6 @@
 """Images, files and data sets that the tests of this room make."""
 
-import filecmp
 import io
-import os
 import struct
 import zlib
 
@@ -25,11 +23,19 @@ def build(input_dir, output_dir, **settings):
     )
 
 
+def read_files(directory) -> dict[str, bytes]:
+    """All files below a folder, by their relative paths."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
 def assert_same_files(first, second):
-    names = sorted(os.listdir(first))
-    assert sorted(os.listdir(second)) == names
-    _, different, errors = filecmp.cmpfiles(first, second, names, shallow=False)
-    assert (different, errors) == ([], [])
+    first, second = read_files(first), read_files(second)
+    assert sorted(first) == sorted(second)
+    assert [name for name in first if first[name] != second[name]] == []
 
 
 def make_head(seed: int, height: float = 0.0, size: int = 160) -> np.ndarray:
@@ -69,10 +75,17 @@ COPIES = {
 }
 
 
-def write_head(path, seed, size=48, image_format="PNG", **options):
+def write_head(path, seed, size=48, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = PIL.Image.fromarray(make_head(seed, size=size))
-    image.save(path, image_format, **options)
+    PIL.Image.fromarray(make_head(seed, size=size)).save(path, **options)
+
+
+def write_heads(folder, indices, names=("no_tumor", "tumor"), kind="png", **of):
+    """Different heads, in folders of two classes in turn."""
+    for index in indices:
+        write_head(
+            folder / names[index % 2] / f"{index:02d}.{kind}", index, **of
+        )
 
 
 def make_facts(index, class_name, **changes):
