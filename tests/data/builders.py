@@ -1,9 +1,10 @@
 """Images, files and data sets that the tests of this room make."""
 
-import filecmp
+import contextlib
 import io
-import os
 import struct
+import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -15,6 +16,7 @@ from trainer.data.build import dataset, scan
 from trainer.data.build.options import BuildOptions
 from trainer.data.images import readers
 from trainer.data.images.image import Image
+from trainer.storage import buckets
 
 
 def build(input_dir, output_dir, **settings):
@@ -25,11 +27,27 @@ def build(input_dir, output_dir, **settings):
     )
 
 
+def read_files(directory) -> dict[str, bytes]:
+    """All files below a folder, by their relative paths."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
 def assert_same_files(first, second):
-    names = sorted(os.listdir(first))
-    assert sorted(os.listdir(second)) == names
-    _, different, errors = filecmp.cmpfiles(first, second, names, shallow=False)
-    assert (different, errors) == ([], [])
+    first, second = read_files(first), read_files(second)
+    assert sorted(first) == sorted(second)
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def upload(scans, bucket_name) -> str:
+    """Copies a folder to `scans` of a bucket, and returns its address."""
+    folder = buckets.Folder(f"gs://{bucket_name}/scans")
+    for name, data in read_files(scans).items():
+        folder.upload(data, name)
+    return f"gs://{bucket_name}"
 
 
 def make_head(seed: int, height: float = 0.0, size: int = 160) -> np.ndarray:
@@ -69,10 +87,18 @@ COPIES = {
 }
 
 
-def write_head(path, seed, size=48, image_format="PNG", **options):
+def write_head(path, seed, size=48, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = PIL.Image.fromarray(make_head(seed, size=size))
-    image.save(path, image_format, **options)
+    PIL.Image.fromarray(make_head(seed, size=size)).save(path, **options)
+
+
+def write_heads(
+    folder, indices, names=("no_tumor", "tumor"), kind="png", **options
+):
+    """Different heads, in folders of two classes in turn."""
+    for index in indices:
+        path = folder / names[index % 2] / f"{index:02d}.{kind}"
+        write_head(path, index, **options)
 
 
 def make_facts(index, class_name, **changes):
@@ -125,26 +151,46 @@ def read_one(data: bytes, **window) -> Image:
     return image
 
 
-def bomb(image_format: str, side: int = 30_000) -> bytes:
-    """A small file whose header announces 30,000 x 30,000 pixels."""
+def assert_unreadable(data: bytes, reason: str) -> str:
+    """The sentence that refuses a file and matches a reason."""
+    with pytest.raises(ValueError, match=reason) as info:
+        readers.decode_images(data)
+    return str(info.value)
+
+
+@contextlib.contextmanager
+def limits(max_bytes, max_seconds):
+    """Notices memory and time that something takes too much of."""
+    start = time.monotonic()
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < max_bytes and time.monotonic() - start < max_seconds
+
+
+def bomb(image_format: str, width=30_000, height=30_000) -> bytes:
+    """A small file whose header announces that many pixels."""
     if image_format == "TIFF":
-        entries = [(256, side), (257, side), (258, 8), (259, 1), (262, 1)]
-        entries += [(273, 8), (277, 1), (278, side), (279, 99)]
+        entries = [(256, width), (257, height), (258, 8), (259, 1), (262, 1)]
+        entries += [(273, 8), (277, 1), (278, height), (279, 99)]
         body = b"".join(struct.pack("<HHII", t, 4, 1, v) for t, v in entries)
         head = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
         return head + body + b"\0" * 100
     data = bytearray(encode(gradient(), image_format))
     if image_format == "PNG":
-        data[16:24] = struct.pack(">II", side, side)
+        data[16:24] = struct.pack(">II", width, height)
         # The header has a checksum, which Pillow looks at.
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     elif image_format == "JPEG":
         start = data.index(b"\xff\xc0")
-        data[start + 5 : start + 9] = struct.pack(">HH", side, side)
+        data[start + 5 : start + 9] = struct.pack(">HH", height, width)
     elif image_format == "BMP":
-        data[18:26] = struct.pack("<ii", side, side)
+        data[18:26] = struct.pack("<ii", width, height)
     else:
-        data[6:10] = struct.pack("<HH", side, side)
+        data[6:10] = struct.pack("<HH", width, height)
     return bytes(data)
 
 

@@ -10,17 +10,14 @@ PARAMETERS = np.array(
 )
 
 
-def make_images(num_images=3, size=64):
-    noise = np.random.default_rng(0).normal(size=(num_images, size, size))
-    smooth = ndimage.gaussian_filter(noise, (0, 2, 2))
-    return (100 * smooth).astype(np.float32)
+NOISE = np.random.default_rng(0).normal(size=(3, 64, 64))
+IMAGES = 100 * ndimage.gaussian_filter(NOISE, (0, 2, 2)).astype(np.float32)
+WARPED = alignment.warp(IMAGES, PARAMETERS)
 
 
 def test_warp_is_that_of_scipy():
-    images = make_images()
-    warped = alignment.warp(images, PARAMETERS)
-    for image, parameters, result in zip(
-        images, PARAMETERS, warped, strict=True
+    for image, parameters, warped in zip(
+        IMAGES, PARAMETERS, WARPED, strict=True
     ):
         stretch, shift = 1 + parameters[:2], 64 * parameters[2:]
         offset = 31.5 - stretch * 31.5 + shift
@@ -30,20 +27,17 @@ def test_warp_is_that_of_scipy():
         # Beyond the margin, the two continue the image in different ways.
         inside = np.s_[12:-12, 12:-12]
         np.testing.assert_allclose(
-            result[inside], expected[inside], atol=1e-3 * np.ptp(image)
+            warped[inside], expected[inside], atol=1e-3 * np.ptp(image)
         )
 
 
 def test_planted_deformation_is_found():
-    images = make_images()
-    warped = alignment.warp(images, PARAMETERS)
-    aligned = alignment.align(warped, images, np.zeros((3, 4)))
+    aligned = alignment.align(WARPED, IMAGES, np.zeros((3, 4)))
     np.testing.assert_allclose(aligned, PARAMETERS, atol=1e-3)
 
 
 def test_deformation_stays_within_the_limit():
-    images = make_images()
-    aligned = alignment.align(images, images[::-1].copy(), np.zeros((3, 4)))
+    aligned = alignment.align(IMAGES, IMAGES[::-1].copy(), np.zeros((3, 4)))
     assert np.abs(aligned).max() <= alignment.MAX_DEFORMATION
 
 

@@ -18,6 +18,7 @@ from tests.data.builders import (
     make_dicom,
     make_head,
     write_head,
+    write_heads,
 )
 from trainer.data import records
 from trainer.data.build import audit, manifest, output, sources
@@ -26,9 +27,7 @@ from trainer.data.build import audit, manifest, output, sources
 @pytest.fixture
 def folders(tmp_path):
     """Two classes of six heads each."""
-    for index in range(12):
-        path = tmp_path / "scans" / "ab"[index % 2] / f"{index:02d}.png"
-        write_head(path, index, size=32)
+    write_heads(tmp_path / "scans", range(12), "ab", size=32)
     return tmp_path / "scans"
 
 
@@ -44,10 +43,6 @@ def refuse(folders, tmp_path, *parts, **settings):
     return reason
 
 
-def make_pipe(path):
-    os.mkfifo(path)
-
-
 def make_socket(path):
     # Its name may have few characters: it is made where it is.
     folder = os.open(path.parent, os.O_RDONLY)
@@ -61,7 +56,7 @@ def make_socket(path):
         os.close(here)
 
 
-@pytest.mark.parametrize("make", [make_pipe, make_socket])
+@pytest.mark.parametrize("make", [os.mkfifo, make_socket])
 def test_pipe_or_socket_is_refused_and_never_opened(folders, tmp_path, make):
     make(folders / "a" / "x.png")
     refuse(folders, tmp_path, "x.png is a pipe, socket or device")
@@ -74,29 +69,26 @@ def test_folder_with_the_name_of_an_image_is_a_folder(folders):
     assert "a/x.jpg/00.png" in ids and len(ids) == 12
 
 
-def test_links_that_would_lose_images_are_refused(folders, tmp_path):
-    (folders / "a" / "again").symlink_to(folders / "b")
-    with pytest.raises(ValueError, match="again is a link to a folder"):
-        sources.list_folders(str(folders))
-    (folders / "a" / "again").unlink()
-    (folders / "c").symlink_to(tmp_path / "gone")
-    with pytest.raises(ValueError, match="c is a link to nothing"):
-        sources.list_folders(str(folders))
-    (folders / "c").unlink()
-    (folders / "a" / "x.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(ValueError, match=r"x\.png cannot be found"):
-        sources.list_folders(str(folders))
-
-
-def test_link_to_itself_is_refused(folders):
-    (folders / "a" / "x.png").symlink_to(folders / "a" / "x.png")
-    with pytest.raises(ValueError, match=r"x\.png cannot be found"):
-        sources.list_folders(str(folders))
+@pytest.mark.parametrize(
+    ("link", "target", "reason"),
+    [
+        ("a/again", "b", "again is a link to a folder"),
+        ("c", "gone", "c is a link to nothing"),
+        ("a/x.png", "gone.png", "x.png cannot be found"),
+        ("a/x.png", "a/x.png", "x.png cannot be found"),
+        ("a/x.png", "../outside.png", "x.png leads out"),
+    ],
+)
+def test_link_that_would_lose_images_is_refused(
+    folders, tmp_path, link, target, reason
+):
+    write_head(tmp_path / "outside.png", 99)
+    (folders / link).symlink_to(folders / target)
+    refuse(folders, tmp_path, reason)
 
 
 @pytest.mark.parametrize(
-    "name",
-    [b"line\nbreak.png", b"tab\t.png", b"latin-\xfc", b"\x1b[0m.png"],
+    "name", [b"line\nbreak.png", b"tab\t.png", b"latin-\xfc", b"\x1b[0m.png"]
 )
 def test_name_that_no_table_can_hold_is_refused(folders, tmp_path, name):
     with open(os.path.join(os.fsencode(folders / "a"), name), "wb") as file:
@@ -112,15 +104,14 @@ def test_unicode_names_and_long_paths_are_kept(folders, tmp_path):
     assert "病変" in (tmp_path / "r" / "images.csv").read_text("utf-8")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX rights")
-def test_what_may_not_be_read_is_refused(folders, tmp_path, monkeypatch):
-    def refuse_listing(path, walk=os.walk, onerror=None):
+def test_folder_that_may_not_be_listed_is_refused(
+    folders, tmp_path, monkeypatch
+):
+    def walk(path, onerror):
         onerror(PermissionError(13, "Permission denied", str(path)))
-        return iter(())
 
-    monkeypatch.setattr(os, "walk", refuse_listing)
-    with pytest.raises(ValueError, match=r"cannot be listed \(Permission"):
-        sources.list_folders(str(folders))
+    monkeypatch.setattr(os, "walk", walk)
+    refuse(folders, tmp_path, "cannot be listed (Permission")
 
 
 @pytest.mark.parametrize(
@@ -130,32 +121,32 @@ def test_what_may_not_be_read_is_refused(folders, tmp_path, monkeypatch):
         ("text.jpg", b"hello", "not an image"),
         ("cut.png", encode(make_head(1, size=32))[:200], "damaged"),
         ("bomb.png", bomb("PNG"), ""),
-        (
-            "x.nii.gz",
-            gzip.compress(b"\0" * 999, mtime=0),
-            "without a NIfTI volume",
-        ),
+        ("x.nii.gz", gzip.compress(b"\0" * 999, mtime=0), "without a NIfTI"),
+        ("x.dcm", make_dicom(gradient(), NumberOfFrames=9), "cut off"),
     ],
 )
 def test_unreadable_file_is_named(folders, tmp_path, name, data, reason):
     (folders / "a" / name).write_bytes(data)
-    refuse(folders, tmp_path, f"a/{name}", reason, "--skip_unreadable")
-
-
-def test_dicom_file_is_named_without_its_patient(folders, tmp_path):
-    data = make_dicom(gradient(), NumberOfFrames=9)
-    (folders / "a" / "x.dcm").write_bytes(data)
-    reason = refuse(folders, tmp_path, "a/x.dcm", "cut off")
-    assert "secret" not in reason.lower()
+    parts = (f"a/{name}", reason, "--skip_unreadable")
+    assert "secret" not in refuse(folders, tmp_path, *parts).lower()
 
 
 def test_output_that_cannot_be_made_is_refused(folders, tmp_path):
     (tmp_path / "r").write_text("")
     with pytest.raises(OSError, match=r"cannot be made .*choose another"):
         build(folders, tmp_path / "r" / "records")
+    with pytest.raises(ValueError, match="must not be mixed"):
+        build(folders, folders / "records")
+
+
+def test_half_a_window_is_refused_before_any_file_is_read(folders, tmp_path):
+    refuse(folders, tmp_path, "go together", window_center=40.0)
+    assert not (tmp_path / "r").exists()
 
 
 def write_manifest(tmp_path, data):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
     path = tmp_path / "m.csv"
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
     return str(path)
@@ -192,8 +183,6 @@ def write_manifest(tmp_path, data):
     ],
 )
 def test_wrong_manifest_is_refused_with_its_line(tmp_path, data, message):
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link.png").symlink_to("/etc/passwd")
@@ -213,25 +202,25 @@ def test_wrong_manifest_is_refused_with_its_line(tmp_path, data, message):
     ],
 )
 def test_manifest_of_a_spreadsheet_is_read(tmp_path, data):
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(b"")
     files = manifest.read_manifest(write_manifest(tmp_path, data))
-    assert [(s.image_id, s.class_name) for s in files] == [
-        ("a.png", "x"),
-        ("b.png", "y"),
-    ]
+    read = [(source.image_id, source.class_name) for source in files]
+    assert read == [("a.png", "x"), ("b.png", "y")]
 
 
-def test_messages_about_a_manifest_do_not_name_patients(tmp_path):
-    without_header = write_manifest(tmp_path, "a.png,x,SECRET-7\n")
-    with pytest.raises(ValueError, match="no path") as info:
-        manifest.read_manifest(without_header)
-    assert "secret" not in str(info.value).lower()
-    lines = "path,label,patient_id\nSECRET-7/gone.png,x,SECRET-7\n"
-    with pytest.raises(ValueError, match="line 2") as info:
-        manifest.read_manifest(write_manifest(tmp_path, lines))
-    assert "(patient)/gone.png" in str(info.value)
-    assert "SECRET" not in str(info.value)
+@pytest.mark.parametrize(
+    ("lines", "parts"),
+    [
+        ("a.png,x,SECRET-7\n", ["no path"]),
+        (
+            "path,label,patient_id\nSECRET-7/gone.png,x,SECRET-7\n",
+            ["line 2", "(patient)/gone.png"],
+        ),
+    ],
+)
+def test_messages_about_a_manifest_do_not_name_patients(tmp_path, lines, parts):
+    manifest_path = write_manifest(tmp_path, lines)
+    reason = refuse("", tmp_path, *parts, manifest=manifest_path)
+    assert "secret" not in reason.lower()
 
 
 def test_command_ends_with_one_line_and_an_error(tmp_path):
@@ -254,11 +243,12 @@ def test_fewer_groups_than_splits_is_refused(tmp_path):
     refuse(tmp_path / "scans", tmp_path, "needs images of every class")
 
 
-def test_one_class_is_refused(folders, tmp_path):
-    for path in (folders / "b").iterdir():
-        path.unlink()
-    (folders / "b").rmdir()
+def test_one_class_or_an_empty_one_is_refused(folders, tmp_path):
+    (folders / "b").rename(folders / "a" / "b")
     refuse(folders, tmp_path, "two classes or more")
+    (folders / "empty").mkdir()
+    refuse(folders, tmp_path, "holds no files")
+    refuse(folders / "nothing", tmp_path, "not a folder")
 
 
 def test_unreadable_rights_of_a_file_are_named(folders, tmp_path):
@@ -283,14 +273,13 @@ def test_files_beside_the_class_folders_are_counted(folders, tmp_path):
 
 def test_files_beside_the_class_folders_of_a_split_are_counted(tmp_path):
     for split in ("train", "test"):
-        for name in ("a", "b"):
-            (tmp_path / split / name).mkdir(parents=True)
+        (tmp_path / split / "a").mkdir(parents=True)
         (tmp_path / split / "lost.png").write_bytes(b"")
     assert sources.count_left_out(str(tmp_path)) == 2
 
 
 def test_set_without_a_readable_image_is_refused(tmp_path):
-    for name in ("a", "b"):
+    for name in "ab":
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / "in" / name / "x.png").write_bytes(b"text")
     reason = "None of the 2 files can be read"

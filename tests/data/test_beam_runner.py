@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("apache_beam")
 
-from tests.data.builders import assert_same_files, build, make_head
+from tests.data.builders import assert_same_files, build, make_head, upload
 from trainer.data import records
 from trainer.data.build import beam, output, scan, shards
 from trainer.storage import buckets
@@ -16,34 +16,22 @@ from trainer.storage import buckets
 @pytest.fixture
 def folders(tmp_path):
     """Grey PNGs, tinted JPEGs and a TIFF of several pages per class."""
-    for name in ("no_tumor", "tumor"):
+    for name, first in (("no_tumor", 0), ("tumor", 1000)):
         folder = tmp_path / "scans" / name
         folder.mkdir(parents=True)
-        first = 1000 * (name == "tumor")
-        for index in range(12):
-            image = PIL.Image.fromarray(make_head(first + index, size=48))
-            image.save(folder / f"{index}.png")
-            bands = [image, image, image.point(lambda level: level // 2)]
-            if index % 3 == 0:
-                tinted = PIL.Image.merge("RGB", bands)
-                tinted.save(folder / f"tinted_{index}.jpg")
-        pages = [
-            PIL.Image.fromarray(make_head(first + 500 + index, size=48))
-            for index in range(3)
+        heads = [
+            PIL.Image.fromarray(make_head(first + index, size=48))
+            for index in range(15)
         ]
-        pages[0].save(
-            folder / "pages.tiff", save_all=True, append_images=pages[1:]
-        )
+        for index, image in enumerate(heads[:12]):
+            image.save(folder / f"{index}.png")
+        for index, image in enumerate(heads[:4]):
+            bands = [image, image, image.point(lambda level: level // 2)]
+            tinted = PIL.Image.merge("RGB", bands)
+            tinted.save(folder / f"tinted_{index}.jpg")
+        pages, path = heads[12:], folder / "pages.tiff"
+        pages[0].save(path, save_all=True, append_images=pages[1:])
     return tmp_path / "scans"
-
-
-@pytest.fixture
-def url(bucket_name, folders):
-    """A bucket with the same."""
-    folder = buckets.Folder(f"gs://{bucket_name}/scans")
-    for path in folders.rglob("*.*"):
-        folder.upload(str(path), str(path.relative_to(folders)))
-    return f"gs://{bucket_name}"
 
 
 def test_direct_runner_writes_the_bytes_of_a_local_build(folders, tmp_path):
@@ -52,7 +40,10 @@ def test_direct_runner_writes_the_bytes_of_a_local_build(folders, tmp_path):
     assert_same_files(tmp_path / "local", tmp_path / "beam")
 
 
-def test_bucket_is_read_and_its_records_are_replaced(folders, tmp_path, url):
+def test_bucket_is_read_and_its_records_are_replaced(
+    folders, tmp_path, bucket_name
+):
+    url = upload(folders, bucket_name)
     build(folders, tmp_path / "local")
     written = buckets.Folder(f"{url}/records")
     written.upload(b"of an earlier build", "train-00007-of-00009.tfrecord")
@@ -79,7 +70,6 @@ def test_failing_build_keeps_the_old_data_set(
     url = f"gs://{bucket_name}/records"
     buckets.Folder(url).upload(b"earlier", records.DATASET_FILE)
     before = buckets.Folder(url).list()[records.DATASET_FILE].generation
-
     plan_shards = shards.plan_shards
 
     def change(*arguments):

@@ -1,12 +1,11 @@
 """`build_records` on gs:// writes the bytes of a local build."""
 
-import csv
 import subprocess
 import sys
 
 import pytest
 
-from tests.data.builders import assert_same_files
+from tests.data.builders import assert_same_files, upload
 from tests.samples import ROOT, encode, make_pixels
 from trainer.data.build import output
 from trainer.storage import buckets
@@ -16,37 +15,21 @@ from trainer.storage import buckets
 def scans(tmp_path_factory):
     """A folder of 24 images and a manifest of 20 of them."""
     folder = tmp_path_factory.mktemp("scans")
-    rows = []
+    lines = ["path,label"]
+    (folder / "images").mkdir()
     for i in range(24):
-        label = ("no_tumor", "tumor")[i % 2]
-        path = folder / f"images/{i}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(encode(make_pixels(i, i % 2)))
-        rows.append((f"images/{i}.png", label))
-    with open(folder / "manifest.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("path", "label"), *rows[:20]])
+        data = encode(make_pixels(i, i % 2))
+        (folder / f"images/{i}.png").write_bytes(data)
+        lines.append(f"images/{i}.png,{('no_tumor', 'tumor')[i % 2]}")
+    (folder / "manifest.csv").write_text("\n".join(lines[:21]))
     return folder
 
 
-@pytest.fixture
-def url(bucket_name, scans):
-    """A bucket with the same."""
-    folder = buckets.Folder(f"gs://{bucket_name}/scans")
-    for path in scans.rglob("*.*"):
-        folder.upload(str(path), str(path.relative_to(scans)))
-    return f"gs://{bucket_name}"
-
-
 def build(manifest, output_dir, expect=0):
+    module = "trainer.data.build_records"
+    flags = [f"--manifest={manifest}", f"--output_dir={output_dir}"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "trainer.data.build_records",
-            f"--manifest={manifest}",
-            f"--output_dir={output_dir}",
-            "--num_workers=1",
-        ],
+        [sys.executable, "-m", module, *flags, "--num_workers=1"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -57,8 +40,9 @@ def build(manifest, output_dir, expect=0):
 
 
 def test_manifest_in_a_bucket_gives_the_bytes_of_a_local_build(
-    cloud, url, scans, tmp_path
+    cloud, bucket_name, scans, tmp_path
 ):
+    url = upload(scans, bucket_name)
     build(scans / "manifest.csv", tmp_path / "records")
     records = buckets.Folder(f"{url}/records")
     records.upload(b"of an earlier build", "train-00007-of-00009.tfrecord")
@@ -70,11 +54,13 @@ def test_manifest_in_a_bucket_gives_the_bytes_of_a_local_build(
     assert len(read) == 20
     records.download(records.list(), str(tmp_path / "there"))
     (tmp_path / "there" / "features" / "a.npy").unlink()
-    (tmp_path / "there" / "features").rmdir()
     assert_same_files(tmp_path / "records", tmp_path / "there")
 
 
-def test_unreadable_file_is_listed_and_the_old_records_stay(url, cloud):
+def test_unreadable_file_is_listed_and_the_old_records_stay(
+    bucket_name, scans, cloud
+):
+    url = upload(scans, bucket_name)
     manifest = f"{url}/scans/manifest.csv"
     build(manifest, f"{url}/records")
     records = buckets.Folder(f"{url}/records")

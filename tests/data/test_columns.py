@@ -29,34 +29,23 @@ def write_scans(directory, columns=("sex", "age"), split=""):
 
 
 def test_kept_columns_are_found_by_image(tmp_path):
-    (tmp_path / "scans").mkdir()
-    path = write_scans(tmp_path / "scans")
-    build(
-        "",
-        tmp_path / "records",
-        manifest=str(path),
-        columns=["sex", "age"],
-    )
-    columns = output.read_columns(str(tmp_path / "records"))
+    path = write_scans(tmp_path)
+    records_dir = tmp_path / "records"
+    build("", records_dir, manifest=str(path), columns=["sex", "age"])
+    columns = output.read_columns(str(records_dir))
     assert set(columns) == {"sex", "age"}
     assert len(columns["sex"]) == 60
     for image_id, age in columns["age"].items():
         i = int(image_id.removesuffix(".png").rsplit("_", 1)[1])
         assert age == str(20 + i // 2)
         assert columns["sex"][image_id] == "FM"[i // 2 % 3 == 0]
-    assert list(output.read_columns(str(tmp_path / "records"), ["sex"])) == [
-        "sex"
-    ]
-    for file in (tmp_path / "records").iterdir():
+    assert list(output.read_columns(str(records_dir), ["sex"])) == ["sex"]
+    for file in records_dir.iterdir():
         assert PATIENT.encode() not in file.read_bytes()
     # What is not asked for is not kept, nor left over from the build before.
-    path = write_scans(tmp_path / "scans", columns=())
-    build(
-        "",
-        tmp_path / "records",
-        manifest=str(path),
-    )
-    assert output.read_columns(str(tmp_path / "records")) == {}
+    path = write_scans(tmp_path, columns=())
+    build("", records_dir, manifest=str(path))
+    assert output.read_columns(str(records_dir)) == {}
 
 
 @pytest.mark.parametrize(
@@ -98,13 +87,7 @@ def test_columns_of_folders_are_refused(tmp_path):
 
 
 def test_images_that_are_all_for_testing_make_a_set(tmp_path):
-    (tmp_path / "scans").mkdir()
-    path = write_scans(tmp_path / "scans", split="test")
-    info = build(
-        "",
-        tmp_path / "records",
-        manifest=str(path),
-        columns=["sex", "age"],
-    )
+    path = write_scans(tmp_path, split="test")
+    info = build("", tmp_path / "r", manifest=str(path), columns=["sex", "age"])
     assert info.splits == ("test",)
     assert info.num_images("test") == 60

@@ -12,30 +12,33 @@ from trainer.data.images.image import pixel_sha256
 BRAIN = SHARED / "data" / "brain_mri_253"
 
 
+OTHERS = [make_head(seed) for seed in range(1, 40)]
+
+
+def make_thumbnails(images):
+    return np.stack([scan.make_thumbnail(image) for image in images])
+
+
 def find_pairs(images, num_workers=1):
-    thumbnails = np.stack([scan.make_thumbnail(image) for image in images])
     sets = groups.UnionFind(len(images))
-    pairs = duplicates.find_near_duplicates(thumbnails, sets, num_workers)
-    return pairs, sets
+    thumbnails = make_thumbnails(images)
+    return duplicates.find_near_duplicates(thumbnails, sets, num_workers), sets
 
 
 @pytest.mark.parametrize("name", COPIES)
 def test_planted_copy_is_found_among_other_heads(name):
-    others = [make_head(seed) for seed in range(1, 40)]
-    pairs, _ = find_pairs([HEAD, *others, COPIES[name]])
+    pairs, _ = find_pairs([HEAD, *OTHERS, COPIES[name]])
     assert [(p.first, p.second) for p in pairs] == [(0, 40)]
 
 
 def test_neighbouring_slices_and_mirrored_heads_are_not_merged():
     slices = [make_head(0, height) for height in (0.0, 1.0, 2.0)]
-    others = [make_head(seed) for seed in range(1, 40)]
-    mirrored = [np.ascontiguousarray(HEAD[:, ::-1])]
-    pairs, _ = find_pairs([*slices, *mirrored, *others])
-    assert pairs == []
+    mirrored = np.ascontiguousarray(HEAD[:, ::-1])
+    assert find_pairs([*slices, mirrored, *OTHERS])[0] == []
 
 
 def test_a_chain_of_copies_is_one_group():
-    images = [HEAD, COPIES["re-encoded"], COPIES["brighter"], make_head(1)]
+    images = [HEAD, COPIES["re-encoded"], COPIES["brighter"], OTHERS[0]]
     pairs, sets = find_pairs(images)
     assert len(pairs) == 2
     assert len({sets.find(i) for i in range(3)}) == 1
@@ -55,8 +58,7 @@ def test_candidates_of_many_images_include_all_copies(monkeypatch):
     copies = [
         np.clip(h.astype(int) + 9, 0, 255).astype(np.uint8) for h in heads[:60]
     ]
-    images = np.stack([scan.make_thumbnail(i) for i in heads + copies])
-    features = duplicates._coarse_features(images)
+    features = duplicates._coarse_features(make_thumbnails(heads + copies))
     candidates = set(duplicates._find_candidates(features))
     assert {(i, 600 + i) for i in range(60)} <= candidates
     assert len(candidates) < 10_000
@@ -73,12 +75,9 @@ def test_candidates_grow_no_faster_than_the_images():
 
 
 def test_agreement_of_a_pair_does_not_depend_on_its_block():
-    heads = [make_head(seed) for seed in range(6)]
-    copies = [*COPIES.values()]
-    firsts = np.stack([scan.make_thumbnail(i) for i in [HEAD] * 6 + heads])
-    seconds = np.stack(
-        [scan.make_thumbnail(i) for i in [*copies, *reversed(heads)]]
-    )
+    heads = [HEAD, *OTHERS[:5]]
+    firsts = make_thumbnails([HEAD] * 6 + heads)
+    seconds = make_thumbnails([*COPIES.values(), *reversed(heads)])
     overall, worst = duplicates.measure_agreement(firsts, seconds)
     for i in range(12):
         alone = duplicates.measure_agreement(
@@ -91,24 +90,22 @@ def test_agreement_of_a_pair_does_not_depend_on_its_block():
 def test_workers_find_the_same_pairs(monkeypatch):
     monkeypatch.setattr(duplicates, "MIN_PAIRS_FOR_WORKERS", 2)
     monkeypatch.setattr(duplicates, "PAIRS_PER_BLOCK", 2)
-    images = [*COPIES.values(), *(make_head(seed) for seed in range(1, 20))]
-    assert find_pairs(images, 2)[0] == find_pairs(images, 1)[0]
-    assert len(find_pairs(images, 2)[0]) == 5
+    images = [*COPIES.values(), *OTHERS[:19]]
+    pairs, _ = find_pairs(images, 2)
+    assert pairs == find_pairs(images, 1)[0] and len(pairs) == 5
 
 
 @pytest.mark.skipif(not BRAIN.exists(), reason="brain_mri_253 is not here")
 def test_brain_mri_253_has_no_group_across_splits_for_20_seeds():
-    images = [
-        readers.read_images(str(path))[0] for path in sorted(BRAIN.glob("*/*"))
-    ]
-    classes = [path.parent.name for path in sorted(BRAIN.glob("*/*"))]
+    paths = sorted(BRAIN.glob("*/*"))
+    images = [readers.read_images(str(path))[0].pixels for path in paths]
+    classes = [path.parent.name for path in paths]
     facts = [
-        make_facts(i, c, sha256=pixel_sha256(image.pixels))
+        make_facts(i, c, sha256=pixel_sha256(image))
         for i, (c, image) in enumerate(zip(classes, images, strict=True))
     ]
     sets = groups.join_known(facts)
-    thumbnails = np.stack([scan.make_thumbnail(i.pixels) for i in images])
-    pairs = duplicates.find_near_duplicates(thumbnails, sets)
+    pairs = duplicates.find_near_duplicates(make_thumbnails(images), sets)
     assert 20 <= len(pairs) <= 30
     names = groups.name_groups(facts, sets)
     blank = [""] * len(names)

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tests.data.builders import read_files
 from tests.samples import write_records
 from trainer.data import fold_records, input_pipeline, records
 
@@ -48,13 +49,10 @@ def test_interrupted_fold_is_written_again_and_a_whole_one_kept(tmp_path):
     index = input_pipeline.read_index(str(tmp_path), info)
     split_of = fold_records.assign(index, info, NUM_FOLDS, 0, seed=0)
     fold_dir = tmp_path / "fold"
-    fold_records.write_fold(
-        str(tmp_path), info, split_of, str(fold_dir), seed=0
-    )
-    whole = {p.name: p.read_bytes() for p in fold_dir.iterdir()}
+    arguments = (str(tmp_path), info, split_of, str(fold_dir), 0)
+    fold_records.write_fold(*arguments)
+    whole = read_files(fold_dir)
     (fold_dir / records.DATASET_FILE).unlink()
     (fold_dir / records.shard_name("train", 0, 4)).write_bytes(b"torn")
-    fold_records.write_fold(
-        str(tmp_path), info, split_of, str(fold_dir), seed=0
-    )
-    assert {p.name: p.read_bytes() for p in fold_dir.iterdir()} == whole
+    fold_records.write_fold(*arguments)
+    assert read_files(fold_dir) == whole

@@ -11,34 +11,31 @@ NUM_TRAIN = 22
 BATCH = 8
 
 
-def train_dataset(directory, **overrides):
+def make_dataset(make, directory, split, **arguments):
     info = input_pipeline.read_dataset_info(str(directory))
+    return make(
+        input_pipeline.split_files(str(directory), info, split),
+        shard_sizes=info.shard_sizes(split),
+        **{"image_size": IMAGE_SIZE, "channels": 1, **arguments},
+    )
+
+
+def train_dataset(directory, **overrides):
     arguments = {
-        "shard_sizes": info.shard_sizes("train"),
-        "image_size": IMAGE_SIZE,
-        "channels": 1,
         "augmentation": augmentation.Augmentation(),
         "global_batch_size": BATCH,
         "per_replica_batch_size": BATCH,
         "seed": 3,
         **overrides,
     }
-    files = input_pipeline.split_files(str(directory), info, "train")
-    return input_pipeline.make_train_dataset(files, **arguments)
+    make = input_pipeline.make_train_dataset
+    return make_dataset(make, directory, "train", **arguments)
 
 
-def evaluation_dataset(directory, split="test", **overrides):
-    info = input_pipeline.read_dataset_info(str(directory))
-    arguments = {
-        "shard_sizes": info.shard_sizes(split),
-        "image_size": IMAGE_SIZE,
-        "channels": 1,
-        "global_batch_size": 4,
-        "per_replica_batch_size": 4,
-        **overrides,
-    }
-    files = input_pipeline.split_files(str(directory), info, split)
-    return input_pipeline.make_evaluation_dataset(files, **arguments)
+def evaluation_dataset(directory, **overrides):
+    sizes = {"global_batch_size": 4, "per_replica_batch_size": 4}
+    make = input_pipeline.make_evaluation_dataset
+    return make_dataset(make, directory, "test", **sizes, **overrides)
 
 
 def take(dataset, count):
@@ -49,27 +46,22 @@ def stream(batches):
     return np.concatenate([batch["inputs"] for batch in batches])
 
 
-def test_every_epoch_shows_every_image_once_in_another_order(tiny_records):
+def test_every_epoch_shows_every_image_with_its_label_once_in_another_order(
+    tiny_records,
+):
     # Unchanged pixels tell which image is which.
     still = augmentation.Augmentation(0, 0, 0, False, False, 0, 0)
-    batches = take(
-        train_dataset(tiny_records, augmentation=still, image_size=40), 11
-    )
+    dataset = train_dataset(tiny_records, augmentation=still, image_size=40)
+    batches = take(dataset, 11)
+    for batch in batches:
+        has_square = batch["inputs"].max(axis=(1, 2, 3)) > 200
+        np.testing.assert_array_equal(batch["labels"], has_square)
     keys = [image.tobytes() for image in stream(batches)]
     epochs = [keys[i * NUM_TRAIN : (i + 1) * NUM_TRAIN] for i in range(4)]
     for epoch in epochs:
         assert len(set(epoch)) == NUM_TRAIN
         assert set(epoch) == set(epochs[0])
     assert len({tuple(epoch) for epoch in epochs}) == 4
-
-
-def test_labels_belong_to_their_images(tiny_records):
-    still = augmentation.Augmentation(0, 0, 0, False, False, 0, 0)
-    for batch in take(
-        train_dataset(tiny_records, augmentation=still, image_size=40), 3
-    ):
-        has_square = batch["inputs"].max(axis=(1, 2, 3)) > 200
-        np.testing.assert_array_equal(batch["labels"], has_square)
 
 
 def test_start_step_continues_the_stream(tiny_records):
@@ -92,25 +84,15 @@ def test_workers_and_replicas_share_the_same_global_batches(
     tiny_records, num_workers
 ):
     whole = take(train_dataset(tiny_records), 3)
+    share = {"per_replica_batch_size": 2, "num_workers": num_workers}
     workers = [
-        take(
-            train_dataset(
-                tiny_records,
-                per_replica_batch_size=2,
-                num_workers=num_workers,
-                worker_index=worker,
-            ),
-            12 // num_workers,
-        )
-        for worker in range(num_workers)
+        take(train_dataset(tiny_records, worker_index=i, **share), 12)
+        for i in range(num_workers)
     ]
+    per_worker = 4 // num_workers
     for step, batch in enumerate(whole):
-        per_worker = 4 // num_workers
-        parts = [
-            part
-            for worker in workers
-            for part in worker[step * per_worker : (step + 1) * per_worker]
-        ]
+        own = slice(step * per_worker, (step + 1) * per_worker)
+        parts = [part for worker in workers for part in worker[own]]
         places = np.concatenate([part["places"] for part in parts])
         assert sorted(places) == list(range(BATCH))
         np.testing.assert_array_equal(stream(parts), batch["inputs"][places])
@@ -131,11 +113,8 @@ def test_evaluation_pixels_are_those_of_serving(tiny_records):
     images = stream(take(evaluation_dataset(tiny_records), 2))
     info = input_pipeline.read_dataset_info(str(tiny_records))
     index = input_pipeline.read_index(str(tiny_records), info)
-    assert {split: len(rows.ids) for split, rows in index.items()} == {
-        "train": 22,
-        "validation": 9,
-        "test": 7,
-    }
+    sizes = {split: len(rows.ids) for split, rows in index.items()}
+    assert sizes == {"train": 22, "validation": 9, "test": 7}
     ids, groups, labels = index["test"]
     assert len(set(ids)) == len(set(groups)) == 7
     for image, image_id, label in zip(images, ids, labels, strict=False):
@@ -146,27 +125,18 @@ def test_evaluation_pixels_are_those_of_serving(tiny_records):
 
 
 def test_views_differ_and_repeat(tiny_records):
-    def view(number):
-        return stream(
-            take(
-                evaluation_dataset(
-                    tiny_records,
-                    augmentation=augmentation.Augmentation(),
-                    seed=1,
-                    view=number,
-                ),
-                1,
-            )
-        )
-
-    np.testing.assert_array_equal(view(0), view(0))
-    assert not np.array_equal(view(0), view(1))
+    drawn = {"augmentation": augmentation.Augmentation(), "seed": 1}
+    first, again, other = (
+        stream(take(evaluation_dataset(tiny_records, view=i, **drawn), 1))
+        for i in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 def test_missing_dataset_json_is_named(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"dataset\.json.*build_records"
-    ):
+    named = r"dataset\.json.*build_records"
+    with pytest.raises(FileNotFoundError, match=named):
         input_pipeline.read_dataset_info(str(tmp_path))
 
 
@@ -176,9 +146,8 @@ def test_other_schema_version_is_refused_with_both_numbers(
     fields = json.loads((tiny_records / records.DATASET_FILE).read_text())
     fields["schema_version"] = 99
     (tmp_path / records.DATASET_FILE).write_text(json.dumps(fields))
-    with pytest.raises(
-        ValueError, match=f"version 99.*version {records.SCHEMA_VERSION}"
-    ):
+    versions = f"version 99.*version {records.SCHEMA_VERSION}"
+    with pytest.raises(ValueError, match=versions):
         input_pipeline.read_dataset_info(str(tmp_path))
 
 

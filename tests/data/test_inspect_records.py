@@ -3,14 +3,13 @@
 import PIL.Image
 import pytest
 
-from tests.data.builders import build, write_head
+from tests.data.builders import build, write_heads
 from trainer.data import inspect_records
 
 
 @pytest.fixture
 def data_dir(tmp_path):
-    for index in range(24):
-        write_head(tmp_path / "s" / "ab"[index % 2] / f"{index}.png", index)
+    write_heads(tmp_path / "s", range(24), "ab")
     build(tmp_path / "s", tmp_path / "r")
     return tmp_path / "r"
 
@@ -21,11 +20,9 @@ def test_sheet_has_two_rows_per_class_and_counts_add_up(data_dir, tmp_path):
     size = inspect_records.TILE_SIZE
     picture = PIL.Image.open(sheet)
     assert picture.size == (3 * size, 2 * (2 * size + 16))
-    for row in range(2):
-        top = row * (2 * size + 16) + 16
-        for place in range(2):
-            box = (0, top + place * size, size, top + (place + 1) * size)
-            assert picture.crop(box).convert("L").getextrema()[1] > 100
+    for top in (16, 16 + size, 32 + 2 * size, 32 + 3 * size):
+        tile = picture.crop((0, top, size, top + size)).convert("L")
+        assert tile.getextrema()[1] > 100
     assert text.splitlines()[1].startswith("a")
     assert "50%" in text
 
@@ -34,7 +31,7 @@ def test_damaged_shard_is_named(data_dir, tmp_path):
     shard = next(data_dir.glob("train-*"))
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
-    shard.write_bytes(bytes(data))
+    shard.write_bytes(data)
     with pytest.raises(ValueError, match=rf"{shard.name} is damaged"):
         inspect_records.inspect(str(data_dir), str(tmp_path / "x.png"), 3, 0)
 

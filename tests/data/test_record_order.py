@@ -48,10 +48,9 @@ def test_strands_divide_the_batch_and_have_a_shard_each(
 def test_every_epoch_has_every_record_once_in_another_order(files):
     pairs = read(files, 4 * NUM_IMAGES)
     assert [position for position, _ in pairs] == list(range(4 * NUM_IMAGES))
-    epochs = [
-        [record for _, record in pairs[e * NUM_IMAGES : (e + 1) * NUM_IMAGES]]
-        for e in range(4)
-    ]
+    order = [record for _, record in pairs]
+    starts = range(0, 4 * NUM_IMAGES, NUM_IMAGES)
+    epochs = [order[start : start + NUM_IMAGES] for start in starts]
     for epoch in epochs:
         assert sorted(epoch) == list(range(NUM_IMAGES))
     assert len({tuple(epoch) for epoch in epochs}) == 4
@@ -67,14 +66,9 @@ def test_workers_share_every_batch_of_one_worker(
     num_steps = 9 - start_step
     whole = dict(read(files, 9 * BATCH))
     share = BATCH // num_workers
+    part = {"num_workers": num_workers, "start_step": start_step}
     workers = [
-        read(
-            files,
-            num_steps * share,
-            num_workers=num_workers,
-            worker_index=worker,
-            start_step=start_step,
-        )
+        read(files, num_steps * share, worker_index=worker, **part)
         for worker in range(num_workers)
     ]
     for pairs in workers:

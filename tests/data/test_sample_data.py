@@ -1,9 +1,7 @@
 """The sample data set: what it holds, and what must not give a class away."""
 
 import collections
-import functools
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -19,9 +17,10 @@ from sklearn import (
     preprocessing,
 )
 
+from tests.data.builders import read_files
+from tests.samples import ROOT
 from trainer.data import sample_data
 
-ROOT = pathlib.Path(__file__).parents[2]
 NUM_IMAGES = 400
 IMAGE_SIZE = 64
 
@@ -39,19 +38,9 @@ def images(image_dir):
     paths = sorted(image_dir.glob("*/*.png"))
     pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
     labels = np.array([path.parent.name == "tumor" for path in paths])
-    patients = np.array([_patient(path) for path in paths])
+    finder = re.compile(sample_data.PATIENT_REGEX)
+    patients = np.array([finder.search(str(path))[1] for path in paths])
     return paths, pixels.astype(np.float64), labels, patients
-
-
-def _patient(path):
-    return re.search(sample_data.PATIENT_REGEX, str(path))[1]
-
-
-def _read_all(directory):
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in directory.rglob("*.png")
-    }
 
 
 def _cross_validated_auc(features, labels, patients):
@@ -60,15 +49,15 @@ def _cross_validated_auc(features, labels, patients):
         preprocessing.StandardScaler(),
         linear_model.LogisticRegression(C=0.01, max_iter=300),
     )
-    predict = functools.partial(
-        model_selection.cross_val_predict, model, features, labels
-    )
     aucs = []
     for seed in range(3):
         folds = model_selection.StratifiedGroupKFold(
             5, shuffle=True, random_state=seed
         )
-        scores = predict(groups=patients, cv=folds, method="decision_function")
+        how = {"cv": folds, "method": "decision_function", "groups": patients}
+        scores = model_selection.cross_val_predict(
+            model, features, labels, **how
+        )
         aucs.append(metrics.roc_auc_score(labels, scores))
     return np.mean(aucs)
 
@@ -81,11 +70,9 @@ def test_any_number_of_images_is_written_in_balance(
 ):
     written = sample_data.make_sample_data(str(tmp_path), num_images, 32)
     assert written == num_images
-    counts = tuple(
-        len(list((tmp_path / name).glob("*.png")))
-        for name in ("no_tumor", "tumor")
-    )
-    assert counts == expected
+    names = ("no_tumor", "tumor")
+    counts = [len(list((tmp_path / name).glob("*.png"))) for name in names]
+    assert tuple(counts) == expected
 
 
 def test_images_are_grey_png_of_the_size_asked_for(image_dir):
@@ -100,7 +87,7 @@ def test_same_seed_writes_the_same_bytes_with_any_number_of_workers(tmp_path):
         sample_data.make_sample_data(
             str(tmp_path / name), 20, 32, seed, num_workers
         )
-    first, second, other = (_read_all(tmp_path / name) for name in "abc")
+    first, second, other = (read_files(tmp_path / name) for name in "abc")
     assert first == second
     assert set(first.values()).isdisjoint(other.values())
 
@@ -173,10 +160,8 @@ def test_command_writes_images_and_says_how_to_group_them(tmp_path):
         f"--output_dir={tmp_path}/new", "--num_images=8", "--image_size=32"
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1].endswith(
-        r"--patient_regex='(patient_\d+)'."
-    )
-    assert len(_read_all(tmp_path / "new")) == 8
+    assert result.stdout.endswith("--patient_regex='(patient_\\d+)'.\n")
+    assert len(read_files(tmp_path / "new")) == 8
     assert "trainer.data.phantom" in result.stderr
     assert "tensorflow" not in result.stderr
 

@@ -33,10 +33,7 @@ def test_groups_stay_whole_and_classes_keep_their_shares(seed):
     groups, classes = make_images()
     options = splits.SplitOptions(0.15, 0.15, seed)
     decided = split(groups, classes, options)
-    splits_of = collections.defaultdict(set)
-    for name, where in zip(groups, decided, strict=True):
-        splits_of[name].add(where)
-    assert all(len(splits) == 1 for splits in splits_of.values())
+    assert len(set(zip(groups, decided, strict=True))) == len(set(groups))
     for class_name in "ab":
         total = classes.count(class_name)
         counts = collections.Counter(
@@ -71,11 +68,8 @@ def test_previous_splits_are_kept_exactly():
     groups, classes = make_images()
     before = split(groups, classes)
     more = [f"new{i}" for i in range(60)]
-    after = split(
-        groups + more,
-        classes + ["a"] * 60,
-        previous=before + [""] * 60,
-    )
+    previous = before + [""] * 60
+    after = split(groups + more, classes + ["a"] * 60, previous=previous)
     assert after[: len(groups)] == before
     assert {"train", "validation", "test"} == set(after[len(groups) :])
 
@@ -120,45 +114,38 @@ def test_every_group_is_tested_in_exactly_one_fold():
     groups, classes = make_images()
     tested = collections.Counter()
     for fold in range(5):
-        options = splits.SplitOptions(
-            0.15, 0.15, seed=0, num_folds=5, fold=fold
-        )
+        options = splits.SplitOptions(0.15, 0.15, 0, num_folds=5, fold=fold)
         decided = split(groups, classes, options)
-        tested.update(
-            {g for g, s in zip(groups, decided, strict=True) if s == "test"}
-        )
+        members = set(zip(groups, decided, strict=True))
+        tested.update(group for group, where in members if where == "test")
         assert decided.count("test") == pytest.approx(len(groups) / 5, abs=8)
     assert set(tested.values()) == {1} and set(tested) == set(groups)
 
 
 @pytest.mark.parametrize(
-    "values",
-    [(0.0, 0.1, 0), (0.5, 0.5, 0), (0.1, -0.1, 0), (0.1, 0.1, 0, 1)],
+    "values", [(0.0, 0.1, 0), (0.5, 0.5, 0), (0.1, -0.1, 0), (0.1, 0.1, 0, 1)]
 )
 def test_impossible_fractions_are_refused(values):
     with pytest.raises(ValueError, match="Received"):
         splits.SplitOptions(*values)
 
 
-def test_leak_is_found_counted_and_explained():
+@pytest.mark.parametrize(
+    ("on_leak", "expected"),
+    [
+        ("move", ["test", "test", "train", "test"]),
+        ("drop", [leaks.DROPPED, "test", "train", "test"]),
+        ("allow", ["train", "test", "train", "test"]),
+    ],
+)
+def test_leak_is_counted_and_its_remedy_spares_the_test_split(
+    on_leak, expected
+):
     names = ["g", "g", "h", "i"]
     given = ["train", "test", "train", "test"]
     spanning = leaks.find_leaks(names, given)
     assert spanning.groups == ("g",)
     assert spanning.images == {"train": 1, "test": 1}
+    assert leaks.resolve(names, given, spanning, on_leak) == expected
     with pytest.raises(ValueError, match=r"1 groups.*1 train, 1 test"):
         leaks.resolve(names, given, spanning, "error")
-
-
-@pytest.mark.parametrize(
-    ("on_leak", "expected"),
-    [
-        ("move", ["test", "test", "train"]),
-        ("drop", [leaks.DROPPED, "test", "train"]),
-        ("allow", ["train", "test", "train"]),
-    ],
-)
-def test_remedy_for_leaks_spares_the_test_split(on_leak, expected):
-    names, given = ["g", "g", "h"], ["train", "test", "train"]
-    spanning = leaks.find_leaks(names, given)
-    assert leaks.resolve(names, given, spanning, on_leak) == expected

@@ -18,22 +18,17 @@ FEATURES = {
 }
 
 
-def serialize_with_tensorflow(features):
+def test_example_has_the_bytes_that_tensorflow_writes():
     example = tf.train.Example()
-    for name, value in features.items():
+    for name, value in FEATURES.items():
         feature = example.features.feature[name]
         if isinstance(value, int):
             feature.int64_list.value.append(value)
         else:
             value = value.encode() if isinstance(value, str) else value
             feature.bytes_list.value.append(value)
-    return example.SerializeToString(deterministic=True)
-
-
-def test_example_has_the_bytes_that_tensorflow_writes():
-    assert tfrecord.serialize_example(FEATURES) == serialize_with_tensorflow(
-        FEATURES
-    )
+    expected = example.SerializeToString(deterministic=True)
+    assert tfrecord.serialize_example(FEATURES) == expected
 
 
 def test_file_has_the_bytes_that_tensorflow_writes(tmp_path):

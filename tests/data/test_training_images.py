@@ -14,20 +14,11 @@ def decode(data):
     return PIL.Image.open(io.BytesIO(data))
 
 
-def grey_pixels(height=60, width=90):
-    rows, columns = np.mgrid[:height, :width]
-    return (100 + 50 * np.sin(rows / 9) * np.cos(columns / 7)).astype(np.uint8)
-
-
-def tinted_pixels():
-    grey = grey_pixels()
-    return np.stack([grey, grey, grey - 10], axis=-1)
-
-
-def coloured_pixels():
-    pixels = np.stack([grey_pixels()] * 3, axis=-1)
-    pixels[:, :45, 0] = 250
-    return pixels
+ROWS, COLUMNS = np.mgrid[:60, :90]
+GREY = (100 + 50 * np.sin(ROWS / 9) * np.cos(COLUMNS / 7)).astype(np.uint8)
+TINTED = np.stack([GREY, GREY, GREY - 10], axis=-1)
+COLOURED = np.where(COLUMNS < 45, 250, GREY)
+COLOURED = np.stack([COLOURED.astype(np.uint8), GREY, GREY], axis=-1)
 
 
 @pytest.mark.parametrize(
@@ -44,13 +35,11 @@ def test_short_side_is_scaled_down_and_never_up(height, width, expected):
 
 
 def test_grey_image_is_one_jpeg_for_any_number_of_channels():
-    encoded = training_images.encode_for_training(
-        grey_pixels(), TrainingFormat(30)
-    )
+    encoded = training_images.encode_for_training(GREY, TrainingFormat(30))
     assert encoded.grey == encoded.colour
     image = decode(encoded.grey)
     assert (image.mode, image.format, image.size) == ("L", "JPEG", (45, 30))
-    expected = PIL.Image.fromarray(grey_pixels()).resize((45, 30), 3)
+    expected = PIL.Image.fromarray(GREY).resize((45, 30), 3)
     difference = np.asarray(image, int) - np.asarray(expected, int)
     assert np.abs(difference).max() <= 3
 
@@ -58,19 +47,18 @@ def test_grey_image_is_one_jpeg_for_any_number_of_channels():
 @pytest.mark.parametrize(
     ("pixels", "channels", "modes"),
     [
-        (tinted_pixels(), 0, ("L", "RGB")),
-        (tinted_pixels(), 1, ("L", None)),
-        (tinted_pixels(), 3, (None, "RGB")),
-        (coloured_pixels(), 0, (None, "RGB")),
-        (coloured_pixels(), 1, ("L", None)),
+        (TINTED, 0, ("L", "RGB")),
+        (TINTED, 1, ("L", None)),
+        (TINTED, 3, (None, "RGB")),
+        (COLOURED, 0, (None, "RGB")),
+        (COLOURED, 1, ("L", None)),
     ],
 )
 def test_colour_image_is_encoded_for_the_sets_that_it_can_be_in(
     pixels, channels, modes
 ):
-    encoded = training_images.encode_for_training(
-        pixels, TrainingFormat(30, channels)
-    )
+    form = TrainingFormat(30, channels)
+    encoded = training_images.encode_for_training(pixels, form)
     versions = (encoded.grey, encoded.colour)
     assert modes == tuple(decode(v).mode if v else None for v in versions)
 
@@ -86,8 +74,5 @@ def test_spool_gives_back_each_version_in_any_order():
     spool.extend(encoded[:2])
     spool.extend(encoded[2:])
     for index in (3, 0, 2, 1):
-        for channels, version in (
-            (1, encoded[index].grey),
-            (3, encoded[index].colour),
-        ):
-            assert spool.read(index, channels) == version
+        assert spool.read(index, 1) == encoded[index].grey
+        assert spool.read(index, 3) == encoded[index].colour

@@ -190,17 +190,9 @@ def make_example(
 ) -> bytes:
     """One image as a serialized tf.Example.
 
-    Args:
-        encoded: JPEG or PNG bytes, as `image_format` says, "jpeg" or "png".
-        image_format: see `encoded`.
-        height: in pixels.
-        width: in pixels.
-        channels: 1 or 3.
-        image_id: path relative to the input directory.
-        group: images of one group (patient, duplicates) share a split.
-        sha256: hex digest of the decoded pixels.
-        label: index of the class.
-        class_name: its name.
+    `image_format` is "jpeg" or "png", `image_id` a path relative to the input
+    directory, `sha256` the hex digest of the decoded pixels; images of one
+    `group` (patient, duplicates) share a split.
     """
     return tfrecord.serialize_example(
         {

@@ -119,10 +119,7 @@ def _plan_patients(num_images: int, seed: int) -> list[_Plan]:
 
 
 def _write_patient(
-    plan: _Plan,
-    output_dir: str,
-    image_size: int,
-    seed: int,
+    plan: _Plan, output_dir: str, image_size: int, seed: int
 ) -> int:
     """Draws and writes the slices of one patient; returns how many."""
     rng = np.random.default_rng([seed, plan.number])

@@ -15,6 +15,7 @@ agree to 0.94 to 1.0. Neighbouring slices agree to 0.92 (phantom) or 0.85
 (volume) at most, two sequences of one slice to 0.6, different heads to 0.8.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -91,12 +92,10 @@ def find_near_duplicates(
         if joined.find(first) != joined.find(second)
     )
 
-    def cut_blocks() -> Iterator[_Block]:
+    def cut_blocks() -> Iterator[tuple]:
         while pairs := list(itertools.islice(open_pairs, PAIRS_PER_BLOCK)):
-            firsts, seconds = zip(*pairs, strict=True)
-            yield _Block(
-                pairs, thumbnails[list(firsts)], thumbnails[list(seconds)]
-            )
+            firsts, seconds = np.transpose(pairs)
+            yield pairs, thumbnails[firsts], thumbnails[seconds]
 
     # Few pairs are not worth the start of the workers.
     if len(candidates) < MIN_PAIRS_FOR_WORKERS:
@@ -112,22 +111,17 @@ def find_near_duplicates(
     return near_pairs
 
 
-@dataclasses.dataclass(frozen=True)
-class _Block:
-    """Pairs of indices and their thumbnails."""
+def _confirm(
+    block: tuple[list[tuple[int, int]], np.ndarray, np.ndarray],
+) -> list[tuple[int, int, float]]:
+    """The near-duplicates of a block, and how well they agree.
 
-    pairs: list[tuple[int, int]]
-    firsts: np.ndarray
-    seconds: np.ndarray
-
-
-def _confirm(block: _Block) -> list[tuple[int, int, float]]:
-    """The near-duplicates of a block, and how well they agree."""
-    overall, worst_tile = measure_agreement(block.firsts, block.seconds)
+    A block is pairs of indices and the thumbnails of both.
+    """
+    pairs, firsts, seconds = block
+    overall, worst_tile = measure_agreement(firsts, seconds)
     confirmed = _is_confirmed(overall, worst_tile)
-    return [
-        (*block.pairs[i], float(overall[i])) for i in np.flatnonzero(confirmed)
-    ]
+    return [(*pairs[i], float(overall[i])) for i in np.flatnonzero(confirmed)]
 
 
 def measure_agreement(
@@ -328,13 +322,10 @@ def _add_pairs(
 def _keep_closest(
     pairs: Sequence[tuple[float, int, int]],
 ) -> list[tuple[int, int]]:
-    counts, kept = {}, []
+    counts, kept = collections.Counter(), []
     for _, first, second in pairs:
-        if (
-            counts.get(first, 0) < CANDIDATES_PER_IMAGE
-            or counts.get(second, 0) < CANDIDATES_PER_IMAGE
-        ):
-            counts[first] = counts.get(first, 0) + 1
-            counts[second] = counts.get(second, 0) + 1
+        if min(counts[first], counts[second]) < CANDIDATES_PER_IMAGE:
+            counts[first] += 1
+            counts[second] += 1
             kept.append((first, second))
     return kept

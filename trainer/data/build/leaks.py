@@ -48,10 +48,7 @@ def find_leaks(group_names: Sequence[str], given: Sequence[str]) -> Leaks:
 
 
 def resolve(
-    group_names: Sequence[str],
-    given: Sequence[str],
-    leaks: Leaks,
-    on_leak: str,
+    group_names: Sequence[str], given: Sequence[str], leaks: Leaks, on_leak: str
 ) -> list[str]:
     """The split of every image once leaks are dealt with.
 

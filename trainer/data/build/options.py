@@ -131,13 +131,8 @@ class BuildOptions:
     @property
     def splitting(self) -> splits.SplitOptions:
         """How images are shared out."""
-        return splits.SplitOptions(
-            self.validation_fraction,
-            self.test_fraction,
-            self.seed,
-            self.num_folds,
-            self.fold,
-        )
+        fields = dataclasses.fields(splits.SplitOptions)
+        return splits.SplitOptions(*(getattr(self, f.name) for f in fields))
 
     @property
     def reading(self) -> scan.ReadOptions:

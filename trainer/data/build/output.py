@@ -8,6 +8,7 @@ last: whatever interrupts, it never stands beside shards of another build.
 
 import contextlib
 import csv
+import dataclasses
 import errno
 import io
 import json
@@ -18,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 from trainer.data import records
-from trainer.data.build import scan, shards, sources
+from trainer.data.build import scan, shards, sources, splits
 from trainer.storage import paths
 
 AUDIT_FILE = "audit.json"
@@ -32,13 +33,7 @@ EARLIER_FILES = (records.DATASET_FILE, IMAGES_FILE)
 BUILDING = ".building"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Another value of any of these asks for other splits.
-_SPLIT_OPTIONS = (
-    "seed",
-    "validation_fraction",
-    "test_fraction",
-    "num_folds",
-    "fold",
-)
+_SPLIT_OPTIONS = [f.name for f in dataclasses.fields(splits.SplitOptions)]
 _SHARD_PATTERN = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
 
 
@@ -286,12 +281,12 @@ def read_previous_splits(
         info.options.get(name) != options[name] for name in _SPLIT_OPTIONS
     ):
         return {}
-    splits = {}
+    split_of = {}
     with open(images_file, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     # Where copies were let into several splits, the last one written counts.
     for split in records.SPLITS:
         for row in rows:
             if row["split"] == split:
-                splits[row["id"]] = splits[row["sha256"]] = split
-    return splits
+                split_of[row["id"]] = split_of[row["sha256"]] = split
+    return split_of

@@ -35,9 +35,7 @@ def default_num_workers() -> int:
 
 
 def map_ordered(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    num_workers: int,
+    function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
 ) -> Iterator[Result]:
     """Yields `function(item)` for each item, in the order of the items.
 

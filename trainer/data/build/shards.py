@@ -138,8 +138,7 @@ def keeps_file(task: FileTask) -> bool:
 
 
 def encode_held_out(
-    task: FileTask,
-    options: scan.ReadOptions,
+    task: FileTask, options: scan.ReadOptions
 ) -> list[EncodedImage]:
     """Reads a file again: evaluation scores what a client will send.
 

@@ -20,7 +20,6 @@ SUSPICIOUS_AUC = 0.6
 
 _NUMBERS = {
     "image size": ("width", "height"),
-    "aspect": ("aspect",),
     "file size": ("num_bytes",),
     "compression quality": ("quality",),
     "bit depth": ("bit_depth",),
@@ -69,18 +68,12 @@ def measure_shortcuts(
 
 
 def _cue_columns(facts: Sequence[scan.ImageFacts]) -> dict[str, np.ndarray]:
-    columns = {}
-    for cue, names in _NUMBERS.items():
-        values = [
-            [
-                fact.width / fact.height
-                if name == "aspect"
-                else getattr(fact, name)
-                for name in names
-            ]
-            for fact in facts
-        ]
-        columns[cue] = np.array(values, np.float64)
+    columns = {
+        cue: np.array([[getattr(f, n) for n in names] for f in facts], float)
+        for cue, names in _NUMBERS.items()
+    }
+    width, height = columns["image size"].T
+    columns["aspect"] = (width / height)[:, np.newaxis]
     formats = sorted({fact.source_format for fact in facts})
     columns["file format"] = np.array(
         [[fact.source_format == name for name in formats] for fact in facts],
@@ -124,23 +117,18 @@ def _cross_validate(
 
 
 def _describe(
-    cue: str,
-    scores: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
+    cue: str, scores: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> dict:
     from sklearn import metrics
 
     # Of two classes, the second says all.
-    candidates = (
-        range(1, 2) if len(class_names) == 2 else range(len(class_names))
-    )
-    best = None
-    for label in candidates:
-        auc = metrics.roc_auc_score(labels == label, scores[:, label])
-        if best is None or auc > best[0]:
-            best = (float(auc), label)
-    auc, label = best
+    labels_of_cue = [1] if len(class_names) == 2 else range(len(class_names))
+    aucs = {
+        label: float(metrics.roc_auc_score(labels == label, scores[:, label]))
+        for label in labels_of_cue
+    }
+    label = max(aucs, key=aucs.get)
+    auc = aucs[label]
     positives = int(np.count_nonzero(labels == label))
     error = _standard_error(auc, positives, len(labels) - positives)
     low, high = max(auc - 1.96 * error, 0.0), min(auc + 1.96 * error, 1.0)

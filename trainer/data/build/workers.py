@@ -19,10 +19,7 @@ class LocalRunner:
     """
 
     def __init__(
-        self,
-        options: scan.ReadOptions,
-        num_workers: int,
-        spool_file: BinaryIO,
+        self, options: scan.ReadOptions, num_workers: int, spool_file: BinaryIO
     ):
         """Takes an empty file for the waiting images."""
         self._options = options

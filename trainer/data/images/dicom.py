@@ -25,7 +25,7 @@ from trainer.data.images.image import (
     apply_window,
     check_size,
     check_volume,
-    make_image,
+    reduce_channels,
 )
 
 # What anonymizers write instead of a patient id: it names nobody.
@@ -269,10 +269,7 @@ def _decode(dataset) -> np.ndarray:
 
 
 def _convert(
-    dataset,
-    frames: np.ndarray,
-    window: Window | None,
-    num_bytes: int,
+    dataset, frames: np.ndarray, window: Window | None, num_bytes: int
 ) -> list[Image]:
     """Maps stored values to uint8, frame by frame."""
     is_grey = dataset.PhotometricInterpretation in _GREY
@@ -290,8 +287,8 @@ def _convert(
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             shown = 255 - shown
         images.append(
-            make_image(
-                shown,
+            Image(
+                reduce_channels(shown),
                 source_format="dicom",
                 bit_depth=int(
                     dataset.get("BitsStored") or dataset.BitsAllocated

@@ -11,11 +11,7 @@ import numpy as np
 import pydicom
 from pydicom import pixels
 
-from trainer.data.images.image import (
-    Window,
-    apply_window,
-    find_window,
-)
+from trainer.data.images.image import Window, apply_window, find_window
 
 _PALETTE_DATA = "{}PaletteColorLookupTableData"
 
@@ -33,10 +29,7 @@ def unused_low_bits(dataset) -> int:
 
 
 def to_grey(
-    dataset,
-    frame: np.ndarray,
-    index: int,
-    fallback: Window,
+    dataset, frame: np.ndarray, index: int, fallback: Window
 ) -> np.ndarray:
     """A frame through its rescaling and its VOI LUT or window, else `fallback`.
 

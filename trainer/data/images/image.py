@@ -91,28 +91,6 @@ class Image:
         return self.kept_bytes or encode_png(self.pixels)
 
 
-def make_image(
-    pixels: np.ndarray,
-    *,
-    source_format: str,
-    bit_depth: int,
-    num_bytes: int,
-    suffix: str = "",
-    patient_id: str = "",
-    identifiers: tuple[str, ...] = (),
-) -> Image:
-    """An image whose file cannot be kept as it is."""
-    return Image(
-        pixels=reduce_channels(pixels),
-        source_format=source_format,
-        bit_depth=bit_depth,
-        num_bytes=num_bytes,
-        suffix=suffix,
-        patient_id=patient_id,
-        identifiers=identifiers,
-    )
-
-
 def check_size(width: int, height: int) -> None:
     """Raises ValueError if an image is too large to be decoded."""
     if width * height > MAX_PIXELS:

@@ -24,7 +24,6 @@ from trainer.data.images.image import (
     check_size,
     check_volume,
     find_window,
-    make_image,
 )
 
 # A slice is empty if fewer of its pixels than this are brighter than the
@@ -174,7 +173,7 @@ def _cut(
                 continue
             prefix = f"{time}." if num_times > 1 else ""
             images.append(
-                make_image(
+                Image(
                     np.ascontiguousarray(pixels),
                     source_format="nifti",
                     bit_depth=8 * volume.dtype.itemsize,

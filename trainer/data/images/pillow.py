@@ -17,7 +17,6 @@ from trainer.data.images.image import (
     Window,
     apply_window,
     check_size,
-    make_image,
 )
 
 # Not all that Pillow knows: it would hand EPS files to Ghostscript.
@@ -81,9 +80,7 @@ def _describe_unknown(data: bytes) -> str:
 
 
 def _read_pages(
-    opened: PIL.Image.Image,
-    data: bytes,
-    window: Window | None,
+    opened: PIL.Image.Image, data: bytes, window: Window | None
 ) -> list[Image]:
     check_size(*opened.size)
     if opened.format in ("JPEG", "PNG"):
@@ -96,7 +93,7 @@ def _read_pages(
         opened.seek(page)
         check_size(*opened.size)
         images.append(
-            make_image(
+            Image(
                 _to_uint8(opened, window),
                 source_format=(opened.format or "unknown").lower(),
                 bit_depth=_bit_depth(opened),
@@ -117,7 +114,7 @@ def _read_keeping_bytes(
         quality, bit_depth = _estimate_quality(opened), 8
         keeps_bytes = opened.mode in ("L", "RGB")
     else:
-        quality, bit_depth = 0, strip.png_bit_depth(data)
+        quality, bit_depth = 0, data[24]  # in the header
         keeps_bytes = bit_depth == 8
         # Pillow knows eXIf and text chunks behind the pixels only after this.
         opened.load()

@@ -12,9 +12,19 @@ from trainer.data.images.image import NIFTI_VERSIONS, Image
 _GZIP = b"\x1f\x8b"
 
 
-def read_images(
-    path: str,
-    *,
+def read_images(path: str, **options) -> list[Image]:
+    """The images of a file on disk; for the options see `decode_images`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: see `decode_images`.
+    """
+    with open(path, "rb") as file:
+        return decode_images(file.read(), **options)
+
+
+def decode_images(
+    data: bytes,
     window_center: float | None = None,
     window_width: float | None = None,
     slice_axis: int = 2,
@@ -22,7 +32,7 @@ def read_images(
     """Reads every image of a file: one, or the slices of a volume.
 
     Args:
-        path: JPEG, PNG, BMP, GIF (first frame), TIFF (every page), another of
+        data: JPEG, PNG, BMP, GIF (first frame), TIFF (every page), another of
             `pillow.FORMATS`, DICOM (every frame) or NIfTI (every slice that
             is not empty).
         window_center: middle of the window for values of more than 8 bits,
@@ -32,22 +42,9 @@ def read_images(
             coronal, 2 axial.
 
     Raises:
-        FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read as an image. The message says why,
             and leaves it to the caller to name the file.
     """
-    with open(path, "rb") as file:
-        data = file.read()
-    return decode_images(data, window_center, window_width, slice_axis)
-
-
-def decode_images(
-    data: bytes,
-    window_center: float | None = None,
-    window_width: float | None = None,
-    slice_axis: int = 2,
-) -> list[Image]:
-    """The images of a file that is in memory; see `read_images`."""
     check_window(window_center, window_width)
     window = None
     if window_center is not None:

@@ -26,11 +26,6 @@ _JPEG_APPLICATION = range(0xE0, 0xF0)
 _JFIF_LENGTH = 16  # without a thumbnail
 
 
-def png_bit_depth(data: bytes) -> int:
-    """Bits per channel, or per palette index, of a PNG."""
-    return data[24]
-
-
 def strip(data: bytes, image_format: str) -> bytes:
     """A "jpeg" or "png" file without its metadata.
 
