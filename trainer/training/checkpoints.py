@@ -96,7 +96,13 @@ def read_progress(path: str) -> Progress | None:
         progress.update_from_bytes(paths.read_bytes(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
         logging.warning("%s is damaged (%s): it is made anew.", path, error)
         return None
     return progress
