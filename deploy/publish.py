@@ -1,8 +1,8 @@
 """Puts an exported version where TF Serving finds it, or takes one back.
 
     python -m deploy.publish --export_dir=run/export \\
-        --model_base_path=gs://bucket/brain_mri
-    python -m deploy.publish --model_base_path=gs://bucket/brain_mri --rollback
+        --model_base_path=gs://bucket/classifier
+    python -m deploy.publish --model_base_path=gs://bucket/classifier --rollback
 
 A server never sees half a version: on a disk it appears by a rename, in a
 bucket its `saved_model.pb` comes last. The same command may be run again, after

@@ -1,6 +1,6 @@
 """Asks TF Serving, or the local server, for predictions over gRPC or REST.
 
-    client = Client("grpc://127.0.0.1:8500", "brain_mri")
+    client = Client("grpc://127.0.0.1:8500", "classifier")
     for prediction in client.predict([open("scan.png", "rb").read()]):
         print(prediction.label, prediction.score)
 

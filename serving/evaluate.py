@@ -59,7 +59,7 @@ def _define_flags() -> None:
         "Running server instead: grpc://HOST:PORT or http://HOST:PORT.",
     )
     flags.DEFINE_string(
-        "model_name", "brain_mri", "What the server calls the model."
+        "model_name", "classifier", "What the server calls the model."
     )
     flags.DEFINE_string(
         "compare",

@@ -1,6 +1,6 @@
 """Files and folders of images, streamed through a client.
 
-    with client.Client("grpc://127.0.0.1:8500", "brain_mri") as asked:
+    with client.Client("grpc://127.0.0.1:8500", "classifier") as asked:
         for answer in predict_files(asked, find_files(["scans/"])):
             print(answer.file, answer.prediction or answer.error)
 

@@ -1,7 +1,7 @@
 r"""Measures a server under load: TF Serving, or the local one.
 
     python -m serving.load_test --target=grpc://127.0.0.1:8500 \
-        --model_name=brain_mri --output_dir=load scan.png folder/
+        --model_name=classifier --output_dir=load scan.png folder/
 
 `--mode=closed`: each of `--concurrency` clients asks again as soon as it is
 answered, which finds the largest throughput. `--mode=open`: requests are due at

@@ -1,7 +1,7 @@
 r"""Serves SavedModels with TF Serving's protocols, for laptops and tests.
 
     python -m serving.local_server --model_base_path=run/export \
-        --model_name=brain_mri
+        --model_name=classifier
 
 The newest version under the base path answers; a new one is picked up within
 a second and takes over once it has loaded. With `--model_config_file` it

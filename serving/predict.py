@@ -1,7 +1,7 @@
 r"""Asks a server what is on images.
 
     python -m serving.predict --target=grpc://127.0.0.1:8500 \
-        --model_name=brain_mri scan.png series.dcm folder/
+        --model_name=classifier scan.png series.dcm folder/
 
 Prints a table, or with `--json` or `--csv` something for machines. Images of
 every format that Lightbox trains on are sent as the pixels that it trains on.

@@ -36,9 +36,9 @@ run -m trainer.task --data_dir="$OUTPUT/records" --job_dir="$OUTPUT/run" \
   --weights=none --image_size="$IMAGE_SIZE" --fine_tune_epochs="$EPOCHS"
 
 step "Serve"
-echo '$ python -m serving.local_server --model_base_path='"$OUTPUT/run/export --model_name=brain_mri --port=0 --rest_api_port=0"
+echo '$ python -m serving.local_server --model_base_path='"$OUTPUT/run/export --model_name=classifier --port=0 --rest_api_port=0"
 "$PYTHON" -m serving.local_server --model_base_path="$OUTPUT/run/export" \
-  --model_name=brain_mri --port=0 --rest_api_port=0 \
+  --model_name=classifier --port=0 --rest_api_port=0 \
   >"$OUTPUT/server.log" 2>&1 &
 SERVER=$!
 trap 'kill "$SERVER" 2>/dev/null || true; wait "$SERVER" 2>/dev/null || true' EXIT
@@ -57,10 +57,10 @@ run -m trainer.data.sample_data --output_dir="$OUTPUT/new_scans" \
   --num_images=4 --seed=1
 
 step "Ask over gRPC"
-run -m serving.predict --target="$GRPC" --model_name=brain_mri "$OUTPUT/new_scans"
+run -m serving.predict --target="$GRPC" --model_name=classifier "$OUTPUT/new_scans"
 
 step "Ask the same over REST"
-run -m serving.predict --target="$REST" --model_name=brain_mri "$OUTPUT/new_scans"
+run -m serving.predict --target="$REST" --model_name=classifier "$OUTPUT/new_scans"
 
 step "Done"
 echo "Open $OUTPUT/run/evaluation/report.html"

@@ -182,7 +182,7 @@ def serving_from(model_base_path):
             "-m",
             "serving.local_server",
             f"--model_base_path={model_base_path}",
-            "--model_name=brain_mri",
+            "--model_name=classifier",
             "--port=0",
             "--rest_api_port=0",
         ],
@@ -216,7 +216,7 @@ def test_server_gives_the_evaluated_probability_of_every_test_image(
     output = command(
         "serving.predict",
         f"--target={server[protocol]}",
-        "--model_name=brain_mri",
+        "--model_name=classifier",
         "--json",
         *files,
     )
@@ -396,7 +396,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
             command(
                 "serving.predict",
                 f"--target={targets['rest']}",
-                "--model_name=brain_mri",
+                "--model_name=classifier",
                 "--json",
                 workspace / "scans" / row["id"],
             )

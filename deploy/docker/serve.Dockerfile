@@ -2,7 +2,7 @@
 #
 #   docker build -f deploy/docker/serve.Dockerfile -t brain-mri:1 --build-context=export=run/export .
 #   docker build -f deploy/docker/serve.Dockerfile -t lightbox-serve --target=mounted .
-#   docker run --rm -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 -v "$PWD/run/export:/models/brain_mri:ro" lightbox-serve
+#   docker run --rm -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 -v "$PWD/run/export:/models/classifier:ro" lightbox-serve
 #
 # A model that is baked in and the server that was tested with it are one thing
 # with one digest; a mounted one changes without a build. To pin the base by
@@ -28,7 +28,7 @@ CMD ["--enable_grpc_healthcheck_service=true"]
 # The metadata of a model can be had once a version of it is loaded. The image
 # has no curl; bash can talk TCP.
 HEALTHCHECK --start-period=120s --interval=15s --timeout=5s CMD ["bash", "-c", \
-    "exec 3<>/dev/tcp/127.0.0.1/8501 && printf 'GET /v1/models/brain_mri/metadata HTTP/1.0\\r\\n\\r\\n' >&3 && head -n 1 <&3 | grep -q ' 200 '"]
+    "exec 3<>/dev/tcp/127.0.0.1/8501 && printf 'GET /v1/models/classifier/metadata HTTP/1.0\\r\\n\\r\\n' >&3 && head -n 1 <&3 | grep -q ' 200 '"]
 
 FROM mounted AS baked
-COPY --from=export / /models/brain_mri/
+COPY --from=export / /models/classifier/

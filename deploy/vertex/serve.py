@@ -1,6 +1,6 @@
 """Serves an exported model from an endpoint of Vertex AI, and asks it.
 
-    python -m deploy.vertex.serve --region=us-central1 --model_name=brain_mri \\
+    python -m deploy.vertex.serve --region=us-central1 --model_name=model \\
         --model_base_path=gs://bucket/run/model some.jpg
 
 The model is uploaded with TF Serving's container, deployed to an endpoint (an

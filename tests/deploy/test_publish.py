@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def url(bucket):
-    return f"gs://{bucket.name}/brain_mri"
+    return f"gs://{bucket.name}/classifier"
 
 
 @pytest.fixture(params=["disk", "bucket"])
@@ -200,7 +200,7 @@ def test_faults_of_the_bucket_neither_lose_nor_double(
 ):
     for pattern in ("POST /upload", "GET .*prefix"):
         cloud.inject(fault, pattern)
-    url = f"gs://{bucket_name}/brain_mri"
+    url = f"gs://{bucket_name}/classifier"
     assert publish_one(url, exports[0]) == 1
     assert not cloud.pending
     assert read_versions(url) == {"1": read(exports[0])}

@@ -27,7 +27,7 @@ def test_models_config_is_a_model_server_config():
         model_server_config_pb2.ModelServerConfig(),
     )
     (model,) = config.model_config_list.config
-    assert model.name == "brain_mri"
+    assert model.name == "classifier"
     assert model.model_version_policy.latest.num_versions == 1
 
 
@@ -94,7 +94,7 @@ def test_compose_starts_the_server_with_files_that_exist_and_scrapes_it():
         if name.endswith("_config_file"):
             assert (FOLDER / value.removeprefix("/config/")).is_file()
     assert "./:/config:ro" in serving["volumes"]
-    (models,) = [v for v in serving["volumes"] if ":/models/brain_mri" in v]
+    (models,) = [v for v in serving["volumes"] if ":/models/classifier" in v]
     assert models.endswith(":ro")
     # Nothing listens beyond this machine, and no image moves by itself.
     for service in services.values():

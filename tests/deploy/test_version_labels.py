@@ -13,7 +13,7 @@ def step(path, label, number, newest_before):
     """Makes a step in the file; returns whether it is the last one."""
     config = version_labels.read(path)
     config, is_final = version_labels.next_step(
-        config, "brain_mri", "/models", label, number, newest_before
+        config, "classifier", "/models", label, number, newest_before
     )
     version_labels.write(path, config)
     return is_final
@@ -48,7 +48,7 @@ def test_other_models_and_the_mounted_path_are_left_alone(path):
         file.write(
             "model_config_list {"
             ' config { name: "other" base_path: "/models/other" }'
-            ' config { name: "brain_mri" base_path: "/mount" } }'
+            ' config { name: "classifier" base_path: "/mount" } }'
         )
     step(path, "stable", 2, 1)
     config = version_labels.read(path)
@@ -56,11 +56,11 @@ def test_other_models_and_the_mounted_path_are_left_alone(path):
     assert (other.name, other.base_path) == ("other", "/models/other")
     assert ours.base_path == "/mount"
     assert not other.model_version_policy.specific.versions
-    assert version_labels.served_versions(config, "brain_mri") == {1, 2}
+    assert version_labels.served_versions(config, "classifier") == {1, 2}
 
 
 def test_file_that_is_no_config_is_refused_in_a_sentence(path):
     with open(path, "w") as file:
-        file.write("models: brain_mri")
+        file.write("models: classifier")
     with pytest.raises(ValueError, match="must be a ModelServerConfig"):
         version_labels.read(path)

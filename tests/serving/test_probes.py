@@ -17,7 +17,7 @@ def health_check(name, port):
     text = (ROOT / "deploy/docker/serve.Dockerfile").read_text()
     text = text.partition("HEALTHCHECK")[2].replace("\\\n", "")
     command = json.loads(text.partition(" CMD ")[2].partition("\n")[0])
-    script = command[-1].replace("brain_mri", name).replace("8501", str(port))
+    script = command[-1].replace("classifier", name).replace("8501", str(port))
     return subprocess.run([*command[:-1], script], timeout=20).returncode
 
 
@@ -35,7 +35,7 @@ def test_probes_of_the_deployment_tell_a_model_from_none(rest_target):
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
 
     def code(probe, name):
-        path = container[probe]["httpGet"]["path"].replace("brain_mri", name)
+        path = container[probe]["httpGet"]["path"].replace("classifier", name)
         return requests.get(rest_target + path, timeout=10).status_code
 
     for probe in ("startupProbe", "readinessProbe"):

@@ -31,7 +31,7 @@ IS_OUT_OF_DISTRIBUTION = "is_out_of_distribution"
 OVERLAY = "overlay_bytes"
 
 # Files of a version.
-MODEL_NAME = "brain_mri"
+MODEL_NAME = "classifier"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 DATASET_ASSET = "dataset.json"
 MANIFEST_FILE = "manifest.json"  # facts, and the sha256 of every file

@@ -124,12 +124,12 @@ def test_model_is_served_by_tf_serving_with_its_routes(run, service):
     )
     upload, endpoint, deployed = requests
     model = upload.model
-    assert model.display_name == endpoint.display_name == "brain_mri"
+    assert model.display_name == endpoint.display_name == "classifier"
     assert model.artifact_uri == "gs://bucket/run/model"
     container = model.container_spec
     assert list(container.command) == ["/usr/bin/tensorflow_model_server"]
-    assert container.predict_route == "/v1/models/brain_mri:predict"
-    assert container.health_route == "/v1/models/brain_mri/metadata"
+    assert container.predict_route == "/v1/models/classifier:predict"
+    assert container.health_route == "/v1/models/classifier/metadata"
     (port,) = container.ports
     assert f"--rest_api_port={port.container_port}" in container.args
     assert "--model_base_path=$(AIP_STORAGE_URI)" in container.args
