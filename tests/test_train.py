@@ -32,7 +32,7 @@ def workspace(tmp_path_factory):
     )
     write_backbone(directory / "backbone.weights.h5")
     process = start(directory, "one_device")
-    assert process.wait(timeout=300) == 0, process.stderr.read()
+    assert process.wait(timeout=600) == 0, process.stderr.read()
     return directory
 
 
@@ -107,8 +107,12 @@ def start_cluster(workspace, job_dir, arguments=((), ()), has_chief=True):
 
 
 def wait(processes):
-    """Waits for both and returns exit codes and standard errors."""
-    errors = [process.communicate(timeout=400)[1] for process in processes]
+    """Waits for all and returns exit codes and standard errors."""
+    try:
+        errors = [process.communicate(timeout=600)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [process.returncode for process in processes], errors
 
 
