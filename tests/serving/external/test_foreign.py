@@ -13,15 +13,22 @@ LEVELS = np.array([10, 90, 140, 250], np.uint8)
 IMAGES = [encode(np.full((8, 8), level, np.uint8)) for level in LEVELS]
 
 
-def save(path, call, spec):
-    module = tf.Module()
-    module.call = tf.function(call, input_signature=[spec])
-    tf.saved_model.save(module, str(path), {"serving_default": module.call})
-    return str(path)
+@pytest.fixture
+def save(tmp_path):
+    def save(call, shape=(None, 4, 4, 1), dtype=tf.float32):
+        module = tf.Module()
+        spec = tf.TensorSpec(shape, dtype, "x")
+        module.call = tf.function(call, input_signature=[spec])
+        signatures = {"serving_default": module.call}
+        tf.saved_model.save(module, str(tmp_path / "m"), signatures)
+        return str(tmp_path / "m")
+
+    return save
 
 
 def mean(pixels):
-    return tf.reduce_mean(tf.cast(pixels, tf.float32), axis=[1, 2, 3])
+    pixels = tf.cast(pixels, tf.float32)
+    return tf.reduce_mean(pixels, axis=[1, 2, 3])[:, tf.newaxis]
 
 
 def ask(path, **meaning):
@@ -29,42 +36,31 @@ def ask(path, **meaning):
     return model, model.ask(IMAGES)
 
 
-def test_pixels_come_in_the_range_of_the_model(tmp_path):
-    path = save(
-        tmp_path / "m",
-        lambda x: {"p": (mean(x)[:, tf.newaxis] + 1) / 2},
-        tf.TensorSpec([None, 4, 4, 1], tf.float32, "x"),
-    )
+def test_pixels_come_in_the_range_of_the_model(save):
+    path = save(lambda x: {"p": (mean(x) + 1) / 2})
     model, answers = ask(path, pixel_range=(-1.0, 1.0), operating_point=0.4)
-    np.testing.assert_allclose(answers.scores, LEVELS / 255, atol=1e-6)
-    np.testing.assert_allclose(
-        answers.probabilities[:, 0], 1 - LEVELS / 255, atol=1e-6
-    )
+    scores = LEVELS / 255
+    np.testing.assert_allclose(answers.scores, scores, atol=1e-6)
+    expected = np.stack([1 - scores, scores], axis=1)
+    np.testing.assert_allclose(answers.probabilities, expected, atol=1e-6)
     assert answers.labels == ["dark", "dark", "bright", "bright"]
     assert answers.decisions.tolist() == [False, False, True, True]
     assert (model.class_names, model.operating_point) == (NAMES, 0.4)
 
 
-def test_integer_pixels_in_colour(tmp_path):
-    path = save(
-        tmp_path / "m",
-        lambda x: {"p": mean(x)[:, tf.newaxis] / 255},
-        tf.TensorSpec([None, 4, 4, 3], tf.uint8, "x"),
-    )
+def test_integer_pixels_in_colour(save):
+    path = save(lambda x: {"p": mean(x) / 255}, [None, 4, 4, 3], tf.uint8)
     np.testing.assert_allclose(ask(path)[1].scores, LEVELS / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 2])
-def test_logits_become_probabilities(tmp_path, num_outputs):
+def test_logits_become_probabilities(save, num_outputs):
     def call(x):
-        logits = mean(x)[:, tf.newaxis] / 100
-        if num_outputs == 2:
-            logits = tf.concat([tf.zeros_like(logits), logits], axis=1)
-        return {"z": logits}
+        logits = mean(x) / 100
+        both = tf.concat([tf.zeros_like(logits), logits], axis=1)
+        return {"z": both[:, -num_outputs:]}
 
-    path = save(
-        tmp_path / "m", call, tf.TensorSpec([None, 4, 4, 1], tf.float32)
-    )
+    path = save(call)
     expected = 1 / (1 + np.exp(-LEVELS.astype(float) / 100))
     answers = ask(path, outputs="logits")[1]
     np.testing.assert_allclose(answers.scores, expected, atol=1e-6)
@@ -72,21 +68,21 @@ def test_logits_become_probabilities(tmp_path, num_outputs):
         ask(path)
 
 
-def test_encoded_images_are_decoded_by_the_model(tmp_path):
+def test_encoded_images_are_decoded_by_the_model(save):
     def call(images):
         def decode(image):
             return tf.cast(tf.io.decode_png(image, channels=1), tf.float32)
 
         pixels = tf.map_fn(decode, images, tf.TensorSpec([8, 8, 1], tf.float32))
-        p = mean(pixels)[:, tf.newaxis] / 255
+        p = mean(pixels) / 255
         return {"p": tf.concat([1 - p, p], axis=1)}
 
-    path = save(tmp_path / "m", call, tf.TensorSpec([None], tf.string))
-    np.testing.assert_allclose(ask(path)[1].scores, LEVELS / 255, atol=1e-6)
+    answers = ask(save(call, [None], tf.string))[1]
+    np.testing.assert_allclose(answers.scores, LEVELS / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("names", "spec", "outputs", "message"),
+    ("names", "shape", "outputs", "message"),
     [
         ((), [None, 4, 4, 1], ["p"], "say with --class_names"),
         (NAMES, [None, 4, 4], ["p"], r"It has x: float32 \(None, 4, 4\)"),
@@ -95,27 +91,21 @@ def test_encoded_images_are_decoded_by_the_model(tmp_path):
     ],
 )
 def test_model_that_cannot_be_asked_is_one_sentence(
-    tmp_path, names, spec, outputs, message
+    save, names, shape, outputs, message
 ):
     path = save(
-        tmp_path / "m",
         lambda x: {name: tf.reshape(x, [4, -1])[:, :1] for name in outputs},
-        tf.TensorSpec(spec, tf.float32, "x"),
+        shape,
     )
     with pytest.raises(ValueError, match=message):
         exported.load(path, foreign.Meaning(names)).ask(IMAGES)
 
 
-def test_record_set_is_judged_by_its_answers(tmp_path, tiny_records):
-    path = save(
-        tmp_path / "m",
-        # The brightest spot tells some tumors.
-        lambda x: {"p": tf.reduce_max(x, axis=[1, 2])},
-        tf.TensorSpec([None, 32, 32, 1], tf.float32, "x"),
-    )
-    names = ("no_tumor", "tumor")
+def test_record_set_is_judged_by_its_answers(save, tiny_records):
+    # The brightest spot tells some tumors.
+    path = save(lambda x: {"p": tf.reduce_max(x, [1, 2])}, [None, 32, 32, 1])
     meaning = foreign.Meaning(
-        names, pixel_range=(0.0, 1.0), operating_point=0.9
+        ("no_tumor", "tumor"), pixel_range=(0.0, 1.0), operating_point=0.9
     )
     evaluation = judge.evaluate(
         [exported.load(path, meaning)], str(tiny_records), splits=["train"]

@@ -11,6 +11,7 @@ from trainer.data import input_pipeline, records
 from trainer.data.build import output
 
 NAMES = ("no_tumor", "tumor")
+SWAPPED = ("tumor", "no_tumor")
 
 
 def fake_model(
@@ -34,12 +35,10 @@ def fake_model(
         valid = np.array([i not in broken for i in range(len(images))])
         score = both[:, 1].astype(np.float32)
         index = probabilities.argmax(axis=1)
+        labels = [class_names[i] for i in index]
         return asking.Answers(
             np.where(valid[:, np.newaxis], probabilities, 0),
-            [
-                class_names[i] if ok else ""
-                for i, ok in zip(index, valid, strict=True)
-            ],
+            np.where(valid, labels, "").tolist(),
             np.where(valid, index, -1),
             np.where(valid, score, 0),
             (score >= threshold) & valid,
@@ -59,7 +58,8 @@ def judge_by(data_dir, *models, **options):
 
 
 def test_record_set_of_others_is_judged_as_a_whole(tiny_records):
-    evaluation = judge_by(tiny_records)
+    model = fake_model(threshold=0.3)
+    evaluation = judge_by(tiny_records, model, batch_size=64)
     findings = evaluation.findings
     assert findings.split.num_images == 22 + 9 + 7
     assert findings.temperature == 1
@@ -69,21 +69,7 @@ def test_record_set_of_others_is_judged_as_a_whole(tiny_records):
     assert "training_history.png" not in evaluation.files
     assert "model_card.md" not in evaluation.files
     assert b"chosen on validation" not in evaluation.files["report.html"]
-
-
-def test_own_record_set_is_judged_by_its_test_split(tiny_records):
-    info = input_pipeline.read_dataset_info(str(tiny_records))
-    model = fake_model(fingerprint=info.fingerprint)
-    findings = judge_by(tiny_records, model).findings
-    assert findings.split.num_images == 7
-    assert "nearest neighbour" in findings.split.baselines
-    findings = judge_by(tiny_records, model, splits=["train"]).findings
-    assert "made with the images of train" in findings.caveats[0]
-
-
-def test_figures_follow_the_served_decisions(tiny_records):
-    model = fake_model(threshold=0.3)
-    findings = judge_by(tiny_records, model, batch_size=64).findings
+    # Figures follow the served decisions.
     info = input_pipeline.read_dataset_info(str(tiny_records))
     index = input_pipeline.read_index(str(tiny_records), info)
     encoded, labels = [], []
@@ -97,6 +83,23 @@ def test_figures_follow_the_served_decisions(tiny_records):
     assert findings.split.confusion_matrix == expected.tolist()
     reached = answers.scores >= findings.operating_point
     assert (reached == answers.decisions).all()
+
+
+def test_own_record_set_is_judged_by_its_test_split(tiny_records):
+    info = input_pipeline.read_dataset_info(str(tiny_records))
+    model = fake_model(fingerprint=info.fingerprint)
+    findings = judge_by(tiny_records, model).findings
+    assert findings.split.num_images == 7
+    assert "nearest neighbour" in findings.split.baselines
+    # One that saw the images is compared with one that did not.
+    others = (model, fake_model(skill=0.1))
+    evaluation = judge_by(tiny_records, *others, splits=["train"])
+    findings = evaluation.findings
+    assert "made with the images of train" in findings.caveats[0]
+    assert findings.comparison.num_images == findings.split.num_images == 22
+    assert findings.comparison.this == findings.comparison.other == "MODEL"
+    page = evaluation.files["report.html"]
+    assert b"Compared with MODEL" in page and b"McNemar" in page
 
 
 def interpret(model, num_images=40, names=None):
@@ -113,27 +116,21 @@ def interpret(model, num_images=40, names=None):
 
 def test_classes_in_another_order_are_matched_by_name():
     straight = interpret(fake_model())
-    swapped = interpret(
-        fake_model(class_names=("tumor", "no_tumor"), columns=(1, 0))
-    )
+    swapped = interpret(fake_model(SWAPPED, columns=(1, 0)))
     assert straight.positive_index == 1 and swapped.positive_index == 0
     np.testing.assert_allclose(straight.scores, swapped.scores)
     for decided in (straight, swapped):
         is_positive = decided.decisions == decided.positive_index
-        assert (
-            is_positive == (decided.scores >= decided.operating_point)
-        ).all()
+        reached = decided.scores >= decided.operating_point
+        assert (is_positive == reached).all()
 
 
 def test_server_tells_names_and_threshold_by_its_answers():
-    decided = interpret(fake_model(tells_names=False))
+    decided = interpret(fake_model(tells_names=False, broken=(3,)))
     assert decided.class_names == NAMES
     assert decided.positive_index == 1
     assert 0.2 < decided.operating_point < 0.6
-
-
-def test_unreadable_image_has_no_answer():
-    decided = interpret(fake_model(broken=(3,)))
+    # An unreadable image has no answer.
     assert np.flatnonzero(~decided.is_finite).tolist() == [3]
 
 
@@ -166,31 +163,15 @@ def test_columns_of_the_record_set_part_the_figures(tmp_path):
     columns = findings.split.subgroups
     sizes = {value: part.num_images for value, part in columns["sex"].items()}
     assert sizes == {"F": 40, "M": 20}
-    assert list(columns["age"]) == [
-        "1. 0 to 14",
-        "2. 15 to 29",
-        "3. 30 to 44",
-        "4. 45 to 59",
-    ]
+    ages = ["1. 0 to 14", "2. 15 to 29", "3. 30 to 44", "4. 45 to 59"]
+    assert list(columns["age"]) == ages
     with pytest.raises(ValueError, match=r"no column view .there is: sex, age"):
         judge_by(tmp_path, subgroups=["view"])
 
 
-def test_absent_split_is_named_with_those_there_are(tiny_records):
+def test_what_cannot_be_judged_is_named_with_what_there_is(tiny_records):
     with pytest.raises(ValueError, match="choose --splits from train, val"):
         judge_by(tiny_records, splits=["tset"])
-
-
-def test_two_models_are_compared_on_the_same_images(tiny_records):
-    evaluation = judge_by(tiny_records, fake_model(), fake_model(skill=0.1))
-    comparison = evaluation.findings.comparison
-    assert comparison.num_images == 38
-    assert comparison.this == comparison.other == "MODEL"
-    page = evaluation.files["report.html"]
-    assert b"Compared with MODEL" in page and b"McNemar" in page
-
-
-def test_models_of_other_classes_cannot_be_compared(tiny_records):
-    swapped = fake_model(class_names=("tumor", "no_tumor"), columns=(1, 0))
+    swapped = fake_model(SWAPPED, columns=(1, 0))
     with pytest.raises(ValueError, match="same classes apart"):
         judge_by(tiny_records, fake_model(), swapped)
