@@ -7,10 +7,13 @@ answers.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from absl import logging
 
+from trainer.data import input_pipeline
 from trainer.evaluation.predictions import Decided, Predictions
 
 
@@ -91,21 +94,24 @@ def make_answers(answered: Sequence) -> Answers:
     )
 
 
-def ask_all(
-    model: AskedModel,
-    images: Iterable[bytes],
-    batch_size: int,
-    report_progress: Callable[[int], None],
-) -> Answers:
-    """Asks a model about images, at least one, some at a time.
-
-    `report_progress` is called with the number of answers there are.
-    """
-    parts, num_answers, images = [], 0, iter(images)
-    while batch := list(itertools.islice(images, batch_size)):
+def ask_all(model: AskedModel, images: Images, batch_size: int) -> Answers:
+    """Asks a model about images, at least one, some at a time, and logs it."""
+    parts, num_answers, total = [], 0, len(images.ids)
+    encoded = iter(input_pipeline.iterate_encoded(images.files))
+    start = last_line = time.monotonic()
+    while batch := list(itertools.islice(encoded, batch_size)):
         parts.append(model.ask(batch))
         num_answers += len(batch)
-        report_progress(num_answers)
+        now = time.monotonic()
+        if now - last_line > 10 or num_answers == total:
+            last_line = now
+            logging.info(
+                "%s: %d of %d images, %.0f images/s",
+                model.name,
+                num_answers,
+                total,
+                num_answers / (now - start),
+            )
 
     def join(name):
         values = [getattr(part, name) for part in parts]

@@ -162,16 +162,14 @@ def _to_probabilities(
     if meaning.outputs == LOGITS:
         raw = special.expit(raw) if is_single else special.softmax(raw, axis=1)
     finite = raw[np.isfinite(raw).all(axis=1)]
+    wrong = ""
     if (finite < 0).any() or (finite > 1).any():
+        wrong = "some lie outside of 0 and 1"
+    elif not is_single and np.abs(finite.sum(axis=1) - 1).max(initial=0) > 1e-3:
+        wrong = "they do not add up to 1"
+    if wrong:
         raise ValueError(
-            f"{directory} gives no probabilities, some lie outside of 0 and 1: "
-            "say --model_outputs=logits if they are logits."
+            f"{directory} gives no probabilities, {wrong}: say "
+            "--model_outputs=logits if they are logits."
         )
-    if is_single:
-        return np.concatenate([1 - raw, raw], axis=1)
-    if np.abs(finite.sum(axis=1) - 1).max(initial=0) > 1e-3:
-        raise ValueError(
-            f"{directory} gives no probabilities, they do not add up to 1: "
-            "say --model_outputs=logits if they are logits."
-        )
-    return raw
+    return np.concatenate([1 - raw, raw], axis=1) if is_single else raw

@@ -6,11 +6,9 @@ exported with, so all of its images may judge it.
 
 import dataclasses
 import functools
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import logging
 
 from serving.external import asking
 from trainer.data import input_pipeline, records
@@ -58,7 +56,7 @@ def evaluate(
     index = input_pipeline.read_index(data_dir, info)
     images = _collect(data_dir, info, index, splits)
     columns = output.read_columns(data_dir, subgroups)
-    answers = [_ask(model, images, batch_size) for model in models]
+    answers = [asking.ask_all(model, images, batch_size) for model in models]
     decided = [
         asking.interpret(model, of_model, images)
         for model, of_model in zip(models, answers, strict=True)
@@ -153,29 +151,6 @@ def _read_by_id(
     places = [i for i, name in enumerate(images.ids) if name in wanted]
     encoded = input_pipeline.read_encoded(images.files, places)
     return {images.ids[i]: e for i, e in zip(places, encoded, strict=True)}
-
-
-def _ask(
-    model: asking.AskedModel, images: asking.Images, batch_size: int
-) -> asking.Answers:
-    start = last_line = time.monotonic()
-    total = len(images.ids)
-
-    def report_progress(num_answers):
-        nonlocal last_line
-        now = time.monotonic()
-        if now - last_line > 10 or num_answers == total:
-            last_line = now
-            logging.info(
-                "%s: %d of %d images, %.0f images/s",
-                model.name,
-                num_answers,
-                total,
-                num_answers / (now - start),
-            )
-
-    encoded = input_pipeline.iterate_encoded(images.files)
-    return asking.ask_all(model, encoded, batch_size, report_progress)
 
 
 def _compare(

@@ -54,39 +54,24 @@ def test_wilson_interval_equals_newcombes_table():
     assert interval == pytest.approx([0, 0.1611], abs=5e-5)
 
 
-def test_images_of_groups_of_their_own_count_fully():
-    success = np.array([True, False, True, True])
-    assert proportions.effective_trials(success, np.arange(4)) == 4
-
-
-def test_copies_count_once():
-    success = np.repeat([True, False, True, False, False, True], 5)
-    groups = np.repeat(np.arange(6), 5)
-    effective = proportions.effective_trials(success, groups)
+def test_effective_trials_count_copies_once():
+    effective = proportions.effective_trials
+    # Groups of their own count fully.
+    assert effective(np.array([True, False, True, True]), np.arange(4)) == 4
     # Five copies each: the design effect is 5 up to the two variances' n - 1.
-    assert effective == pytest.approx(30 / (29 / 5), rel=1e-12)
+    success = np.repeat([True, False, True, False, False, True], 5)
+    copies = effective(success, np.repeat(np.arange(6), 5))
+    assert copies == pytest.approx(30 / (29 / 5), rel=1e-12)
+    # Where all succeed, each group counts once.
+    assert effective(np.ones(30, bool), np.arange(30) // 3) == 10
 
 
-def test_all_right_counts_each_group_once():
-    success = np.ones(30, bool)
-    assert proportions.effective_trials(success, np.arange(30) // 3) == 10
-
-
-def brute_force_delong(is_positive, scores):
-    """Variance by the definition: pairwise wins and their covariances."""
-    positive, negative = scores[is_positive], scores[~is_positive]
-    wins = [
-        [1.0 if a > b else 0.5 if a == b else 0.0 for b in negative]
-        for a in positive
-    ]
-    m, n = len(positive), len(negative)
-    auc = sum(map(sum, wins)) / (m * n)
-    v10 = [sum(row) / n for row in wins]
-    v01 = [sum(wins[i][j] for i in range(m)) / m for j in range(n)]
-    s10 = sum((v - auc) ** 2 for v in v10) / (m - 1)
-    s01 = sum((v - auc) ** 2 for v in v01) / (n - 1)
-    half = 1.959963984540054 * math.sqrt(s10 / m + s01 / n)
-    return [max(0, auc - half), min(1, auc + half)]
+def placements(is_positive, scores):
+    """The area, and what share of the other class each image beats: by all
+    pairs, of which ties count half."""
+    gaps = scores[is_positive][:, np.newaxis] - scores[~is_positive]
+    wins = (np.sign(gaps) + 1) / 2
+    return wins.mean(), wins.mean(axis=1), wins.mean(axis=0)
 
 
 @pytest.mark.parametrize("decimals", [1, 8])
@@ -95,8 +80,11 @@ def test_delong_interval_equals_the_quadratic_definition(seed, decimals):
     generator = np.random.default_rng(seed)
     is_positive = generator.random(60) < 0.3
     scores = np.round(generator.random(60) + 0.4 * is_positive, decimals)
+    area, *parts = placements(is_positive, scores)
+    variance = sum(np.var(part, ddof=1) / len(part) for part in parts)
+    half = 1.959963984540054 * math.sqrt(variance)
     assert ranking.delong_interval(is_positive, scores) == pytest.approx(
-        brute_force_delong(is_positive, scores), abs=1e-12
+        [max(0, area - half), min(1, area + half)], abs=1e-12
     )
 
 
@@ -105,23 +93,18 @@ def test_delong_p_value_equals_the_paired_definition():
     is_positive = np.arange(50) % 2 == 0
     a = generator.random(50) + 0.5 * is_positive
     b = generator.random(50) + 0.2 * is_positive
-
-    def parts(scores):
-        wins = (
-            scores[is_positive][:, np.newaxis] > scores[~is_positive]
-        ).astype(float)
-        return wins.mean(), wins.mean(axis=1), wins.mean(axis=0)
-
-    (auc_a, *parts_a), (auc_b, *parts_b) = parts(a), parts(b)
-    variance = 0
-    for of_a, of_b in zip(parts_a, parts_b, strict=True):
-        covariance = np.cov(of_a, of_b)
-        contrast = np.array([1, -1])
-        variance += contrast @ covariance @ contrast / len(of_a)
-    expected = 2 * stats.norm.sf(abs(auc_a - auc_b) / math.sqrt(variance))
+    (area_a, *parts_a), (area_b, *parts_b) = (
+        placements(is_positive, scores) for scores in (a, b)
+    )
+    contrast = np.array([1, -1])
+    variance = sum(
+        contrast @ np.cov(of_a, of_b) @ contrast / len(of_a)
+        for of_a, of_b in zip(parts_a, parts_b, strict=True)
+    )
+    expected = 2 * stats.norm.sf(abs(area_a - area_b) / math.sqrt(variance))
     test = ranking.delong_test(is_positive, a, b)
     assert test.p_value == pytest.approx(expected, rel=1e-9)
-    assert test.difference == pytest.approx(auc_a - auc_b)
+    assert test.difference == pytest.approx(area_a - area_b)
     assert ranking.delong_test(is_positive, a, a).p_value == 1.0
 
 

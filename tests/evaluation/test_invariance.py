@@ -1,6 +1,6 @@
-"""Batches, padding and replicas change no figure."""
+"""Batches, padding and replicas change no answer."""
 
-import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -8,15 +8,13 @@ import pytest
 
 from tests.samples import make_strategy
 from trainer.data import input_pipeline
-from trainer.evaluation import metrics
-from trainer.evaluation.predictions import make_predictions
 from trainer.training import distribution, loop
 
 
-def compute(data_dir, strategy_name, global_batch_size):
+@functools.cache
+def predict(data_dir, strategy_name, global_batch_size):
     strategy = make_strategy(strategy_name)
     info = input_pipeline.read_dataset_info(str(data_dir))
-    index = input_pipeline.read_index(str(data_dir), info)["train"]
     per_replica = global_batch_size // strategy.num_replicas_in_sync
     with strategy.scope():
         # The brightest spot of a corner tells some tumors.
@@ -44,25 +42,7 @@ def compute(data_dir, strategy_name, global_batch_size):
                 )
             ),
         )
-        logits = loop.predict_all(step, dataset, 22, global_batch_size)
-    predictions = make_predictions(*index, logits)
-    decided = predictions.decide(("no_tumor", "tumor"), 1, 0.5)
-    return dataclasses.asdict(metrics.compute_metrics(decided, 100))
-
-
-def values(node, path=""):
-    """Every number of a nested dictionary, by its path."""
-    if isinstance(node, dict):
-        pairs = node.items()
-    elif isinstance(node, list | tuple):
-        pairs = enumerate(node)
-    else:
-        return {path: node}
-    return {
-        k: v
-        for key, part in pairs
-        for k, v in values(part, f"{path}/{key}").items()
-    }
+        return loop.predict_all(step, dataset, 22, global_batch_size)
 
 
 @pytest.mark.parametrize(
@@ -75,17 +55,10 @@ def values(node, path=""):
         ("mirrored", 22),
     ],
 )
-def test_batches_padding_and_replicas_change_no_figure(
+def test_batches_padding_and_replicas_change_no_answer(
     tiny_records, strategy_name, global_batch_size
 ):
-    expected = values(compute(tiny_records, "one_device", 22))
-    measured = values(compute(tiny_records, strategy_name, global_batch_size))
-    assert measured.keys() == expected.keys()
-    assert 0.5 < expected["/metrics/roc_auc/value"] < 1
-    for name, value in expected.items():
-        if isinstance(value, float):
-            np.testing.assert_allclose(
-                measured[name], value, rtol=1e-6, atol=1e-9
-            )
-        else:
-            assert measured[name] == value
+    expected = predict(tiny_records, "one_device", 22)
+    logits = predict(tiny_records, strategy_name, global_batch_size)
+    assert logits.shape == (22, 1) and len(np.unique(expected)) > 10
+    np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-9)

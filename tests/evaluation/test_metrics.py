@@ -13,11 +13,29 @@ from sklearn import metrics as sklearn_metrics
 from tests.evaluation import samples
 from trainer.evaluation import metrics
 
-SMALL = 200  # resamples
+NUM_RESAMPLES = 50
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 
-def compute(p, num_resamples=SMALL, **options):
-    return metrics.compute_metrics(p, num_resamples=num_resamples, **options)
+def compute(p, num_resamples=NUM_RESAMPLES, **options):
+    """Metrics; every figure is a finite number, or has a reason."""
+    split = metrics.compute_metrics(p, num_resamples=num_resamples, **options)
+    for name, metric in all_metrics(split):
+        if metric.value is None or metric.interval is None:
+            assert metric.reason, name
+        if metric.value is not None:
+            assert math.isfinite(metric.value), name
+        if metric.interval is not None:
+            low, high = metric.interval
+            assert low <= high, name
+            assert metric.method, name
+    return split
+
+
+def all_metrics(split):
+    parts = [split.metrics]
+    parts += (split.one_vs_rest or split.at_prevalence or {}).values()
+    return itertools.chain.from_iterable(part.items() for part in parts)
 
 
 def assert_values(metrics_, expected):
@@ -26,75 +44,44 @@ def assert_values(metrics_, expected):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_binary_metrics_equal_scikit_learn(seed):
-    p = samples.random_predictions(97, seed=seed, skill=0.7)
-    score, truth = p.probabilities[:, 1], p.labels
-    decided = (score >= 0.4).astype(int)
-    m = sklearn_metrics
-    assert_values(
-        compute(p).metrics,
-        {
-            "accuracy": m.accuracy_score(truth, decided),
-            "balanced_accuracy": m.balanced_accuracy_score(truth, decided),
-            "sensitivity": m.recall_score(truth, decided),
-            "specificity": m.recall_score(truth, decided, pos_label=0),
-            "positive_predictive_value": m.precision_score(truth, decided),
-            "negative_predictive_value": m.precision_score(
-                truth, decided, pos_label=0
-            ),
-            "f1": m.f1_score(truth, decided),
-            "macro_f1": m.f1_score(truth, decided, average="macro"),
-            "matthews_correlation": m.matthews_corrcoef(truth, decided),
-            "roc_auc": m.roc_auc_score(truth, score),
-            "average_precision": m.average_precision_score(truth, score),
-            "log_loss": m.log_loss(truth, p.probabilities),
-            "brier": m.brier_score_loss(truth, score),
-        },
-    )
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_metrics_of_four_classes_equal_scikit_learn(seed):
-    p = samples.random_predictions(123, 4, seed=seed, skill=0.7)
-    truth, decided = p.labels, p.probabilities.argmax(axis=1)
-    split = compute(p)
-    m = sklearn_metrics
-    assert_values(
-        split.metrics,
-        {
-            "accuracy": m.accuracy_score(truth, decided),
-            "balanced_accuracy": m.balanced_accuracy_score(truth, decided),
-            "macro_f1": m.f1_score(truth, decided, average="macro"),
-            "matthews_correlation": m.matthews_corrcoef(truth, decided),
-            "log_loss": m.log_loss(truth, p.probabilities),
-            "brier": np.sum((p.probabilities - np.eye(4)[truth]) ** 2) / 123,
-            "roc_auc": m.roc_auc_score(
-                truth, p.probabilities, multi_class="ovr"
-            ),
-        },
-    )
-    for c, name in enumerate(p.class_names):
-        is_class, is_called = truth == c, decided == c
-        score = p.probabilities[:, c]
-        assert_values(
-            split.one_vs_rest[name],
-            {
-                "roc_auc": m.roc_auc_score(is_class, score),
-                "average_precision": m.average_precision_score(is_class, score),
-                "f1": m.f1_score(is_class, is_called),
-                "sensitivity": m.recall_score(is_class, is_called),
-                "specificity": m.recall_score(~is_class, ~is_called),
-                "positive_predictive_value": m.precision_score(
-                    is_class, is_called
-                ),
-                "negative_predictive_value": m.precision_score(
-                    ~is_class, ~is_called
-                ),
-            },
-        )
-    assert split.confusion_matrix == (
-        m.confusion_matrix(truth, decided).tolist()
-    )
+@pytest.mark.parametrize(("num_images", "num_classes"), [(97, 2), (123, 4)])
+def test_metrics_equal_scikit_learn(num_images, num_classes, seed):
+    p = samples.random_predictions(num_images, num_classes, seed, skill=0.7)
+    split, m = compute(p), sklearn_metrics
+    truth, scores = p.labels, p.probabilities
+    if num_classes == 2:
+        decided = (scores[:, 1] >= 0.4).astype(int)
+        of_class = {1: split.metrics}
+        whole = {"brier": m.brier_score_loss(truth, scores[:, 1])}
+    else:
+        decided = scores.argmax(axis=1)
+        of_class = dict(enumerate(split.one_vs_rest.values()))
+        whole = {
+            "brier": np.sum((scores - np.eye(4)[truth]) ** 2) / num_images,
+            "roc_auc": m.roc_auc_score(truth, scores, multi_class="ovr"),
+        }
+    whole |= {
+        "accuracy": m.accuracy_score(truth, decided),
+        "balanced_accuracy": m.balanced_accuracy_score(truth, decided),
+        "macro_f1": m.f1_score(truth, decided, average="macro"),
+        "matthews_correlation": m.matthews_corrcoef(truth, decided),
+        "log_loss": m.log_loss(truth, scores),
+    }
+    assert_values(split.metrics, whole)
+    confusion = m.confusion_matrix(truth, decided)
+    assert split.confusion_matrix == confusion.tolist()
+    for c, figures in of_class.items():
+        is_class, called, score = truth == c, decided == c, scores[:, c]
+        expected = {
+            "roc_auc": m.roc_auc_score(is_class, score),
+            "average_precision": m.average_precision_score(is_class, score),
+            "f1": m.f1_score(is_class, called),
+            "sensitivity": m.recall_score(is_class, called),
+            "specificity": m.recall_score(~is_class, ~called),
+            "positive_predictive_value": m.precision_score(is_class, called),
+            "negative_predictive_value": m.precision_score(~is_class, ~called),
+        }
+        assert_values(figures, expected)
 
 
 def test_calibration_error_equals_a_loop_over_bins():
@@ -120,7 +107,7 @@ def test_interval_equals_a_loop_over_resamples():
     area = compute(p, seed=5).metrics["roc_auc"]
     names, group_of = np.unique(p.groups, return_inverse=True)
     draws = np.random.default_rng(5).integers(
-        0, len(names), (SMALL, len(names))
+        0, len(names), (NUM_RESAMPLES, len(names))
     )
     areas = []
     for draw in draws:
@@ -171,32 +158,11 @@ def test_predictive_values_at_the_splits_own_prevalence_are_its_own():
         assert metric.value == pytest.approx(own, abs=1e-12)
 
 
-def all_metrics(split):
-    parts = [split.metrics]
-    parts += (split.one_vs_rest or split.at_prevalence or {}).values()
-    return itertools.chain.from_iterable(part.items() for part in parts)
-
-
-def assert_sound(split):
-    """Every figure is a finite number, or has a reason."""
-    for name, metric in all_metrics(split):
-        if metric.value is None or metric.interval is None:
-            assert metric.reason, name
-        if metric.value is not None:
-            assert math.isfinite(metric.value), name
-        if metric.interval is not None:
-            low, high = metric.interval
-            assert low <= high, name
-            assert metric.method, name
-
-
 @pytest.mark.parametrize("label", [0, 1])
-@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_one_class_gives_reasons(label):
     p = samples.random_predictions(20)
     p = dataclasses.replace(p, labels=np.full(20, label, np.int32))
     split = compute(p, prevalences=(0.1,))
-    assert_sound(split)
     assert split.metrics["roc_auc"].reason == "needs images of both classes"
     assert split.metrics["matthews_correlation"].value is None
     missing = "specificity" if label else "sensitivity"
@@ -204,22 +170,18 @@ def test_one_class_gives_reasons(label):
     assert split.metrics["accuracy"].value is not None
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_one_group_gives_values_without_intervals():
     p = samples.random_predictions(20)
     split = compute(dataclasses.replace(p, groups=["one"] * 20))
-    assert_sound(split)
     assert split.num_groups == 1
     for name, metric in split.metrics.items():
         assert metric.value is not None, name
         assert metric.interval is None, name
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_ties_in_every_score_give_chance():
     p = samples.random_predictions(30)
     split = compute(dataclasses.replace(p, logits=np.zeros_like(p.logits)))
-    assert_sound(split)
     assert split.metrics["roc_auc"].value == 0.5
     assert split.metrics["average_precision"].value == 0.5
     assert split.metrics["matthews_correlation"].value == 0
@@ -229,29 +191,24 @@ def test_ties_in_every_score_give_chance():
 
 @pytest.mark.parametrize("num_images", [1, 2, 10])
 @pytest.mark.parametrize("num_classes", [2, 4])
-@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_few_images_crash_nothing(num_images, num_classes):
     p = samples.random_predictions(num_images, num_classes)
-    assert_sound(compute(p, prevalences=(0.01,)))
+    compute(p, prevalences=(0.01,))
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_no_image_gives_reasons(num_classes):
     p = samples.random_predictions(4, num_classes)
     p.logits[:] = np.nan
     split = compute(p)
-    assert_sound(split)
     assert (split.num_images, split.num_without_answer) == (0, 4)
     assert all(metric.value is None for _, metric in all_metrics(split))
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_class_absent_from_test_is_reported():
     p = samples.random_predictions(60, 4)
     p = p.select(p.labels != 2)
     split = compute(p)
-    assert_sound(split)
     absent = split.one_vs_rest["c"]
     assert absent["sensitivity"].reason == "there is no image of the class"
     assert absent["roc_auc"].value is None
@@ -264,6 +221,6 @@ def test_class_absent_from_test_is_reported():
 
 def test_thousand_images_take_less_than_two_seconds():
     p = samples.random_predictions(1000)
-    start = time.monotonic()
+    start = time.process_time()
     compute(p, num_resamples=1000)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2

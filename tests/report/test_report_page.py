@@ -1,6 +1,5 @@
 """The report in a browser: what its script shows is what Python computes."""
 
-import dataclasses
 import html
 import json
 import re
@@ -10,9 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.evaluation.samples import random_predictions
-from tests.report.samples import evaluate, make_splits, page_of
-from tests.samples import encode, make_pixels
+from tests.report.samples import evaluate_part, page_of
 from trainer.report import page
 
 PROBE = """
@@ -118,34 +115,24 @@ def open_in_browser(text: str, directory, size="1200,2600"):
     return json.loads(html.unescape(probe[1])), done.stderr
 
 
-def test_slider_shows_what_python_computes(tmp_path):
-    binary = evaluate(
-        make_splits(),
-        test={"unlikeness": np.linspace(0, 2, 60)},
-        read_images=lambda _, indices: [
-            encode(make_pixels(i, 0)) for i in indices
-        ],
-        explain=lambda images, classes: images,
-    )
-    shown, log = open_in_browser(page_of(binary), tmp_path)
+def test_slider_shows_what_python_computes(illustrated, tmp_path):
+    findings = illustrated.evaluation.findings
+    shown, log = open_in_browser(page_of(illustrated.evaluation), tmp_path)
     assert "CONSOLE" not in log
     assert shown["requests"] == []
     assert 4.5 <= shown["faintest"][0] < 10, shown["faintest"]
     assert shown["opacities"] == ["0", "1", "0"]
-    test = dataclasses.replace(
-        random_predictions(60, 2, 1, 40),
-        temperature=binary.findings.temperature,
-    )
+    test = illustrated.test.select(illustrated.test.is_finite)
     scores, truth = test.probabilities[:, 1], test.labels == 1
     cuts = [0, *np.unique(scores), 2]
     assert len(shown["seen"]) == len(cuts) - 1
     for step, seen in enumerate(shown["seen"]):
-        decided = scores > cuts[step] if step else np.ones(60, bool)
+        decided = scores > cuts[step] if step else np.ones(39, bool)
         assert seen["tp"] == np.sum(decided & truth)
         assert seen["fp"] == np.sum(decided & ~truth)
         assert seen["fn"] == np.sum(~decided & truth)
         assert seen["tn"] == np.sum(~decided & ~truth)
-    metrics = binary.findings.split.metrics
+    metrics = findings.split.metrics
     for name in (
         "sensitivity",
         "specificity",
@@ -156,23 +143,19 @@ def test_slider_shows_what_python_computes(tmp_path):
         label = page.GLOSSARY[name][0]
         assert shown["start"][label] == page.format_metric(metrics[name])
     assert shown["start"]["F1"] == f"{metrics['f1'].value:.3f}"
-    assert shown["threshold"] == f"{binary.findings.operating_point:.3f}"
+    assert shown["threshold"] == f"{findings.operating_point:.3f}"
     ppv = metrics["positive_predictive_value"].value
     assert f"right in {ppv:.3f} of cases" in shown["frequencies"]
 
 
-def test_page_of_four_classes_fits_a_phone(tmp_path):
-    names = ("glioma", "meningioma", "none", "pituitary")
-    text = page_of(evaluate(make_splits(num_classes=4), names))
-    shown, log = open_in_browser(text, tmp_path, "500,900")
+def test_page_of_four_classes_fits_a_phone(of_four, tmp_path):
+    shown, log = open_in_browser(page_of(of_four), tmp_path, "500,900")
     assert "CONSOLE" not in log
     assert shown["wide"] is False
     assert len(shown["seen"]) == 61
 
 
 def test_page_of_one_class_has_no_script_error(tmp_path):
-    splits = make_splits(20)
-    splits["test"] = splits["test"].select(splits["test"].labels == 1)
-    shown, log = open_in_browser(page_of(evaluate(splits)), tmp_path)
+    shown, log = open_in_browser(page_of(evaluate_part(2, (1,))), tmp_path)
     assert "CONSOLE" not in log
     assert shown["start"]["Specificity"] == "n/a"

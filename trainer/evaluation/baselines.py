@@ -221,10 +221,9 @@ def compare(
             resampled[name, "difference"], fewest
         )
         beaten = interval is not None and interval[0] > 0
+        figures = value, difference, interval, beaten
         if positive is None:
-            compared[name] = results.Baseline(
-                "balanced_accuracy", value, difference, interval, beaten
-            )
+            compared[name] = results.Baseline("balanced_accuracy", *figures)
             continue
         test = ranking.delong_test(
             labels == positive,
@@ -232,11 +231,6 @@ def compare(
             scores[:, positive],
         )
         compared[name] = results.BaselineOfTwo(
-            "roc_auc",
-            value,
-            difference,
-            interval,
-            beaten,
-            test and test.p_value,
+            "roc_auc", *figures, test and test.p_value
         )
     return compared

@@ -69,10 +69,7 @@ def _confusion_statistics(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def expected_calibration_error(
-    correct: np.ndarray,
-    confidence: np.ndarray,
-    weights: np.ndarray,
-    num_bins: int = CALIBRATION_BINS,
+    correct: np.ndarray, confidence: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """Mean gap between confidence and accuracy over bins of equal width.
 
@@ -83,10 +80,11 @@ def expected_calibration_error(
         correct: bool `[images]`.
         confidence: `[images]`, in [0, 1].
         weights: `[resamples, images]`.
-        num_bins: over [0, 1].
     """
-    gaps = np.zeros((len(confidence), num_bins))
-    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    gaps = np.zeros((len(confidence), CALIBRATION_BINS))
+    bins = np.minimum(
+        (confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1
+    )
     gaps[np.arange(len(bins)), bins] = correct - confidence
     return ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
 
@@ -119,6 +117,7 @@ def _class_statistics(split, weights, confusion, c) -> dict[str, np.ndarray]:
     true, decided = confusion[:, c].sum(axis=1), confusion[:, :, c].sum(axis=1)
     total = confusion.sum(axis=(1, 2))
     hits = confusion[:, c, c]
+    cleared = total - true - decided + hits
     return {
         "roc_auc": ranking.roc_auc(is_positive, scores, weights),
         "average_precision": ranking.average_precision(
@@ -128,11 +127,9 @@ def _class_statistics(split, weights, confusion, c) -> dict[str, np.ndarray]:
             total > 0, np.nan_to_num(ratio(2 * hits, true + decided)), np.nan
         ),
         "sensitivity": ratio(hits, true),
-        "specificity": ratio(total - true - decided + hits, total - true),
+        "specificity": ratio(cleared, total - true),
         "positive_predictive_value": ratio(hits, decided),
-        "negative_predictive_value": ratio(
-            total - true - decided + hits, total - decided
-        ),
+        "negative_predictive_value": ratio(cleared, total - decided),
     }
 
 

@@ -3,7 +3,6 @@
 import functools
 
 import numpy as np
-from scipy import stats
 
 from trainer.evaluation import resampling, results
 
@@ -18,7 +17,7 @@ def wilson_interval(proportion: float, trials: float) -> results.Interval:
         proportion: of successes.
         trials: their number, or an effective number that is no integer.
     """
-    z = stats.norm.ppf(0.5 + resampling.CONFIDENCE / 2)
+    z = resampling.Z
     scale = 1 + z**2 / trials
     center = (proportion + z**2 / (2 * trials)) / scale
     half = np.sqrt(

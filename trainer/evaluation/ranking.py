@@ -87,8 +87,7 @@ def _placements(is_positive, scores):
 def _spread(of_positives, of_negatives):
     """Half the width of an interval, and the variance of a mean."""
     variance = sum(p.var(ddof=1) / len(p) for p in (of_positives, of_negatives))
-    z = stats.norm.ppf(0.5 + resampling.CONFIDENCE / 2)
-    return z * np.sqrt(variance), variance
+    return resampling.Z * np.sqrt(variance), variance
 
 
 def delong_interval(

@@ -13,6 +13,7 @@ from scipy import stats
 from trainer.evaluation.results import Interval
 
 CONFIDENCE = 0.95
+Z = stats.norm.ppf(0.5 + CONFIDENCE / 2)  # half a normal interval's width
 NUM_RESAMPLES = 1000
 _MAX_CHUNK = 2_000_000  # weights in memory at a time
 

@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from trainer.data.build import audit_sentences, output
 from trainer.storage import paths
@@ -169,7 +169,12 @@ def _list_pairs(report: dict, images_csv: bytes) -> list[Pair]:
         (pair["first"], pair["second"], float(pair["agreement"]))
         for pair in report["near_duplicates"]["pairs"]
     ]
-    rows = _look_up(images_csv, {i for pair in linked for i in pair[:2]})
+    wanted = {image_id for pair in linked for image_id in pair[:2]}
+    rows = {
+        row["id"]: row
+        for row in csv.DictReader(io.StringIO(images_csv.decode("utf-8")))
+        if row["id"] in wanted
+    }
     classes = {
         image["id"]: image["class"]
         for group in report["conflicting_labels"]["groups"]
@@ -183,25 +188,13 @@ def _list_pairs(report: dict, images_csv: bytes) -> list[Pair]:
 
     def side(image_id):
         # Images that were left out have no row, but may be named elsewhere.
-        row = rows.get(image_id, {})
+        row = rows.get(image_id)
         return Side(
             image_id,
-            row.get("class", classes.get(image_id, "")),
-            row.get("split", ""),
+            row["class"] if row else classes.get(image_id, ""),
+            row["split"] if row else "",
             given.get(image_id, ""),
         )
 
     pairs = [Pair((side(a), side(b)), agreement) for a, b, agreement in linked]
     return sorted(pairs, key=lambda pair: pair.gravity)[:MAX_PAIRS]
-
-
-def _look_up(
-    images_csv: bytes, wanted: Collection[str]
-) -> dict[str, dict[str, str]]:
-    """Rows of some images."""
-    rows = csv.DictReader(io.StringIO(images_csv.decode("utf-8")))
-    return {
-        row["id"]: {"class": row["class"], "split": row["split"]}
-        for row in rows
-        if row["id"] in wanted
-    }

@@ -37,14 +37,20 @@ def _png(fig: figure.Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _style(axes):
+def _draw_diagonal(axes) -> None:
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
+
+
+def _finish(axes, num_drawn: int, place: str, nothing: str, **labels) -> None:
+    """Labels, and a legend at a place, or why there is nothing to draw."""
+    axes.set(**labels)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-
-
-def _say_nothing_to_draw(axes, reason):
+    if num_drawn:
+        axes.legend(loc=place, fontsize=9 if num_drawn < 8 else 6)
+        return
     axes.text(
-        0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes
+        0.5, 0.5, nothing, ha="center", va="center", transform=axes.transAxes
     )
 
 
@@ -146,7 +152,7 @@ def roc_curve(predictions: Mapping[str, Decided]) -> bytes:
     """ROC curves of each split, with the operating point."""
     operating_point = next(iter(predictions.values())).operating_point
     fig, axes = _new_figure()
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
+    _draw_diagonal(axes)
     drawn = 0
     for curve in _curves(predictions):
         if curve.truth.all() or not curve.truth.any():
@@ -171,12 +177,15 @@ def roc_curve(predictions: Mapping[str, Decided]) -> bytes:
     title = f"ROC: {_of_what(predictions)}"
     if operating_point is not None:
         title += "; dots: operating point"
-    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
-    _style(axes)
-    if drawn:
-        axes.legend(loc="lower right", fontsize=9 if drawn < 8 else 6)
-    else:
-        _say_nothing_to_draw(axes, "needs images of both classes")
+    _finish(
+        axes,
+        drawn,
+        "lower right",
+        "needs images of both classes",
+        xlabel="1 - specificity",
+        ylabel="sensitivity",
+        title=title,
+    )
     return _png(fig)
 
 
@@ -205,18 +214,16 @@ def precision_recall_curve(predictions: Mapping[str, Decided]) -> bytes:
         axes.axhline(
             curve.truth.mean(), color=curve.color, linewidth=1, linestyle=":"
         )
-    of_what = _of_what(predictions)
-    axes.set(
+    _finish(
+        axes,
+        drawn,
+        "lower left",
+        "needs an image of the positive class",
         xlabel="recall (sensitivity)",
         ylabel="precision (PPV)",
-        title=f"Precision and recall: {of_what}",
+        title=f"Precision and recall: {_of_what(predictions)}",
         ylim=(0, 1.03),
     )
-    _style(axes)
-    if drawn:
-        axes.legend(loc="lower left", fontsize=9 if drawn < 8 else 6)
-    else:
-        _say_nothing_to_draw(axes, "needs an image of the positive class")
     return _png(fig)
 
 
@@ -255,7 +262,7 @@ def calibration(predictions: Mapping[str, Decided]) -> bytes:
 def _draw_reliability(
     axes, predictions: Mapping[str, Decided], title: str
 ) -> None:
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
+    _draw_diagonal(axes)
     judged = {s: p for s, p in predictions.items() if len(p.labels)}
     for (split, p), marker in zip(judged.items(), "so^", strict=False):
         if p.positive_index is None:
@@ -279,18 +286,17 @@ def _draw_reliability(
     xlabel = "predicted probability"
     if next(iter(predictions.values())).positive_index is None:
         xlabel += " of the class decided on"
-    axes.set(
+    _finish(
+        axes,
+        len(judged),
+        "upper left",
+        "no image was judged",
         xlabel=xlabel,
         ylabel="observed share, 95 % interval",
         title=title,
         xlim=(-0.02, 1.02),
         ylim=(-0.02, 1.02),
     )
-    _style(axes)
-    if judged:
-        axes.legend(loc="upper left")
-    else:
-        _say_nothing_to_draw(axes, "no image was judged")
 
 
 def training_history(rows: list[dict]) -> bytes:
@@ -298,11 +304,6 @@ def training_history(rows: list[dict]) -> bytes:
     fig, pair = _new_figure(9, 3.8, 2)
     epochs = np.arange(1, len(rows) + 1)
     for axes, name in zip(pair, ("accuracy", "loss"), strict=True):
-        axes.set(xlabel="epoch", ylabel=name)
-        _style(axes)
-        if not rows:
-            _say_nothing_to_draw(axes, "no epoch was trained")
-            continue
         for column, split in ((name, "train"), (f"val_{name}", "validation")):
             axes.plot(
                 epochs,
@@ -316,9 +317,16 @@ def training_history(rows: list[dict]) -> bytes:
             if rows[i]["phase"] != rows[i - 1]["phase"]:
                 axes.axvline(i + 0.5, color="0.4", linestyle="--", linewidth=1)
         title = name.capitalize()
-        if rows[0]["phase"] != rows[-1]["phase"]:
+        if rows and rows[0]["phase"] != rows[-1]["phase"]:
             title += "; dashed: fine-tuning starts"
-        axes.set_title(title)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
+        _finish(
+            axes,
+            len(rows[:1]),
+            "best",
+            "no epoch was trained",
+            xlabel="epoch",
+            ylabel=name,
+            title=title,
+        )
     return _png(fig)

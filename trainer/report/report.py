@@ -156,10 +156,6 @@ def _evaluate_split(
         predictions, seed=seed, prevalences=context.prevalences
     )
     scores = {n: values[answered] for n, values in facts.baselines.items()}
-    if scores:
-        split = dataclasses.replace(
-            split, baselines=baselines.compare(judged, scores, seed=seed)
-        )
     columns = {
         n: [values[i] for i in np.flatnonzero(answered)]
         for n, values in facts.columns.items()
@@ -168,45 +164,33 @@ def _evaluate_split(
         columns[subgroups.KINSHIP] = subgroups.kinship(
             judged.groups, context.train_groups
         )
-    if columns:
-        parts = {
-            n: subgroups.compute_subgroups(judged, values, split.metrics, seed)
-            for n, values in columns.items()
-        }
-        if subgroups.KINSHIP in parts and scores:
-            parts[subgroups.KINSHIP] = _with_baselines(
-                parts[subgroups.KINSHIP],
-                np.array(columns[subgroups.KINSHIP], object),
-                judged,
-                scores,
-                seed,
-            )
-        split = dataclasses.replace(split, subgroups=parts)
-    if facts.unlikeness is not None:
-        split = dataclasses.replace(
-            split, out_of_distribution=_unlikeness(facts.unlikeness)
-        )
-    return split
-
-
-def _with_baselines(
-    parts: dict[str, results.Subgroup],
-    column: np.ndarray,
-    judged: Decided,
-    scores: Mapping[str, np.ndarray],
-    seed: int,
-) -> dict[str, results.Subgroup]:
-    return {
-        value: dataclasses.replace(
-            part,
-            baselines=baselines.compare(
-                judged.select(column == value),
-                {name: s[column == value] for name, s in scores.items()},
-                seed=seed,
-            ),
-        )
-        for value, part in parts.items()
+    parts = {
+        n: subgroups.compute_subgroups(judged, values, split.metrics, seed)
+        for n, values in columns.items()
     }
+    if subgroups.KINSHIP in parts and scores:
+        column = np.array(columns[subgroups.KINSHIP], object)
+        parts[subgroups.KINSHIP] = {
+            value: dataclasses.replace(
+                part,
+                baselines=baselines.compare(
+                    judged.select(column == value),
+                    {n: s[column == value] for n, s in scores.items()},
+                    seed=seed,
+                ),
+            )
+            for value, part in parts[subgroups.KINSHIP].items()
+        }
+    return dataclasses.replace(
+        split,
+        baselines=baselines.compare(judged, scores, seed=seed)
+        if scores
+        else None,
+        subgroups=parts or None,
+        out_of_distribution=None
+        if facts.unlikeness is None
+        else _unlikeness(facts.unlikeness),
+    )
 
 
 def _unlikeness(scores: np.ndarray) -> results.Unlikeness:

@@ -43,14 +43,10 @@ def verdict(
         return ["No image was judged, so nothing is known."]
     if positive_index is None:
         return _verdict_of_many(split, class_names, counts)
-    negative_index = 1 - positive_index
-    positive, negative = (
-        class_names[positive_index],
-        class_names[negative_index],
-    )
+    order = [1 - positive_index, positive_index]
+    negative, positive = (class_names[i] for i in order)
+    (cleared, alarms), (missed, hits) = counts[np.ix_(order, order)]
     metrics, spoken = split.metrics, []
-    missed, hits = counts[positive_index, [negative_index, positive_index]]
-    cleared, alarms = counts[negative_index, [negative_index, positive_index]]
     if hits + missed:
         spoken.append(
             f"Of {_images(hits + missed)} with {positive}, {hits} found and "

@@ -15,21 +15,20 @@ IMAGES = [encode(np.full((8, 8), level, np.uint8)) for level in LEVELS]
 
 @pytest.fixture
 def save(tmp_path):
-    """Returns a function that saves a model of one function."""
-
-    def save(call, shape, dtype=tf.float32):
+    def save(call, shape=(None, 4, 4, 1), dtype=tf.float32):
         module = tf.Module()
         spec = tf.TensorSpec(shape, dtype, "x")
         module.call = tf.function(call, input_signature=[spec])
-        path = str(tmp_path / "m")
-        tf.saved_model.save(module, path, {"serving_default": module.call})
-        return path
+        signatures = {"serving_default": module.call}
+        tf.saved_model.save(module, str(tmp_path / "m"), signatures)
+        return str(tmp_path / "m")
 
     return save
 
 
 def mean(pixels):
-    return tf.reduce_mean(tf.cast(pixels, tf.float32), [1, 2, 3])[:, tf.newaxis]
+    pixels = tf.cast(pixels, tf.float32)
+    return tf.reduce_mean(pixels, axis=[1, 2, 3])[:, tf.newaxis]
 
 
 def ask(path, **meaning):
@@ -38,12 +37,12 @@ def ask(path, **meaning):
 
 
 def test_pixels_come_in_the_range_of_the_model(save):
-    path = save(lambda x: {"p": (mean(x) + 1) / 2}, [None, 4, 4, 1])
+    path = save(lambda x: {"p": (mean(x) + 1) / 2})
     model, answers = ask(path, pixel_range=(-1.0, 1.0), operating_point=0.4)
-    np.testing.assert_allclose(answers.scores, LEVELS / 255, atol=1e-6)
-    np.testing.assert_allclose(
-        answers.probabilities[:, 0], 1 - LEVELS / 255, atol=1e-6
-    )
+    scores = LEVELS / 255
+    np.testing.assert_allclose(answers.scores, scores, atol=1e-6)
+    expected = np.stack([1 - scores, scores], axis=1)
+    np.testing.assert_allclose(answers.probabilities, expected, atol=1e-6)
     assert answers.labels == ["dark", "dark", "bright", "bright"]
     assert answers.decisions.tolist() == [False, False, True, True]
     assert (model.class_names, model.operating_point) == (NAMES, 0.4)
@@ -58,11 +57,10 @@ def test_integer_pixels_in_colour(save):
 def test_logits_become_probabilities(save, num_outputs):
     def call(x):
         logits = mean(x) / 100
-        if num_outputs == 2:
-            logits = tf.concat([tf.zeros_like(logits), logits], axis=1)
-        return {"z": logits}
+        both = tf.concat([tf.zeros_like(logits), logits], axis=1)
+        return {"z": both[:, -num_outputs:]}
 
-    path = save(call, [None, 4, 4, 1])
+    path = save(call)
     expected = 1 / (1 + np.exp(-LEVELS.astype(float) / 100))
     answers = ask(path, outputs="logits")[1]
     np.testing.assert_allclose(answers.scores, expected, atol=1e-6)
@@ -76,10 +74,11 @@ def test_encoded_images_are_decoded_by_the_model(save):
             return tf.cast(tf.io.decode_png(image, channels=1), tf.float32)
 
         pixels = tf.map_fn(decode, images, tf.TensorSpec([8, 8, 1], tf.float32))
-        return {"p": tf.concat([1 - mean(pixels) / 255, mean(pixels) / 255], 1)}
+        p = mean(pixels) / 255
+        return {"p": tf.concat([1 - p, p], axis=1)}
 
-    path = save(call, [None], tf.string)
-    np.testing.assert_allclose(ask(path)[1].scores, LEVELS / 255, atol=1e-6)
+    answers = ask(save(call, [None], tf.string))[1]
+    np.testing.assert_allclose(answers.scores, LEVELS / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +93,12 @@ def test_encoded_images_are_decoded_by_the_model(save):
 def test_model_that_cannot_be_asked_is_one_sentence(
     save, names, shape, outputs, message
 ):
-    def call(x):
-        return {name: tf.reshape(x, [4, -1])[:, :1] for name in outputs}
-
+    path = save(
+        lambda x: {name: tf.reshape(x, [4, -1])[:, :1] for name in outputs},
+        shape,
+    )
     with pytest.raises(ValueError, match=message):
-        exported.load(save(call, shape), foreign.Meaning(names)).ask(IMAGES)
+        exported.load(path, foreign.Meaning(names)).ask(IMAGES)
 
 
 def test_record_set_is_judged_by_its_answers(save, tiny_records):
