@@ -16,10 +16,14 @@ SHARED = ROOT.parent / "shared"
 IMAGE_SIZE = 32
 
 
-def encode(pixels: np.ndarray, image_format: str = "PNG") -> bytes:
-    """Encodes uint8 `[height, width]` or `[height, width, 3]`."""
+def encode(image, image_format: str = "PNG", **options) -> bytes:
+    """A file of an image of Pillow, or of uint8 `[height, width]` or
+    `[height, width, 3]`.
+    """
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, image_format)
+    image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
 

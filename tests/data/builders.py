@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 from scipy import ndimage
 
+from tests.samples import encode
 from trainer.data.build import dataset, scan
 from trainer.data.build.options import BuildOptions
 from trainer.data.images import readers
@@ -67,9 +68,8 @@ def make_head(seed: int, height: float = 0.0, size: int = 160) -> np.ndarray:
 
 
 def as_jpeg(pixels, quality):
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return np.asarray(PIL.Image.open(buffer))
+    data = encode(pixels, "JPEG", quality=quality)
+    return np.asarray(PIL.Image.open(io.BytesIO(data)))
 
 
 def resized(pixels, width, height):
@@ -134,15 +134,6 @@ def gradient(height=24, width=32) -> np.ndarray:
 def colour() -> np.ndarray:
     grey = gradient()
     return np.stack([grey, 255 - grey, grey // 2], axis=-1)
-
-
-def encode(image, image_format="PNG", **options) -> bytes:
-    """A file of pixels, or of an image of Pillow."""
-    if isinstance(image, np.ndarray):
-        image = PIL.Image.fromarray(image)
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
 
 
 def read_one(data: bytes, **window) -> Image:
