@@ -140,17 +140,11 @@ def train_head(
             )
         num_images = steps_per_epoch * s.global_batch_size
         seconds = time.monotonic() - start
-        history.append(
-            {
-                "step": last_step,
-                "loss": sums[0] / num_images,
-                "accuracy": sums[1] / num_images,
-                "val_loss": float(val_loss),
-                "learning_rate": float(rates[last_step - 1]),
-                "images_per_second": num_images / seconds,
-                "seconds": seconds,
-            }
-        )
+        row = {"step": last_step, "loss": sums[0] / num_images}
+        row |= {"accuracy": sums[1] / num_images, "val_loss": float(val_loss)}
+        row["learning_rate"] = float(rates[last_step - 1])
+        row |= {"images_per_second": num_images / seconds, "seconds": seconds}
+        history.append(row)
         epoch_logits.append(logits.numpy())
         if val_loss < best_loss:
             best_loss, best_epoch, weights = val_loss, epoch, state[0]
