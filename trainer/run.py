@@ -24,6 +24,7 @@ from trainer.training import (
 )
 
 CONFIG_FILE = "config.json"
+_FORWARD_BATCH = 32
 
 
 def make_augmentation(settings: dict) -> augmentation.Augmentation:
@@ -131,7 +132,13 @@ class Run:
     ) -> np.ndarray:
         """Outputs of a compiled step for every image of a split."""
         num_images = self.info.num_images(split)
-        batch_size = self.cfg.global_batch_size // self.cfg.accumulation_steps
+        # As many a replica, however many replicas there are: they then give
+        # the same bits, which another shape of the convolutions would not.
+        per_replica = min(
+            _FORWARD_BATCH,
+            self.cfg.global_batch_size // self.cfg.accumulation_steps,
+        )
+        batch_size = per_replica * self.strategy.num_replicas_in_sync
 
         def make_dataset(num_workers, worker_index):
             return input_pipeline.make_evaluation_dataset(
@@ -140,7 +147,7 @@ class Run:
                 image_size=self.cfg.image_size,
                 channels=self.info.channels,
                 global_batch_size=batch_size,
-                per_replica_batch_size=self.per_replica,
+                per_replica_batch_size=per_replica,
                 num_workers=num_workers,
                 worker_index=worker_index,
                 augmentation=augmented_by,
