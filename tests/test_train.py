@@ -191,9 +191,10 @@ def test_run_killed_in_both_phases_ends_with_the_weights_of_one_never_killed(
     job_dir = workspace / "killed"
 
     def views():
+        # The description of a view is written when the view is.
         return {
             path: path.stat().st_mtime_ns
-            for path in (workspace / "killed_features").glob("*.npy")
+            for path in (workspace / "killed_features").glob("*.json")
         }
 
     def kill_when(condition):
@@ -284,12 +285,12 @@ def test_crashed_chief_and_worker_end_with_the_same_bits(workspace, preempted):
     job_dir = "crashed"
     features = workspace / f"{job_dir}_features"
     chief, worker = start_cluster(workspace, job_dir)
-    wait_for(lambda: list(features.glob("*.npy")), [chief, worker])
+    wait_for(lambda: list(features.glob("*.json")), [chief, worker])
     worker.send_signal(signal.SIGSTOP)
     assert_survivor_ends(chief, "worker 0")
     worker.kill()
     worker.wait()
-    (first_view,) = features.glob("*.npy")
+    (first_view,) = features.glob("*.json")
     written = first_view.stat().st_mtime_ns
     chief, worker = start_cluster(workspace, job_dir)
     wait_for_epochs(
