@@ -34,16 +34,25 @@ class SigtermWatch:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within the block SIGTERM is left to who asks for it."""
+        """Within the block SIGTERM is left to who asks for it.
+
+        One that came after the last question ends the process when the block
+        has ended.
+        """
         self._is_deferred = True
         try:
             yield
         finally:
             self._is_deferred = False
+        if self._received:
+            self._stop()
 
     def _receive(self, signal_number, frame):
         del signal_number, frame
         self._received = True
         if not self._is_deferred:
-            logging.warning("Stopped by SIGTERM; the same command continues.")
-            raise Preempted
+            self._stop()
+
+    def _stop(self):
+        logging.warning("Stopped by SIGTERM; the same command continues.")
+        raise Preempted
