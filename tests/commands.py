@@ -20,14 +20,24 @@ def run(monkeypatch, capsys):
     monkeypatch.setattr(startup, "set_up_logging", lambda _: None)
 
     def run(module, *arguments):
-        before = set(flags.FLAGS)
+        others = {name: flags.FLAGS[name] for name in flags.FLAGS}
+        overrides = {name: f.allow_override for name, f in others.items()}
         with flagsaver.flagsaver():
-            module._define_flags()
             try:
+                # Other commands in this process have flags of the same names.
+                for flag in others.values():
+                    flag.allow_override = True
+                module._define_flags()
                 module.main(flags.FLAGS([module.__name__, *arguments]))
             finally:
-                for name in set(flags.FLAGS) - before:
-                    delattr(flags.FLAGS, name)
+                for name in list(flags.FLAGS):
+                    if flags.FLAGS[name] is not others.get(name):
+                        delattr(flags.FLAGS, name)
+                for name, flag in others.items():
+                    if name not in flags.FLAGS:
+                        flags.FLAGS[name] = flag
+                for name, flag in others.items():
+                    flag.allow_override = overrides[name]
         return capsys.readouterr().out
 
     return run
