@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from tests import quick
 from trainer.data import records
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -85,15 +86,15 @@ def write_records(directory, counts: dict[str, int], num_shards: int = 2):
     return info
 
 
-def write_backbone(path) -> None:
+def write_backbone(path, num_kinds: int = 7) -> None:
     """Writes weights of a random backbone whose features tell images apart.
 
     Features of fresh weights vanish, and labels would be decided by rounding:
     one pass gives every batch norm the statistics of its inputs.
     """
     keras.utils.set_random_seed(0)
-    backbone = keras.applications.EfficientNetB0(
-        include_top=False, weights=None, input_shape=(32, 32, 3)
+    backbone = quick.build_backbone(
+        num_kinds, include_top=False, weights=None, input_shape=(32, 32, 3)
     )
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

@@ -30,7 +30,7 @@ def workspace(tmp_path_factory):
     write_records(
         directory / "records", {"train": 22, "validation": 9, "test": 7}
     )
-    write_backbone(directory / "backbone.weights.h5")
+    write_backbone(directory / "backbone.weights.h5", num_kinds=3)
     process = start(directory, "one_device")
     assert process.wait(timeout=600) == 0, process.stderr.read()
     return directory

@@ -33,7 +33,7 @@ def test_two_pods_of_the_training_job_train_one_model(tiny_records, tmp_path):
         ["train-0.train:2222", "train-1.train:2222"],
     )
     job_dir = tmp_path / "run"
-    write_backbone(tmp_path / "backbone.weights.h5")
+    write_backbone(tmp_path / "backbone.weights.h5", num_kinds=3)
     codes, errors = workers.train(
         [{"TF_CONFIG": config} for config in configs],
         [
