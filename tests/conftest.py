@@ -3,25 +3,19 @@
 import os
 import pathlib
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # Two processes share the tests and the cores.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import keras
 import pytest
-import tensorflow as tf
 
 from tests import quick
 from tests.cloud_storage import bucket_name, cloud, cloud_server  # noqa: F401
 from tests.samples import IMAGE_SIZE, write_records
 
-# Two logical CPUs stand in for two replicas; before TensorFlow starts.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * 2,
-)
-keras.applications.EfficientNetB0 = quick.build_backbone
+quick.set_up(num_devices=2)
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,10 @@
 """A shallow EfficientNetB0 for tests of all that is around it.
 
-    python -m tests.quick NUM_DEVICES MODULE FLAGS…
-
-runs a command with it. Nine of the sixteen layer blocks, two of them residual,
-take half the time to build and trace. The logical CPUs stand for a machine's
-GPUs.
+Nine of the sixteen layer blocks, two of them residual, take half the time to
+build and trace. Logical CPUs stand for a machine's GPUs.
 """
 
 import functools
-import runpy
-import sys
 
 import keras
 import tensorflow as tf
@@ -38,16 +33,16 @@ def build_backbone(num_kinds: int = 7, **arguments) -> keras.Model:
     )
 
 
-if __name__ == "__main__":
-    _, num_devices, module, *rest = sys.argv
-    sys.argv = [module, *rest]
+def set_up(num_devices: int, num_kinds: int | None = 7) -> None:
+    """Gives the process logical CPUs and the shallow backbone.
+
+    Before TensorFlow starts. The whole backbone with no `num_kinds`.
+    """
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * int(num_devices),
+        [tf.config.LogicalDeviceConfiguration()] * num_devices,
     )
-    # What is served and explained needs all kinds of blocks, training does not.
-    num_kinds = 3 if module == "tests.train_only" else 7
-    keras.applications.EfficientNetB0 = functools.partial(
-        build_backbone, num_kinds
-    )
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if num_kinds:
+        keras.applications.EfficientNetB0 = functools.partial(
+            build_backbone, num_kinds
+        )

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import keras
@@ -16,8 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cloud_storage, quick
-from tests.samples import ROOT
+from tests import cloud_storage, processes, quick
 from trainer import startup
 from trainer.data import preprocessing
 from trainer.storage import buckets, paths
@@ -60,24 +57,12 @@ EVALUATION_FILES = {
 }
 
 
-def command_line(module, *arguments):
-    """Of `python -m module`, for training with a shallow backbone."""
-    runner = ["tests.quick", "1"] if module == "trainer.task" else []
-    return [sys.executable, "-m", *runner, module, *map(str, arguments)]
-
-
 def command(module, *arguments, expect=0):
     """Runs `python -m module` and returns its standard output."""
-    process = subprocess.run(
-        command_line(module, *arguments),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert process.returncode == expect, process.stderr
-    assert "Traceback" not in process.stderr
-    return process.stderr if expect else process.stdout
+    done = processes.run(module, *arguments)
+    assert done.returncode == expect, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr if expect else done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -140,17 +125,13 @@ def test_whole_network_is_trained_exported_and_blessed(workspace):
     quick.WHOLE_BACKBONE(
         include_top=False, weights=None, input_shape=(32, 32, 3)
     ).save_weights(weights)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "trainer.task"),
-            *train_arguments(workspace, "whole"),
-            f"--weights={weights}",
-            "--head_epochs=1",
-            "--fine_tune_epochs=1",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+    done = processes.run(
+        "trainer.task",
+        *train_arguments(workspace, "whole"),
+        f"--weights={weights}",
+        "--head_epochs=1",
+        "--fine_tune_epochs=1",
+        whole=True,
     )
     assert done.returncode == 0, done.stderr
     # The export gives the evaluated probabilities of all images.
@@ -176,21 +157,14 @@ def test_every_image_is_predicted_exactly_once(workspace):
 @contextlib.contextmanager
 def serving_from(model_base_path):
     """Addresses of a local server on a base path."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "serving.local_server",
-            f"--model_base_path={model_base_path}",
-            "--model_name=classifier",
-            "--port=0",
-            "--rest_api_port=0",
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
+    process = processes.Command(
+        "serving.local_server",
+        f"--model_base_path={model_base_path}",
+        "--model_name=classifier",
+        "--port=0",
+        "--rest_api_port=0",
     )
-    line = process.stdout.readline()
+    line = process.read_line()
     targets = re.findall(r"(?:grpc|http)://[\d.]+:\d+", line)
     assert len(targets) == 2, line
     yield dict(zip(("grpc", "rest"), targets, strict=True))
@@ -323,15 +297,10 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
         f"--weights={url}/backbone.weights.h5",
         *TRAIN_FLAGS,
     ]
-    process = subprocess.Popen(
-        command_line("trainer.task", "--nostage_data", *arguments),
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = processes.Command("trainer.task", "--nostage_data", *arguments)
     run = buckets.Folder(f"{url}/run")
     while not any("checkpoints/fine_tune/" in name for name in run.list()):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.read("stderr")
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=120)
@@ -342,12 +311,7 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
     assert not os.listdir(scratch)
 
     inject_faults(cloud)
-    done = subprocess.run(
-        command_line("trainer.task", *arguments),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = processes.run("trainer.task", *arguments)
     assert done.returncode == 0, done.stderr
     assert re.search("fine_tune (continues after|already)", done.stderr)
     assert_faults_were_met(cloud)

@@ -1,13 +1,11 @@
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 from absl import flags
 
-from tests.samples import ROOT
+from tests import processes
 from trainer import config, task
 
 FLAGS = flags.FLAGS
@@ -37,12 +35,7 @@ def test_defaults_are_those_of_the_config(parse):
 
 def read_help(module):
     """What a command's --help says, and the names of the flags in it."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = processes.run(module, "--help")
     names = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.M)
     return " ".join(done.stdout.split()), set(names)
 

@@ -7,15 +7,14 @@ import random
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
 import pytest
 
-from tests.samples import ROOT, write_backbone, write_records
+from tests import processes
+from tests.samples import write_backbone, write_records
 from trainer import startup
 
 pytestmark = pytest.mark.slow
@@ -31,8 +30,8 @@ def workspace(tmp_path_factory):
         directory / "records", {"train": 22, "validation": 9, "test": 7}
     )
     write_backbone(directory / "backbone.weights.h5", num_kinds=3)
-    process = start(directory, "one_device")
-    assert process.wait(timeout=600) == 0, process.stderr.read()
+    codes, errors = wait([start(directory, "one_device")])
+    assert codes == [0], errors
     return directory
 
 
@@ -40,10 +39,10 @@ def start(
     workspace,
     job_dir,
     *arguments,
+    module="tests.train_only",
     task=None,
     cluster=None,
     num_devices=1,
-    whole=False,
 ):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
     if task:
@@ -51,33 +50,24 @@ def start(
         environment["TF_CONFIG"] = json.dumps(
             {"cluster": cluster, "task": {"type": kind, "index": index}}
         )
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.quick",
-            str(num_devices),
-            "trainer.task" if whole else "tests.train_only",
-            f"--data_dir={workspace / 'records'}",
-            f"--job_dir={workspace / job_dir}",
-            # Of its own, or all would use what one of them computed.
-            f"--features_dir={workspace / job_dir}_features",
-            f"--weights={workspace / 'backbone.weights.h5'}",
-            "--image_size=32",
-            "--global_batch_size=8",
-            "--head_epochs=60",
-            "--patience=60",
-            "--feature_views=2",
-            "--fine_tune_epochs=4",
-            "--fine_tune_blocks=1",
-            "--steps_per_execution=2",
-            *arguments,
-        ],
-        cwd=ROOT,
+    return processes.Command(
+        module,
+        f"--data_dir={workspace / 'records'}",
+        f"--job_dir={workspace / job_dir}",
+        # Of its own, or all would use what one of them computed.
+        f"--features_dir={workspace / job_dir}_features",
+        f"--weights={workspace / 'backbone.weights.h5'}",
+        "--image_size=32",
+        "--global_batch_size=8",
+        "--head_epochs=60",
+        "--patience=60",
+        "--feature_views=2",
+        "--fine_tune_epochs=4",
+        "--fine_tune_blocks=1",
+        "--steps_per_execution=2",
+        *arguments,
         env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        num_devices=num_devices,
     )
 
 
@@ -106,14 +96,14 @@ def start_cluster(workspace, job_dir, arguments=((), ()), has_chief=True):
     ]
 
 
-def wait(processes):
+def wait(commands):
     """Waits for all and returns exit codes and standard errors."""
     try:
-        errors = [process.communicate(timeout=600)[1] for process in processes]
+        errors = [command.communicate()[1] for command in commands]
     finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], errors
+        for command in commands:
+            command.kill()
+    return [command.returncode for command in commands], errors
 
 
 def read_history(workspace, job_dir):
@@ -154,11 +144,11 @@ def assert_same_bits(workspace, mine, theirs):
         np.testing.assert_array_equal(one, two)
 
 
-def wait_for(condition, processes):
+def wait_for(condition, commands):
     deadline = time.monotonic() + 300
     while not condition():
-        assert all(p.poll() is None for p in processes), [
-            p.stderr.read() for p in processes if p.poll() is not None
+        assert all(p.poll() is None for p in commands), [
+            p.read("stderr") for p in commands if p.poll() is not None
         ]
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -332,9 +322,9 @@ def test_evaluator_says_that_the_chief_evaluates_and_ends(workspace):
     process = start(
         workspace,
         "evaluator",
+        module="trainer.task",
         task=("evaluator", 0),
         cluster=cluster,
-        whole=True,
     )
     codes, errors = wait([process])
     assert codes == [0]

@@ -5,11 +5,10 @@ import json
 import os
 import socket
 import stat
-import subprocess
-import sys
 
 import pytest
 
+from tests import processes
 from tests.data.builders import (
     bomb,
     build,
@@ -225,11 +224,8 @@ def test_messages_about_a_manifest_do_not_name_patients(tmp_path, lines, parts):
 
 def test_command_ends_with_one_line_and_an_error(tmp_path):
     path = write_manifest(tmp_path, "path;label\na.png;x\n")
-    module = "trainer.data.build_records"
     flags = [f"--manifest={path}", f"--output_dir={tmp_path / 'r'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", module, *flags], capture_output=True, text=True
-    )
+    done = processes.run("trainer.data.build_records", *flags)
     assert done.returncode == 1
     assert done.stderr.startswith("build_records: ")
     assert "m.csv" in done.stderr and "semicolons" in done.stderr

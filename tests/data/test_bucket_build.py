@@ -1,12 +1,10 @@
 """`build_records` on gs:// writes the bytes of a local build."""
 
-import subprocess
-import sys
-
 import pytest
 
+from tests import processes
 from tests.data.builders import assert_same_files, upload
-from tests.samples import ROOT, encode, make_pixels
+from tests.samples import encode, make_pixels
 from trainer.data.build import output
 from trainer.storage import buckets
 
@@ -26,13 +24,11 @@ def scans(tmp_path_factory):
 
 
 def build(manifest, output_dir, expect=0):
-    module = "trainer.data.build_records"
-    flags = [f"--manifest={manifest}", f"--output_dir={output_dir}"]
-    done = subprocess.run(
-        [sys.executable, "-m", module, *flags, "--num_workers=1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+    done = processes.run(
+        "trainer.data.build_records",
+        f"--manifest={manifest}",
+        f"--output_dir={output_dir}",
+        "--num_workers=1",
     )
     assert done.returncode == expect, done.stderr
     assert "Traceback" not in done.stderr

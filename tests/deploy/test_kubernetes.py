@@ -6,11 +6,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from deploy.kubernetes import join
+from tests import processes
 from tests.samples import ROOT
 from trainer import startup
 from trainer.training import cluster
@@ -279,12 +279,9 @@ def test_flags_of_the_job_are_those_of_the_command():
     python, *command = job_command(job)
     assert python == "python"
     assert command[:3] == ["-m", "deploy.kubernetes.join", "trainer.task"]
-    done = subprocess.run(
-        [sys.executable, *command[:3], "--helpfull"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **job_environment(job, 0)},
-        capture_output=True,
-        text=True,
+    _, *start = command[:3]
+    done = processes.run(
+        *start, "--helpfull", env=os.environ | job_environment(job, 0)
     )
     for flag in command[3:]:
         name = flag[2:].split("=")[0]

@@ -5,8 +5,6 @@ import contextlib
 import functools
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from concurrent import futures
@@ -15,8 +13,7 @@ import pytest
 from google.auth.transport import requests as auth_requests
 
 from deploy import model_base, publish
-from tests import cloud_storage
-from tests.samples import ROOT
+from tests import cloud_storage, processes
 from trainer.export import versions
 from trainer.storage import buckets, paths
 
@@ -258,12 +255,9 @@ def test_reader_never_sees_half_a_version(tmp_path, exports):
 
 def run_command(*flags, **environment):
     """Exit code, standard output and standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy.publish", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={k: v for k, v in (os.environ | environment).items() if v},
+    variables = os.environ | environment
+    done = processes.run(
+        "deploy.publish", *flags, env={k: v for k, v in variables.items() if v}
     )
     return done.returncode, done.stdout, done.stderr
 

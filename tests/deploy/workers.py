@@ -1,11 +1,8 @@
 """Runs the processes of a cluster on this machine, in its own environment."""
 
 import os
-import subprocess
-import sys
 
-from tests import test_train
-from tests.samples import ROOT
+from tests import processes, test_train
 
 # For a run of one short epoch.
 SHORT = (
@@ -41,16 +38,10 @@ def train(environments, flags, whole=True):
         Exit codes and standard errors.
     """
     module = "trainer.task" if whole else "tests.train_only"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.quick", "1", module, *flags],
-            cwd=ROOT,
-            env={k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-            | environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for environment in environments
-    ]
-    return test_train.wait(processes)
+    own = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    return test_train.wait(
+        [
+            processes.Command(module, *flags, env=own | environment)
+            for environment in environments
+        ]
+    )

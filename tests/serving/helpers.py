@@ -1,7 +1,5 @@
 """What tests of servers and clients do again and again."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
@@ -16,16 +14,6 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
-
-
-def run_module(*arguments: str, **options) -> subprocess.CompletedProcess:
-    """Runs a module with arguments, as users run commands."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        capture_output=True,
-        text=True,
-        **options,
-    )
 
 
 def error_of(

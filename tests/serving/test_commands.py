@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from tests import processes
 from tests.serving import brightness
-from tests.serving.helpers import run_module
 
 BASE_OR_FILE = "Pass --model_base_path and --model_name, or"
 
@@ -44,7 +44,7 @@ def test_user_s_mistake_is_one_line(
         rest_target=rest_target, folder=tmp_path, saved_models=saved_models
     ).split()
     files = [] if module == "local_server" else [str(image)]
-    done = run_module(
+    done = processes.run(
         *(f"serving.{module}", "--model_name=m", *flags, *files),
         env={**os.environ, "PATH": "/nowhere"},
     )

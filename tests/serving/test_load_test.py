@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from serving import load_test
+from tests import processes
 from tests.serving import brightness
-from tests.serving.helpers import run_module
 
 BATCHES = [[brightness.encode_image(51)], [brightness.encode_image(204)]]
 
@@ -57,7 +57,7 @@ def test_open_loop_says_when_the_server_is_too_slow(monkeypatch):
 @pytest.mark.parametrize("mode", load_test.MODES)
 def test_command_writes_json_and_png(rest_target, tmp_path, mode):
     (tmp_path / "a.png").write_bytes(brightness.encode_image(51))
-    done = run_module(
+    done = processes.run(
         "serving.load_test",
         f"--target={rest_target}",
         f"--model_name={brightness.MODEL_NAME}",

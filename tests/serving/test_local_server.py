@@ -4,13 +4,11 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 
 import pytest
 
 from serving import client, local_server
-from tests.serving.helpers import run_module
+from tests import processes
 
 
 def test_base_path_that_cannot_be_served_is_named(saved_models, tmp_path):
@@ -46,18 +44,12 @@ def test_ipv6_address_is_served(saved_models):
 
 
 def test_command_says_where_it_listens_and_stops_on_sigterm(saved_models):
-    command = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "serving.local_server"),
-            f"--model_base_path={saved_models}",
-            *("--model_name=m", "--port=0", "--rest_api_port=0"),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    command = processes.Command(
+        "serving.local_server",
+        f"--model_base_path={saved_models}",
+        *("--model_name=m", "--port=0", "--rest_api_port=0"),
     )
-    line = command.stdout.readline()
-    target = re.search(r"http://127.0.0.1:\d+", line)[0]
+    target = re.search(r"http://127.0.0.1:\d+", command.read_line())[0]
     with client.Client(target, "m") as asked:
         assert asked.status()[0].version == 2
     command.send_signal(signal.SIGTERM)
@@ -71,7 +63,7 @@ def test_other_engine_runs_with_the_same_flags(saved_models, tmp_path):
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     program.chmod(0o755)
     base_path = f"--model_base_path={saved_models}"
-    done = run_module(
+    done = processes.run(
         *("serving.local_server", "--engine=tensorflow_model_server"),
         *(base_path, "--model_name=m", "--port=8510"),
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import pathlib
+import subprocess
+import sys
 import types
 
 import pytest
@@ -12,7 +14,6 @@ import pytest
 from serving import client, image_files, predict
 from tests.samples import SHARED
 from tests.serving import brightness
-from tests.serving.helpers import run_module
 
 DARK = client.Prediction((0.75, 0.25), "dark", 0, 0.25, False, True)
 THREE_WAY = client.Prediction((0.1, 0.2, 0.7), "c", 2, 0.7, None, True)
@@ -26,7 +27,11 @@ ANSWERS = [
 def ask(target, *arguments):
     """Runs the command on the server of the model."""
     flags = (f"--target={target}", f"--model_name={brightness.MODEL_NAME}")
-    return run_module("serving.predict", *flags, *map(str, arguments))
+    return subprocess.run(
+        [sys.executable, "-m", "serving.predict", *flags, *arguments],
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture

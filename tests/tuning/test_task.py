@@ -7,14 +7,13 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from tests.samples import ROOT, make_strategy, write_backbone
+from tests import processes
+from tests.samples import make_strategy, write_backbone
 from trainer import config
 from trainer.storage import buckets
 from tuning import search_space, sweep_data, trial_log, tuner
@@ -65,25 +64,15 @@ def whole(data_dir, workspace):
     return output.getvalue()
 
 
-def start(*arguments, module=("tuning.task",)):
-    return subprocess.Popen(
-        [sys.executable, "-m", *module, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def start_sweep(data_dir, job_dir, workspace):
-    return start(
+    return processes.Command(
+        "tuning.task",
         f"--data_dir={data_dir}",
         f"--job_dir={job_dir}",
         f"--weights={workspace / 'backbone.weights.h5'}",
         f"--search_space={workspace / 'space.json'}",
         f"--max_trials={NUM_TRIALS}",
         *(f"--{name}={value}" for name, value in SETTINGS.items()),
-        module=("tests.quick", "1", "tuning.task"),
     )
 
 
@@ -99,7 +88,7 @@ def wait_for_trials(job_dir, count, process):
     log = job_dir / trial_log.LOG_FILE
     deadline = time.monotonic() + 300
     while not log.exists() or log.read_bytes().count(b"\n") < count:
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.read("stderr")
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -229,10 +218,10 @@ def test_folds_are_of_whole_groups_and_of_the_cached_features(
     ],
 )
 def test_wrong_start_is_one_sentence(tmp_path, arguments, message):
-    process = start("--data_dir=d", f"--job_dir={tmp_path}/job", *arguments)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 1
-    last = error.strip().splitlines()[-1]
+    job_dir = f"--job_dir={tmp_path}/job"
+    done = processes.run("tuning.task", "--data_dir=d", job_dir, *arguments)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("tuning.task: ") and message in last
-    assert "Traceback" not in error
+    assert "Traceback" not in done.stderr
     assert not os.path.exists(tmp_path / "job")

@@ -94,6 +94,7 @@ def make_train_dataset(
         `[per_replica_batch]`.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def prepare(position, serialized):
         example = records.parse_example(serialized)
         image = preprocessing.decode_image(example["image"], channels)
@@ -157,6 +158,7 @@ def make_evaluation_dataset(
         image_seed = tf.stack([seed, view * num_images + position])
         return augment_image(image, image_seed, image_size, augmentation)
 
+    @tf.autograph.experimental.do_not_convert
     def prepare(position, serialized):
         is_real = position < num_images
         image = tf.cond(

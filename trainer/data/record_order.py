@@ -57,6 +57,7 @@ def make_training_records(
         own = own[worker_index * share : (worker_index + 1) * share]
     read_strand = _strand_reader(files, shard_sizes, num_strands, seed)
 
+    @tf.autograph.experimental.do_not_convert
     def read_epoch(epoch):
         # By the position of their first records: then taking turns gives
         # ascending positions, as no strand is more than a record longer.

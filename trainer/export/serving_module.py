@@ -20,7 +20,7 @@ MAX_CHUNK = 32
 def _freeze(function, shape: list[int | None]):
     """A function of one float32 tensor, its variables made constants."""
     return convert_to_constants.convert_variables_to_constants_v2(
-        tf.function(function).get_concrete_function(
+        tf.function(function, autograph=False).get_concrete_function(
             tf.TensorSpec(shape, tf.float32)
         )
     )
@@ -185,7 +185,7 @@ def _chunked(function):
         shape = [num_chunks, size, *inputs.shape[1:]]
         chunks = tf.reshape(tf.concat([inputs, blank], 0), shape)
         spec = tf.TensorSpec([None, *inputs.shape[1:]], inputs.dtype)
-        one = tf.function(function).get_concrete_function(spec)
+        one = tf.function(function, autograph=False).get_concrete_function(spec)
         outputs = tf.map_fn(
             one,
             chunks,
@@ -203,4 +203,4 @@ def _chunked(function):
             for name, output in outputs.items()
         }
 
-    return tf.function(call)
+    return tf.function(call, autograph=False)

@@ -61,7 +61,9 @@ def describe_images(model: keras.Model, images: list[bytes]) -> np.ndarray:
         float32 `[images, D]`.
     """
     _, image_size, _, channels = model.input.shape
-    describe = tf.function(descriptor_model(model), reduce_retracing=True)
+    describe = tf.function(
+        descriptor_model(model), autograph=False, reduce_retracing=True
+    )
     descriptors = []
     for start in range(0, len(images), _BATCH_SIZE):
         pixels = [

@@ -278,7 +278,7 @@ def check_agreement(
         [[int(d[:15], 16) for d in digests.values()]], tf.int64
     )
 
-    @tf.function
+    @tf.function(autograph=False)
     def compare():
         replicas = strategy.run(lambda: tf.identity(numbers))
         everyone = strategy.gather(replicas, axis=0)
@@ -298,7 +298,7 @@ def all_agree(strategy: tf.distribute.Strategy, answer: bool) -> bool:
     if resolver is None or not resolver.task_type:
         return answer
 
-    @tf.function
+    @tf.function(autograph=False)
     def gather():
         # Between processes collectives carry numbers, not truth values.
         answers = strategy.run(lambda: tf.constant([int(answer)], tf.int32))
@@ -325,7 +325,7 @@ def from_chief(
         tf.float32,
     )
 
-    @tf.function
+    @tf.function(autograph=False)
     def gather():
         replicas = strategy.run(lambda: payload[tf.newaxis])
         everyone = strategy.gather(replicas, axis=0)

@@ -266,12 +266,13 @@ def make_functions(depth: int, batch_norm: bool, num_logits: int):
     }
 
     @tf.function(
+        autograph=False,
         input_signature=[
             specs,
             tf.TensorSpec([None, None], tf.float16),
             tf.TensorSpec([None], tf.int32),
             constants_spec,
-        ]
+        ],
     )
     def predict(weights, x, labels, constants):
         """Logits, and their loss as `loop.validation_metrics` has it."""
@@ -279,6 +280,7 @@ def make_functions(depth: int, batch_norm: bool, num_logits: int):
         return logits, tf.reduce_mean(losses.cross_entropy(labels, logits))
 
     @tf.function(
+        autograph=False,
         input_signature=[
             (specs, specs, specs),
             tf.TensorSpec([None, None, None], tf.float16),
@@ -286,20 +288,25 @@ def make_functions(depth: int, batch_norm: bool, num_logits: int):
             tf.TensorSpec([None], tf.int64),
             tf.TensorSpec([None]),
             constants_spec,
-        ]
+        ],
     )
     def run_steps(state, x, labels, numbers, rates, constants):
         """Steps; returns the new state, and the sums of losses and of hits."""
-        total = tf.zeros([2])
-        for i in tf.range(tf.shape(numbers)[0]):
+
+        def step(i, state, total):
             state, sums = _step(
                 (depth, batch_norm, trainable),
                 state,
                 (x[i], labels[i], numbers[i], rates[i]),
                 constants,
             )
-            total += sums
-        return state, total
+            return i + 1, state, total + sums
+
+        return tf.while_loop(
+            lambda i, *_: i < tf.shape(numbers)[0],
+            step,
+            (0, state, tf.zeros([2])),
+        )[1:]
 
     return run_steps, predict
 

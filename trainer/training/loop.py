@@ -27,7 +27,7 @@ def make_predict_function(
         outputs = model(batch["inputs"], training=False)
         return batch["indices"], tf.cast(outputs, tf.float32)
 
-    @tf.function
+    @tf.function(autograph=False)
     def predict_step(iterator):
         indices, outputs = strategy.run(step_on_replica, args=(next(iterator),))
         return strategy.gather(indices, 0), strategy.gather(outputs, 0)

@@ -178,12 +178,14 @@ def make_train_function(
     else:
         run_step = run_whole_step
 
-    @tf.function
+    # AutoGraph would rewrite all that is called, which takes longer than to
+    # trace it.
+    @tf.function(autograph=False)
     def train_steps(iterator, first_step, num_steps, stop):
-        sums = tf.zeros([5])
-        for step in tf.range(first_step, first_step + num_steps):
-            sums += run_step(iterator, step, stop, sums)
-        return sums
+        return _repeat(
+            lambda i, sums: run_step(iterator, first_step + i, stop, sums),
+            num_steps,
+        )
 
     return train_steps
 
@@ -215,17 +217,28 @@ def _make_accumulating_step(
             accumulator.assign(tf.zeros_like(accumulator))
 
     def run_step(iterator, step, stop, done):
-        sums = tf.zeros([5])
-        for _ in tf.range(accumulation_steps):
-            batch, waited = next_batch(iterator, done)
+        def add_up(_, sums):
+            with tf.control_dependencies([done]):
+                batch, waited = next_batch(iterator, sums)
             replica_sums = strategy.run(accumulate, args=(batch, step, stop))
             reduced = strategy.reduce("SUM", replica_sums, axis=None)
-            sums += _append(reduced, waited)
-            done = sums
+            return _append(reduced, waited)
+
+        sums = _repeat(add_up, accumulation_steps)
         strategy.run(apply)
         return sums
 
     return run_step
+
+
+def _repeat(function, times):
+    """The sum, float32 `[5]`, of what `function(i, sum so far)` returns."""
+    times = tf.cast(times, tf.int64)
+    return tf.while_loop(
+        lambda i, _: i < times,
+        lambda i, sums: (i + 1, sums + function(i, sums)),
+        (tf.zeros([], tf.int64), tf.zeros([5])),
+    )[1]
 
 
 def _append(sums, value):
