@@ -1,6 +1,7 @@
 """Each fold is trained once, whatever interrupts."""
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 
@@ -8,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.samples import make_strategy, write_records
+from tests import quick
+from tests.samples import make_strategy, write_backbone, write_records
 from trainer import config, folds, train
 from trainer.data import input_pipeline
 from trainer.training import distribution
@@ -24,10 +26,7 @@ def make_config(tmp_path_factory):
     write_records(
         directory / "records", {"train": 24, "validation": 12, "test": 8}
     )
-    backbone = keras.applications.EfficientNetB0(
-        include_top=False, weights=None, input_shape=(32, 32, 3)
-    )
-    backbone.save_weights(directory / "backbone.weights.h5")
+    write_backbone(directory / "backbone.weights.h5", num_kinds=3)
 
     def make(num_folds):
         return config.TrainConfig(
@@ -42,7 +41,13 @@ def make_config(tmp_path_factory):
             num_folds=num_folds,
         )
 
-    return make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            keras.applications,
+            "EfficientNetB0",
+            functools.partial(quick.build_backbone, 3),
+        )
+        yield make
 
 
 def train_folds(cfg):

@@ -194,11 +194,6 @@ def features_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer(FEATURES).output)
 
 
-def feature_map_model(model: keras.Model) -> keras.Model:
-    """The backbone of a classifier: pixels -> its last feature map."""
-    return keras.Model(model.input, model.get_layer("top_activation").output)
-
-
 def set_trainable(
     model: keras.Model, num_blocks: int, train_batch_norm: bool
 ) -> None:

@@ -12,7 +12,6 @@ import functools
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy import stats
 
 from trainer.data import preprocessing
 from trainer.model import classifier
@@ -185,54 +184,3 @@ def explain_images(
         overlay_png(tf.constant(image), tf.constant(one)).numpy()
         for image, one in zip(images, heat, strict=True)
     ]
-
-
-def randomized_head_correlations(
-    model: keras.Model, pixels: np.ndarray, seed: int = 0
-) -> np.ndarray:
-    """Rank correlation of each image's map with one of a randomized head.
-
-    A map that stays the same when the head's weights are shuffled shows the
-    image, not the model. Adebayo et al., 2018, "Sanity Checks for Saliency
-    Maps", https://arxiv.org/abs/1810.03292. The class explained is the same.
-
-    Args:
-        model: a trained classifier; is left as it was.
-        pixels: float32 `[images, image_size, image_size, channels]`.
-        seed: of the order.
-
-    Returns:
-        float64 `[images]` in [-1, 1]; NaN where a map has one value only.
-    """
-    backbone = keras.Model(model.input, model.get_layer(FEATURE_MAP).output)
-    features = tf.concat(
-        [
-            backbone(tf.constant(pixels[i : i + _BATCH_SIZE]), training=False)
-            for i in range(0, len(pixels), _BATCH_SIZE)
-        ],
-        axis=0,
-    )
-    head = head_model(model)
-    heat, logits = grad_cam(head, features)
-    last = logits.shape[-1]
-    label = tf.argmax(logits, -1) if last > 1 else logits[:, 0] > 0
-    randomized = keras.models.clone_model(head)
-    generator = np.random.default_rng(seed)
-    randomized.set_weights(
-        [
-            # The trained values in another order: of the same spread, and
-            # variances stay positive.
-            generator.permutation(weight.ravel()).reshape(weight.shape)
-            for weight in head.get_weights()
-        ]
-    )
-    other, _ = grad_cam(randomized, features, tf.cast(label, tf.int32))
-    pairs = zip(heat.numpy(), other.numpy(), strict=True)
-    return np.array(
-        [
-            stats.spearmanr(a.ravel(), b.ravel()).statistic
-            if np.ptp(a) and np.ptp(b)
-            else np.nan
-            for a, b in pairs
-        ]
-    )
