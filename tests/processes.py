@@ -19,6 +19,8 @@ from tests import quick
 from tests.samples import ROOT
 from trainer.export import blessing
 
+# Whatever TMPDIR a command is given.
+_TEMPORARY = tempfile.gettempdir()
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([__name__])
 # Kinds of blocks in the backbone of what trains: what is served and explained
@@ -37,7 +39,7 @@ class Command:
     def __init__(
         self, module, *flags, env=None, cwd=ROOT, num_devices=1, whole=False
     ):
-        self._output = pathlib.Path(tempfile.mkdtemp(prefix="command"))
+        self._output = pathlib.Path(tempfile.mkdtemp(dir=_TEMPORARY))
         env = dict(os.environ) if env is None else env
         flags = [str(flag) for flag in flags]
         self._process = _FORKS.Process(

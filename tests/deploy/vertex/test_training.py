@@ -5,15 +5,19 @@ import os
 
 import pytest
 
-from tests.deploy import workers
+from tests import processes, test_train
 from tests.samples import write_backbone
 from trainer.storage import buckets
 from trainer.training import cluster
 
-ADDRESSES = [
-    "cmle-training-workerpool0-5c8f4-0:2222",
-    "cmle-training-workerpool1-5c8f4-0:2222",
-]
+# For a run of one short epoch.
+FLAGS = (
+    "--head_epochs=1",
+    "--image_size=32",
+    "--global_batch_size=8",
+    "--fine_tune_epochs=0",
+    "--feature_views=1",
+)
 
 
 def vertex_environment(index, base, addresses, spec):
@@ -48,13 +52,12 @@ def vertex_environment(index, base, addresses, spec):
 def environments(bucket_name):
     """Of a chief and a worker with addresses of this machine."""
     # Their own text is in their environment too.
-    spec = {"workerPoolSpecs": [{"containerSpec": {"args": workers.SHORT}}]}
-    both = [
-        vertex_environment(index, f"gs://{bucket_name}/run", ADDRESSES, spec)
+    spec = {"workerPoolSpecs": [{"containerSpec": {"args": FLAGS}}]}
+    here = test_train.free_addresses(2)
+    return [
+        vertex_environment(index, f"gs://{bucket_name}/run", here, spec)
         for index in range(2)
     ]
-    texts = workers.bring_here([json.dumps(one) for one in both], ADDRESSES)
-    return [json.loads(text) for text in texts]
 
 
 def test_cluster_spec_names_the_cluster_that_tf_config_names(
@@ -87,9 +90,13 @@ def test_chief_and_worker_of_a_trial_train_one_model(
         scratch.mkdir()
         variables["TMPDIR"] = str(scratch)
     write_backbone(tmp_path / "backbone.weights.h5")
-    codes, errors = workers.train(
-        environments,
-        [f"--weights={tmp_path / 'backbone.weights.h5'}", *workers.SHORT],
+    weights = f"--weights={tmp_path / 'backbone.weights.h5'}"
+    own = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    codes, errors = test_train.wait(
+        [
+            processes.Command("trainer.task", weights, *FLAGS, env=own | one)
+            for one in environments
+        ]
     )
     assert codes == [0, 0], errors
     for error in errors:
