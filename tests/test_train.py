@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests import processes
+from tests import processes, runs
 from tests.samples import write_backbone, write_records
 from trainer import startup
 
@@ -203,15 +203,9 @@ def test_run_killed_in_both_phases_ends_with_the_weights_of_one_never_killed(
     # Two views to train on and one to validate on, each computed once.
     assert len(views()) == 3 and kept.items() <= views().items()
     assert_same_bits(workspace, "killed", "one_device")
-    timing = ("seconds", "images_per_second", "input_wait_share")
-    histories = [
-        [
-            {k: v for k, v in row.items() if k not in timing}
-            for row in read_history(workspace, name)
-        ]
-        for name in ("killed", "one_device")
-    ]
-    assert histories[0] == histories[1]
+    assert runs.history_without_timing(job_dir) == runs.history_without_timing(
+        workspace / "one_device"
+    )
 
 
 def test_four_replicas_train_as_one_device(workspace):
