@@ -13,11 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 
 from tests import quick
 from tests.samples import ROOT
-from trainer.export import blessing
 
 # Whatever TMPDIR a command is given.
 _TEMPORARY = tempfile.gettempdir()
@@ -96,10 +94,6 @@ def run(module, *flags, timeout=600, **options) -> subprocess.CompletedProcess:
     )
 
 
-def _run_like_subprocess(command, *, env, timeout, **_):
-    return run(*command[2:], env=env, timeout=timeout)
-
-
 def _run(output, module, flags, env, cwd, num_devices, whole):
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(output / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -112,8 +106,6 @@ def _run(output, module, flags, env, cwd, num_devices, whole):
     os.chdir(cwd)
     if module in _NUM_KINDS:
         quick.set_up(num_devices, None if whole else _NUM_KINDS[module])
-        # A run tries its export in a process of its own: in a fork, too.
-        blessing.subprocess = types.SimpleNamespace(run=_run_like_subprocess)
     tempfile.tempdir = None
     sys.argv = [module, *flags]
     try:
