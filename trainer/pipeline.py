@@ -244,6 +244,7 @@ def _export(
         temperature=evaluation.findings.temperature,
         operating_point=evaluation.findings.operating_point,
         detector=detector,
+        window=info.window,
     )
     count = min(8, info.num_images("validation"))
     images = input_pipeline.read_encoded(

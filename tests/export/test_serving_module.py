@@ -15,6 +15,7 @@ from tests.export.examples import (
     prepare,
 )
 from tests.samples import IMAGE_SIZE, encode, make_pixels
+from trainer.data.images import readers
 from trainer.export import serving_module, signature
 from trainer.model import classifier, out_of_distribution, saliency
 
@@ -107,6 +108,22 @@ def test_broken_image_is_invalid_and_leaves_its_neighbours(signatures, name):
     np.testing.assert_allclose(outputs["probabilities"][4:], alone, atol=1e-6)
     if name == "explain":
         assert outputs["overlay_bytes"][1:4].tolist() == [b""] * 3
+
+
+def test_file_as_it_is_gets_the_answer_of_what_the_readers_make(signatures):
+    pixels = make_pixels(1, 1)[:30]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = [
+        encode(np.rot90(pixels).copy(), "JPEG", exif=exif),
+        encode(pixels.astype(np.uint16) * 16),
+    ]
+    read = [readers.decode_images(file)[0].encoded for file in files]
+    for name in ("serving_default", "explain"):
+        outputs, expected = signatures[name](files), signatures[name](read)
+        for key, values in expected.items():
+            np.testing.assert_array_equal(outputs[key], values, err_msg=key)
+        assert outputs["valid"].all()
 
 
 def test_pixels_that_are_not_finite_are_invalid(signatures):

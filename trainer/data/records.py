@@ -71,6 +71,13 @@ class DatasetInfo:
         return self.class_names.index(self.positive_class)
 
     @property
+    def window(self) -> tuple[float, float] | None:
+        """Center and width that the data set was built with, if it was."""
+        center = self.options.get("window_center")
+        width = self.options.get("window_width")
+        return None if center is None else (center, width)
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Splits that hold images, in the order of `SPLITS`."""
         return tuple(s for s in SPLITS if self.num_images(s))

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
 from trainer.data import preprocessing
+from trainer.data.images.image import Window
 from trainer.export import signature
 from trainer.model import folding, out_of_distribution, saliency
 
@@ -38,6 +39,7 @@ class ServingModule(tf.Module):
         temperature: float,
         operating_point: float | None,
         detector: out_of_distribution.Detector,
+        window: Window | None = None,
     ):
         """Wraps a model.
 
@@ -50,6 +52,8 @@ class ServingModule(tf.Module):
             operating_point: `decision` is `score >= operating_point`; None
                 for more than two classes.
             detector: of images unlike the training set.
+            window: that the training set's values of more than 8 bits were
+                seen through; None if each image has its own.
         """
         super().__init__(name="lightbox")
         _, self._image_size, _, self._channels = model.input.shape
@@ -77,6 +81,7 @@ class ServingModule(tf.Module):
         self._positive_index = positive_index
         self._temperature = temperature
         self._operating_point = operating_point
+        self._window = window
 
     def _answer(
         self, feature_map: tf.Tensor, descriptor: tf.Tensor, valid: tf.Tensor
@@ -114,7 +119,7 @@ class ServingModule(tf.Module):
 
     def _serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels, valid = preprocessing.prepare_batch(
-            image_bytes, self._image_size, self._channels
+            image_bytes, self._image_size, self._channels, self._window
         )
         return self._answer(*self._backbone(pixels), valid)
 
@@ -127,16 +132,18 @@ class ServingModule(tf.Module):
 
     def _explain(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels, valid = preprocessing.prepare_batch(
-            image_bytes, self._image_size, self._channels
+            image_bytes, self._image_size, self._channels, self._window
         )
         feature_map, descriptor = self._backbone(pixels)
         heat = self._heat(feature_map)[0]
 
         def draw(row):
+            encoded, heat, is_valid = row
+            plain = preprocessing.make_plain(encoded, self._window)
             return tf.cond(
-                row[2],
+                is_valid,
                 lambda: preprocessing.isolate(
-                    saliency.overlay_png, row[:2], ""
+                    saliency.overlay_png, (plain, heat), ""
                 ),
                 lambda: "",
             )

@@ -39,7 +39,7 @@ _GREY_MAX_FRACTION = 0.05
 # Values of more than 8 bits are mapped to [0, 255] between these percentiles
 # of the image, unless a window is given: a few hot pixels or a metal implant
 # must not darken the rest.
-_WINDOW_PERCENTILES = (0.5, 99.5)
+WINDOW_PERCENTILES = (0.5, 99.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def find_window(values: np.ndarray) -> Window:
         values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 0.0
-    low, high = np.percentile(values, _WINDOW_PERCENTILES)
+    low, high = np.percentile(values, WINDOW_PERCENTILES)
     if high <= low:  # a few bright pixels on an empty ground
         low, high = float(values.min()), float(values.max())
     return float(low + high) / 2, float(high - low)
@@ -135,6 +135,16 @@ def apply_window(values: np.ndarray, window: Window | None) -> np.ndarray:
     scaled = (values.astype(np.float64) - low) * (255 / width)
     scaled = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Upright pixels of stored ones, by their EXIF orientation."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    flips = (orientation - 1) % 4
+    if flips in (1, 2):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if flips >= 2 else pixels
 
 
 def reduce_channels(pixels: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """JPEG, PNG and other formats that Pillow knows -> pixels."""
 
 import io
+import sys
 import warnings
 
 import numpy as np
@@ -17,6 +18,8 @@ from trainer.data.images.image import (
     Window,
     apply_window,
     check_size,
+    reduce_channels,
+    turn,
 )
 
 # Not all that Pillow knows: it would hand EPS files to Ghostscript.
@@ -24,6 +27,7 @@ FORMATS = (
     *("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX"),
     *("PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP"),
 )
+_ORIENTATION = PIL.ExifTags.Base.Orientation
 
 # What people have and this does not read, by the first bytes of the file.
 _OTHER_FORMATS = (
@@ -94,7 +98,7 @@ def _read_pages(
         check_size(*opened.size)
         images.append(
             Image(
-                _to_uint8(opened, window),
+                _to_uint8(opened, data, window),
                 source_format=(opened.format or "unknown").lower(),
                 bit_depth=_bit_depth(opened),
                 num_bytes=len(data) // num_pages,
@@ -107,37 +111,40 @@ def _read_pages(
 def _read_keeping_bytes(
     opened: PIL.Image.Image, data: bytes, window: Window | None
 ) -> Image:
-    """A JPEG or PNG, with the bytes of the file if these are its pixels."""
+    """A JPEG or PNG, with the bytes of the file if these are its pixels.
+
+    `preprocessing.make_plain` does the same to bytes that clients send.
+    """
     kept_format = opened.format.lower()
-    kept = strip.strip(data, kept_format)
+    orientation = strip.find_orientation(data, kept_format)
+    quality, bit_depth = 0, data[24]  # in the header of a PNG
     if kept_format == "jpeg":
         quality, bit_depth = _estimate_quality(opened), 8
-        keeps_bytes = opened.mode in ("L", "RGB")
-    else:
-        quality, bit_depth = 0, data[24]  # in the header
-        keeps_bytes = bit_depth == 8
-        # Pillow knows eXIf and text chunks behind the pixels only after this.
-        opened.load()
-    keeps_bytes = keeps_bytes and not _is_rotated(opened)
+    keeps_bytes = bit_depth <= 8 and orientation == 1 and opened.mode != "CMYK"
     return Image(
-        pixels=_to_uint8(opened, window),
+        pixels=turn(_to_uint8(opened, data, window), orientation),
         source_format=kept_format,
         bit_depth=bit_depth,
         num_bytes=len(data),
         kept_format=kept_format if keeps_bytes else "",
-        kept_bytes=kept if keeps_bytes else b"",
+        kept_bytes=strip.strip(data, kept_format) if keeps_bytes else b"",
         quality=quality,
     )
 
 
-def _is_rotated(opened: PIL.Image.Image) -> bool:
-    return opened.getexif().get(PIL.ExifTags.Base.Orientation, 1) not in (0, 1)
+def _to_uint8(
+    opened: PIL.Image.Image, data: bytes, window: Window | None
+) -> np.ndarray:
+    """Pixels without their transparency, which TensorFlow ignores too.
 
-
-def _to_uint8(opened: PIL.Image.Image, window: Window | None) -> np.ndarray:
-    """Upright pixels; transparency is ignored, as TensorFlow does."""
-    upright = opened
-    if _is_rotated(opened):
+    Upright, if they are none of a JPEG or PNG.
+    """
+    deep = _read_deep_colour(opened, data)
+    if deep is not None:
+        return reduce_channels(apply_window(deep, window))
+    upright: PIL.Image.Image = opened
+    is_kept = opened.format in ("JPEG", "PNG")
+    if not is_kept and opened.getexif().get(_ORIENTATION, 1) != 1:
         upright = PIL.ImageOps.exif_transpose(opened)
     if upright.mode.startswith("I") or upright.mode == "F":
         return apply_window(np.asarray(upright), window)
@@ -149,6 +156,48 @@ def _to_uint8(opened: PIL.Image.Image, window: Window | None) -> np.ndarray:
     if _are_equal(first, second) and _are_equal(first, third):
         return np.array(first)
     return np.array(colour)
+
+
+def _read_deep_colour(
+    opened: PIL.Image.Image, data: bytes
+) -> np.ndarray | None:
+    """uint16 colours, or grey beside alpha; None if they have other types.
+
+    Pillow takes the high byte of each. It is told to take the low one too, by
+    a raw mode of the other byte order.
+    """
+    if opened.format not in ("PNG", "TIFF"):
+        return None
+    args = opened.tile[0][3]
+    raw = args if isinstance(args, str) else args[0]
+    kind, _, order = raw.partition(";16")
+    if order == "N":
+        order = sys.byteorder[0].upper()
+    if kind == "LA" and order:
+        # As four bytes, of which two are alpha.
+        high, low, *_ = np.moveaxis(_decode_as("RGBA", opened, data), -1, 0)
+    elif kind in ("RGB", "RGBX", "RGBA", "RGBa") and order in ("B", "L"):
+        # A small letter would have alpha divided out.
+        kind = kind.upper()
+        other = {"B": "L", "L": "B"}[order]
+        high, low = (
+            _decode_as(f"{kind};16{byte_order}", opened, data)[..., :3]
+            for byte_order in (order, other)
+        )
+    else:
+        return None
+    return high.astype(np.uint16) << 8 | low
+
+
+def _decode_as(raw: str, opened: PIL.Image.Image, data: bytes) -> np.ndarray:
+    """Decodes a page anew, its bytes taken for a raw mode of Pillow."""
+    with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as again:
+        again.seek(opened.tell())
+        again.tile = [
+            (*tile, raw if isinstance(args, str) else (raw, *args[1:]))
+            for *tile, args in again.tile
+        ]
+        return np.asarray(again)
 
 
 def _convert(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:

@@ -4,6 +4,8 @@ EXIF, XMP, comments and text chunks name patients, places and devices. They
 are cut out of the file; the compressed pixels are copied byte by byte.
 """
 
+from collections.abc import Iterator
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Pixels, and what changes how they are decoded. gAMA, cHRM and sRGB hold only
 # numbers, and libpng weighs colours by them when it makes grey ones.
@@ -17,10 +19,13 @@ _PNG_CHUNKS = {
     b"IDAT",
     b"IEND",
 }
+_EXIF = b"Exif\0\0"
+_JPEG_START = b"\xff\xd8"
+_JPEG_END = b"\xff\xd9"
 _JPEG_START_OF_SCAN = 0xDA
-_JPEG_END = 0xD9
 _JPEG_COMMENT = 0xFE
 _JPEG_JFIF = 0xE0
+_JPEG_EXIF = 0xE1
 _JPEG_ADOBE = 0xEE
 _JPEG_APPLICATION = range(0xE0, 0xF0)
 _JFIF_LENGTH = 16  # without a thumbnail
@@ -30,16 +35,61 @@ def strip(data: bytes, image_format: str) -> bytes:
     """A "jpeg" or "png" file without its metadata.
 
     Raises:
-        ValueError: if its segments or chunks do not fill the file.
+        ValueError: if it is cut off.
     """
-    return _strip_jpeg(data) if image_format == "jpeg" else _strip_png(data)
+    if image_format == "png":
+        chunks = [c for kind, c in _png_chunks(data) if kind in _PNG_CHUNKS]
+        return b"".join([_PNG_SIGNATURE, *chunks])
+    kept = [s for s in _jpeg_segments(data) if _is_kept(s)]
+    return b"".join([_JPEG_START, *kept, _JPEG_END])
 
 
-def _strip_png(data: bytes) -> bytes:
-    """Keeps the chunks of a PNG that make its pixels."""
-    parts = [_PNG_SIGNATURE]
-    position = len(_PNG_SIGNATURE)
-    while True:
+def find_orientation(data: bytes, image_format: str) -> int:
+    """The EXIF orientation of a "jpeg" or "png" file, 1 to 8.
+
+    1, which is upright, if it has none that can be read. Others than EXIF's
+    (XMP's, or that of a text) do not count: browsers pass them over too.
+
+    Raises:
+        ValueError: if the file is cut off.
+    """
+    if image_format == "png":
+        for kind, chunk in _png_chunks(data):
+            if kind == b"eXIf":
+                return _read_orientation(chunk[8:-4])
+        return 1
+    for segment in _jpeg_segments(data):
+        if segment[1] == _JPEG_START_OF_SCAN:
+            break
+        if segment[1] == _JPEG_EXIF and segment[4:10] == _EXIF:
+            return _read_orientation(segment[10:])
+    return 1
+
+
+def _read_orientation(exif: bytes) -> int:
+    order = {b"II*\0": "little", b"MM\0*": "big"}.get(exif[:4])
+
+    def number(start, size):
+        # What lies beyond the end counts as 0.
+        part = exif[start : start + size].ljust(size, b"\0")
+        return int.from_bytes(part, order)
+
+    if order is None:
+        return 1
+    start = 2 + number(4, 4)
+    end = min(start + 12 * number(start - 2, 2), len(exif) - 11)
+    for entry in range(start, end, 12):
+        # Its tag, and its type: a word.
+        if number(entry, 2) == 0x0112 and number(entry + 2, 2) == 3:
+            value = number(entry + 8, 2)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and bytes of each chunk of a PNG."""
+    position, kind = len(_PNG_SIGNATURE), b""
+    while kind != b"IEND":
         if position + 12 > len(data):
             raise ValueError("it is damaged (a PNG without its end)")
         length = int.from_bytes(data[position : position + 4], "big")
@@ -47,64 +97,49 @@ def _strip_png(data: bytes) -> bytes:
         end = position + 12 + length
         if end > len(data):
             raise ValueError("it is damaged (a PNG chunk is cut off)")
-        if kind in _PNG_CHUNKS:
-            parts.append(data[position:end])
-        if kind == b"IEND":
-            return b"".join(parts)
+        yield kind, data[position:end]
         position = end
 
 
-def _strip_jpeg(data: bytes) -> bytes:
-    """Drops application segments, comments and what follows the end.
+def _jpeg_segments(data: bytes) -> Iterator[bytes]:
+    """The segments between a JPEG's start and end, scans with their pixels.
 
-    JFIF and Adobe segments stay: they say how to read the colours.
+    What lies between segments is passed over, as decoders do.
     """
-    parts = [data[:2]]
-    position = 2
+    position = len(_JPEG_START)
     while True:
-        # Fill bytes may stand before any marker.
-        while data[position : position + 2] == b"\xff\xff":
-            position += 1
-        if position + 2 > len(data):
-            raise ValueError("it is damaged (a JPEG without its end)")
-        if data[position] != 0xFF:
-            raise ValueError("it is damaged (a JPEG segment is missing)")
+        position = _next_marker(data, position)
         marker = data[position + 1]
-        if marker == _JPEG_END:
-            parts.append(data[position : position + 2])
-            return b"".join(parts)
-        if position + 4 > len(data):
-            raise ValueError("it is damaged (a JPEG without its end)")
+        if marker == _JPEG_END[1]:
+            return
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         end = position + 2 + length
         if marker == _JPEG_START_OF_SCAN:
-            end = _end_of_scan(data, end)
-        if _is_kept(marker, data[position + 4 : position + 9], length):
-            parts.append(data[position:end])
+            end = _next_marker(data, end)
+        yield data[position:end]
         position = end
 
 
-def _is_kept(marker: int, start: bytes, length: int) -> bool:
+def _next_marker(data: bytes, position: int) -> int:
+    """Where the next segment, or the end, begins."""
+    while True:
+        position = data.find(b"\xff", position)
+        if position < 0 or position + 2 > len(data):
+            raise ValueError("it is damaged (a JPEG without its end)")
+        marker = data[position + 1]
+        # FF00 is a literal FF, D0 to D7 restart the decoder, FF fills.
+        if 1 < marker < 0xFF and not 0xD0 <= marker <= 0xD7:
+            return position
+        position += 1
+
+
+def _is_kept(segment: bytes) -> bool:
+    """JFIF and Adobe segments stay: they say how to read the colours."""
+    marker = segment[1]
     if marker == _JPEG_COMMENT:
         return False
     if marker not in _JPEG_APPLICATION:
         return True
     if marker == _JPEG_JFIF:
-        return start == b"JFIF\0" and length == _JFIF_LENGTH
-    return marker == _JPEG_ADOBE and start == b"Adobe"
-
-
-def _end_of_scan(data: bytes, position: int) -> int:
-    """Position of the marker behind the entropy-coded data."""
-    while True:
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 1 >= len(data):
-            raise ValueError("it is damaged (a JPEG without its end)")
-        # FF00 is a literal FF, D0 to D7 restart the decoder, FF fills.
-        following = data[position + 1]
-        if following == 0xFF:
-            position += 1
-        elif following == 0 or 0xD0 <= following <= 0xD7:
-            position += 2
-        else:
-            return position
+        return segment[4:9] == b"JFIF\0" and len(segment) == 2 + _JFIF_LENGTH
+    return marker == _JPEG_ADOBE and segment[4:9] == b"Adobe"
