@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from absl import logging
 
 from tests.data.builders import (
     assert_unreadable,
@@ -191,6 +192,36 @@ def test_window_of_one_step_is_a_threshold():
     np.testing.assert_array_equal(shown(mask, **narrow), mask * 255)
 
 
+@pytest.mark.parametrize("slope", ["", "0.001", "0.000002"])
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_narrow_window_of_fractions_is_exact(slope, share):
+    """SUV, FA and ADC maps are fractions, as stored or after rescaling."""
+    values = gradient().astype(np.uint16) * 4
+    units = values * float(slope or 0.001)
+    width = share * units.max()
+    elements = {"WindowCenter": width / 2, "WindowWidth": f"{width:.9g}"}
+    if slope:
+        elements["RescaleSlope"] = slope
+    else:
+        elements["FloatPixelData"] = units.astype(np.float32).tobytes()
+        elements["without"] = ["PixelData", "BitsStored", "HighBit"]
+        elements["without"].append("PixelRepresentation")
+        values = units.astype(np.float32)
+    assert_shown(units / width * 255, values, **elements)
+
+
+def test_window_of_another_unit_is_as_none(caplog):
+    values = gradient().astype(np.uint16) * 4
+    slope = {"RescaleSlope": "0.000002"}
+    logging.set_verbosity(logging.WARNING)
+    grey = shown(values, **slope, WindowCenter="0.5", WindowWidth="1")
+    np.testing.assert_array_equal(grey, shown(values, **slope))
+    assert "replaced by robust percentiles" in caplog.text
+    few = (values > 200).astype(np.uint16)
+    half = {"RescaleSlope": "0.5", "WindowCenter": "0.5", "WindowWidth": "1"}
+    assert_shown(few * 127.5, few, **half)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -284,12 +315,17 @@ def test_bits_below_the_value_are_dropped(dtype):
 
 
 @pytest.mark.parametrize("limit", [{}, {"PixelPaddingRangeLimit": -1900}])
-def test_padding_does_not_set_the_window(limit):
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_padding_does_not_set_the_window(limit, sign):
     values = ct() % 1000 + 3000
     values[:8] = -2000
     if limit:
         values[:8] = np.linspace(-2000, -1900, 8 * 32).reshape(8, 32)
-    grey = shown(values.astype(np.int16), PixelPaddingValue=-2000, **limit)
+    data = make_dicom(values.astype(np.int16), PixelPaddingValue=-2000, **limit)
+    if sign > 0:  # as unsigned words
+        data = data.replace(b"\x28\0\x20\1SS", b"\x28\0\x20\1US")
+        data = data.replace(b"\x28\0\x21\1SS", b"\x28\0\x21\1US")
+    grey = read_one(data).pixels
     assert grey[:8].max() == 0
     assert grey[8:].min() == 0 and grey[8:].max() == 255
     assert np.median(grey[8:]) > 100

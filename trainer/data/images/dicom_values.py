@@ -9,10 +9,12 @@ import math
 
 import numpy as np
 import pydicom
+from absl import logging
 from pydicom import pixels
 
 from trainer.data.images.image import Window, apply_window, find_window
 
+_MIN_LEVELS = 8
 _PALETTE_DATA = "{}PaletteColorLookupTableData"
 
 
@@ -52,10 +54,31 @@ def to_grey(
     if function == "LINEAR_EXACT":
         return apply_window(values, (center, width))
     # DICOM PS3.3 C.11.2.1.2.1: LINEAR counts whole steps; of one step, it is
-    # a threshold.
+    # a threshold. Writers mean no such thing of fractions (SUV, FA, ADC).
+    if width < 2 and not np.array_equal(values, np.rint(values)):
+        return _show_fractions(values, (center, width), fallback)
     if width <= 1:
         return np.where(values > center - 0.5, 255, 0).astype(np.uint8)
     return apply_window(values, (center - 0.5, width - 1))
+
+
+def _show_fractions(
+    values: np.ndarray, window: Window, fallback: Window
+) -> np.ndarray:
+    """Through the window, unless it was made for values of another unit."""
+    grey = apply_window(values, window)
+    num_levels = min(_MIN_LEVELS, np.unique(values).size)
+    if np.unique(grey).size >= num_levels:
+        return grey
+    logging.log_first_n(
+        logging.WARNING,
+        "Windows of DICOM files that leave fractions fewer than %d grey levels "
+        "are replaced by robust percentiles; --window_center and "
+        "--window_width set another.",
+        1,
+        _MIN_LEVELS,
+    )
+    return apply_window(values, fallback)
 
 
 def to_modality_values(dataset, frame: np.ndarray, index: int) -> np.ndarray:
@@ -92,6 +115,9 @@ def _is_padding(dataset, frame: np.ndarray) -> np.ndarray:
         return np.zeros(frame.shape, bool)
     last = dataset.get("PixelPaddingRangeLimit")
     last = first if last is None else last
+    if frame.dtype.kind in "iu":
+        # Some writers give them the other sign: the same bits are meant.
+        first, last = np.array([first, last], np.int64).astype(frame.dtype)
     return (frame >= min(first, last)) & (frame <= max(first, last))
 
 
