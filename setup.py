@@ -51,6 +51,7 @@ setuptools.setup(
         "absl-py>=2.1",
         "numpy>=1.26",
         "pillow>=10.3",
+        "tifffile>=2024.1",
         "requests>=2.31",
         "tqdm>=4.66",
         "jinja2>=3.1",

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 
+import numpy as np
 import pytest
 
 from tests import processes
@@ -20,7 +21,7 @@ from tests.data.builders import (
     write_heads,
 )
 from trainer.data import records
-from trainer.data.build import audit, manifest, output, sources
+from trainer.data.build import audit, manifest, output, scan, sources
 
 
 @pytest.fixture
@@ -120,6 +121,7 @@ def test_folder_that_may_not_be_listed_is_refused(
         ("text.jpg", b"hello", "not an image"),
         ("cut.png", encode(make_head(1, size=32))[:200], "damaged"),
         ("bomb.png", bomb("PNG"), ""),
+        ("long.png", encode(np.zeros((2, 66_000), np.uint8)), "66000 x 2"),
         ("x.nii.gz", gzip.compress(b"\0" * 999, mtime=0), "without a NIfTI"),
         ("x.dcm", make_dicom(gradient(), NumberOfFrames=9), "cut off"),
     ],
@@ -128,6 +130,24 @@ def test_unreadable_file_is_named(folders, tmp_path, name, data, reason):
     (folders / "a" / name).write_bytes(data)
     parts = (f"a/{name}", reason, "--skip_unreadable")
     assert "secret" not in refuse(folders, tmp_path, *parts).lower()
+
+
+def test_any_failure_is_of_the_file_that_it_came_from(
+    folders, tmp_path, monkeypatch
+):
+    make_thumbnail = scan.make_thumbnail
+
+    def fail(pixels):
+        if pixels.shape == (33, 32):
+            raise RuntimeError("Patient Secret")
+        return make_thumbnail(pixels)
+
+    (folders / "a" / "odd.png").write_bytes(encode(gradient(33, 32)))
+    monkeypatch.setattr(scan, "make_thumbnail", fail)
+    reason = refuse(folders, tmp_path, "a/odd.png", "RuntimeError")
+    assert "Secret" not in reason
+    info = build(folders, tmp_path / "r", skip_unreadable=True)
+    assert sum(info.num_images(split) for split in info.splits) == 12
 
 
 def test_output_that_cannot_be_made_is_refused(folders, tmp_path):

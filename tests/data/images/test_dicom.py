@@ -186,9 +186,10 @@ def test_first_of_several_windows_counts():
     )
 
 
-def test_window_of_one_step_is_a_threshold():
+@pytest.mark.parametrize("center", ["0.5", "1"])
+def test_window_of_one_step_is_a_threshold(center):
     mask = (gradient() > 50).astype(np.uint8)
-    narrow = window(WindowCenter="0.5", WindowWidth=1)
+    narrow = window(WindowCenter=center, WindowWidth=1)
     np.testing.assert_array_equal(shown(mask, **narrow), mask * 255)
 
 
@@ -480,8 +481,8 @@ def test_deflated_bomb_is_refused_without_being_unfolded(monkeypatch):
     whole = deflate(data[start:])
     pixels_read = read_one(bytes(meta) + whole).pixels
     np.testing.assert_array_equal(pixels_read, gradient())
-    assert dicom._MAX_DEFLATED_BYTES == 2**30
-    monkeypatch.setattr(dicom, "_MAX_DEFLATED_BYTES", 2**26)
+    assert dicom.MAX_PAGES_BYTES == 2**30
+    monkeypatch.setattr(dicom, "MAX_PAGES_BYTES", 2**26)
     bomb = deflate(*[b"\0" * 2**22] * 30)
     assert_unreadable(bytes(meta) + bomb, "unfolds into more than")
     assert_unreadable(bytes(meta) + whole[: len(whole) // 2], "damaged DICOM")

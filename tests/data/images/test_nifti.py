@@ -93,6 +93,18 @@ def test_every_number_type_byte_order_and_version(dtype, order, kind):
         assert_shown(pixels, values, 160)
 
 
+@PACK
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_voxels_without_an_offset_begin_behind_the_header(pack, kind):
+    raw = bytearray(kind(make_volume(), np.eye(4)).to_bytes())
+    expected = readers.decode_images(bytes(raw))
+    start, size = (108, 4) if kind is nibabel.Nifti1Image else (168, 8)
+    raw[start : start + size] = bytes(size)
+    images = readers.decode_images(pack(bytes(raw)))
+    for image, same in zip(images, expected, strict=True):
+        np.testing.assert_array_equal(image.pixels, same.pixels)
+
+
 def test_slope_makes_the_values():
     volume = make_volume().astype(np.int16)
     raw = bytearray(make_nifti(volume))

@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 import pytest
+import tifffile
 
 from tests.data.builders import (
     assert_unreadable,
@@ -16,8 +17,9 @@ from tests.data.builders import (
     limits,
     read_one,
 )
+from tests.data.images import raster
 from tests.samples import SHARED
-from trainer.data.images import readers, strip
+from trainer.data.images import image, readers, strip
 
 BRAIN = SHARED / "data" / "brain_mri_253"
 
@@ -92,6 +94,71 @@ def test_16_bit_png_is_windowed():
     np.testing.assert_allclose(given.pixels, expected, atol=0.51)
 
 
+def seen(values, inverted=False) -> np.ndarray:
+    """Values between their robust percentiles, in [0, 255]."""
+    low, high = np.percentile(values, [0.5, 99.5])
+    shown = np.clip((values - low) / (high - low), 0, 1) * 255
+    return 255 - shown if inverted else shown
+
+
+@pytest.mark.parametrize("color_type", [2, 4, 6])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_16_bit_colour_of_a_png_is_windowed_and_not_cut(color_type, interlaced):
+    values = raster.samples(16, color_type)
+    values = values[..., 0] if color_type == 4 else values[..., :3]
+    image = read_one(raster.png(16, color_type, interlaced))
+    np.testing.assert_allclose(image.pixels, seen(values), atol=0.51)
+    assert image.bit_depth == 16 and not image.kept_format
+
+
+@pytest.mark.parametrize(
+    "dtype", ["u2", "i1", "i2", "u4", "i4", "u8", "f2", "f4", "f8"]
+)
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(
+    ("photometric", "planar", "num_channels"),
+    [
+        *(("minisblack", None, 1), ("miniswhite", None, 1)),
+        *(("minisblack", "contig", 2), ("minisblack", "separate", 2)),
+        *(("rgb", "contig", 3), ("rgb", "separate", 3), ("rgb", "contig", 4)),
+    ],
+)
+def test_tiff_of_every_number_type_is_windowed(
+    dtype, order, photometric, planar, num_channels
+):
+    values = raster.samples(16, 6)[..., :num_channels] // 50 - 40
+    if dtype[0] == "u":
+        values += 40
+    stored = values[..., 0] if num_channels == 1 else values
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        (np.moveaxis(stored, -1, 0) if planar == "separate" else stored).astype(
+            order + dtype
+        ),
+        byteorder=order,
+        photometric=photometric,
+        planarconfig=planar,
+        compression="zlib" if order == ">" else None,
+    )
+    image = read_one(buffer.getvalue())
+    expected = values[..., :3] if photometric == "rgb" else values[..., 0]
+    np.testing.assert_allclose(
+        image.pixels, seen(expected, photometric == "miniswhite"), atol=0.51
+    )
+    assert image.bit_depth == 8 * int(dtype[1])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_pages_of_a_file_are_limited_together(monkeypatch, dtype):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.ones((9, 200, 300), dtype), compression="zlib")
+    monkeypatch.setattr(image, "MAX_PAGES_BYTES", 540_000)
+    assert len(readers.decode_images(buffer.getvalue())) == 9
+    monkeypatch.setattr(image, "MAX_PAGES_BYTES", 539_999)
+    assert_unreadable(buffer.getvalue(), "its 9 pages take .* split it")
+
+
 def test_multi_page_tiff_gives_an_image_per_page():
     pages = [PIL.Image.fromarray(gradient() // d) for d in (1, 2, 3)]
     images = readers.decode_images(
@@ -154,6 +221,16 @@ def test_eps_is_not_handed_to_ghostscript(monkeypatch):
 )
 def test_format_that_is_not_read_is_named(data, name):
     assert_unreadable(data, f"{name}, which is not read; convert")
+
+
+@pytest.mark.parametrize("junk", [b"\0", b"\x12\x34\0", b"\xff\0", b"\xff\xff"])
+def test_junk_between_segments_of_a_jpeg_is_passed_over(junk):
+    data = encode(colour(), "JPEG")
+    with_junk = data[:20] + junk + data[20:]
+    assert strip.strip(with_junk, "jpeg") == strip.strip(data, "jpeg")
+    np.testing.assert_array_equal(
+        decode(read_one(with_junk).encoded), decode(data)
+    )
 
 
 def test_strip_of_a_progressive_jpeg_keeps_all_scans():

@@ -171,29 +171,30 @@ def scan_file(
     """
     index, source = indexed_source
     given = (source.patient_id,) if source.patient_id else ()
-    images, error = [], ""
     try:
         data = paths.read_bytes(source.path)
         images = options.decode(data)
-        error = "" if images else "it holds no image"
+        encoded = tuple(
+            training_images.encode_for_training(i.pixels, form) for i in images
+        )
+        return ScannedFile(
+            image_id=hide_identifiers(source, given),
+            images=tuple(
+                _describe(image, index, source, data, versions, key)
+                for image, versions in zip(images, encoded, strict=True)
+            ),
+            thumbnails=tuple(
+                make_thumbnail(image.pixels).tobytes() for image in images
+            ),
+            encoded=encoded if returns_encoded else (),
+            error="" if images else "it holds no image",
+        )
     except ValueError as raised:
         error = str(raised)
-    except OSError as raised:
-        # Its text would repeat the path.
-        error = raised.strerror or type(raised).__name__
-    encoded = tuple(
-        training_images.encode_for_training(i.pixels, form) for i in images
-    )
-    return ScannedFile(
-        image_id=hide_identifiers(source, given),
-        images=tuple(
-            _describe(image, index, source, data, versions, key)
-            for image, versions in zip(images, encoded, strict=True)
-        ),
-        thumbnails=tuple(make_thumbnail(i.pixels).tobytes() for i in images),
-        encoded=encoded if returns_encoded else (),
-        error=error,
-    )
+    # One bad file must not end a build. The text would repeat the path.
+    except Exception as raised:
+        error = getattr(raised, "strerror", None) or type(raised).__name__
+    return ScannedFile(hide_identifiers(source, given), error=error)
 
 
 def hide_identifiers(source: sources.Source, identifiers: Iterable[str]) -> str:

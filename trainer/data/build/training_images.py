@@ -16,6 +16,7 @@ import PIL.Image
 from trainer.data.images.image import is_grey
 
 JPEG_QUALITY = 95
+_MAX_SIDE = 65_500  # that libjpeg writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,11 @@ def encode_for_training(pixels: np.ndarray, form: TrainingFormat) -> Encoded:
 
 def _encode(image: PIL.Image.Image, stored_size: int) -> bytes:
     height, width = training_shape(image.height, image.width, stored_size)
+    if max(height, width) > _MAX_SIDE:
+        raise ValueError(
+            f"as it is stored, {width} x {height} pixels, it is longer than "
+            f"the {_MAX_SIDE:,} pixels of a JPEG; cut it into tiles"
+        )
     if (width, height) != image.size:
         # Pillow widens the filter when it scales down: no aliasing.
         image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)

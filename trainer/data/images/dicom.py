@@ -19,7 +19,7 @@ from pydicom.pixels import utils
 
 from trainer.data.images import dicom_values
 from trainer.data.images.image import (
-    MAX_VOLUME_BYTES,
+    MAX_PAGES_BYTES,
     Image,
     Window,
     apply_window,
@@ -37,7 +37,6 @@ _PIXEL_NAMES = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-_MAX_DEFLATED_BYTES = MAX_VOLUME_BYTES // 4
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -91,9 +90,9 @@ def _check_deflated(data: bytes) -> None:
         while pending and not inflater.eof:
             num_bytes += len(inflater.decompress(pending, 2**24))
             pending = inflater.unconsumed_tail
-            if num_bytes > _MAX_DEFLATED_BYTES:
+            if num_bytes > MAX_PAGES_BYTES:
                 raise ValueError(
-                    f"it unfolds into more than {_MAX_DEFLATED_BYTES:,} bytes; "
+                    f"it unfolds into more than {MAX_PAGES_BYTES:,} bytes; "
                     "convert it to Explicit VR Little Endian"
                 )
     except zlib.error as error:

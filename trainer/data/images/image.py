@@ -18,6 +18,8 @@ TOO_MANY = (
 )
 # Of a volume: 2,000 slices of 1,024 x 1,024 pixels of 16 bits.
 MAX_VOLUME_BYTES = 4 * 2**30
+# Of what is packed, and may be a thousandth of that in the file.
+MAX_PAGES_BYTES = MAX_VOLUME_BYTES // 4
 
 # Center and width, in the units of the file.
 Window = tuple[float, float]
@@ -108,6 +110,17 @@ def check_volume(shape: tuple[int, ...], item_bytes: int) -> None:
             f"its {text} voxels take {num_bytes / 2**30:.1f} GiB, more than "
             f"the {MAX_VOLUME_BYTES / 2**30:.0f} GiB that are accepted; split "
             "it"
+        )
+
+
+def check_pages(shapes: list[tuple[int, ...]]) -> None:
+    """Raises ValueError if pages, of which each is kept, are too large."""
+    num_bytes = sum(map(math.prod, shapes))
+    if num_bytes > MAX_PAGES_BYTES:
+        raise ValueError(
+            f"its {len(shapes):,} pages take {num_bytes / 2**30:.1f} GiB, more "
+            f"than the {MAX_PAGES_BYTES / 2**30:.0f} GiB that are accepted; "
+            "split it"
         )
 
 

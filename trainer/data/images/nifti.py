@@ -75,6 +75,9 @@ def _read_header(start: bytes):
         raise ValueError(
             "its voxels are colours or complex numbers, which are not read"
         )
+    if 0 <= header["vox_offset"] < header.single_vox_offset:
+        # Some writers leave it 0, and mean: behind the header.
+        header["vox_offset"] = header.single_vox_offset
     check_volume(shape, dtype.itemsize)
     if math.prod(shape[4:]) > 1:
         raise ValueError(
@@ -119,7 +122,10 @@ def _load(data: bytes) -> tuple[np.ndarray, float, float]:
         affine matrix says how the volume lies; without one, its first axis
         runs to the left, as in Analyze files.
     """
-    kind, _ = _read_header(data[:_MAX_HEADER])
+    kind, header = _read_header(data[:_MAX_HEADER])
+    block = header.binaryblock
+    if not data.startswith(block):
+        data = block + data[len(block) :]
     try:
         image = kind.from_bytes(data)
         axes = orientations.io_orientation(image.affine)

@@ -10,13 +10,15 @@ import PIL.Image
 import PIL.ImageChops
 import PIL.ImageOps
 import PIL.JpegImagePlugin
+from PIL import TiffImagePlugin
 
-from trainer.data.images import strip
+from trainer.data.images import strip, tiff
 from trainer.data.images.image import (
     TOO_MANY,
     Image,
     Window,
     apply_window,
+    check_pages,
     check_size,
     reduce_channels,
     turn,
@@ -27,6 +29,7 @@ FORMATS = (
     *("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX"),
     *("PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP"),
 )
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = PIL.ExifTags.Base.Orientation
 
 # What people have and this does not read, by the first bytes of the file.
@@ -51,23 +54,19 @@ def read_images(data: bytes, window: Window | None) -> list[Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                return _read_pages(opened, data, window)
+                if not _is_misread(opened):
+                    return _read_pages(opened, data, window)
+        return tiff.read_images(data, window)
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(f"its pixels are {TOO_MANY}") from error
     except PIL.UnidentifiedImageError as error:
+        if data[:4] in _TIFF_STARTS:
+            return tiff.read_images(data, window)
         raise ValueError(_describe_unknown(data)) from error
-    # What Pillow's decoders raise on damaged files, beside its own errors.
-    except (
-        OSError,
-        SyntaxError,
-        EOFError,
-        KeyError,
-        IndexError,
-        OverflowError,
-        TypeError,
-        NotImplementedError,
-        MemoryError,
-    ) as error:
+    except ValueError:
+        raise
+    # Pillow's decoders promise no set of errors for damaged files.
+    except Exception as error:
         raise ValueError(f"it is damaged ({error})") from error
 
 
@@ -83,19 +82,40 @@ def _describe_unknown(data: bytes) -> str:
     return "it is not an image that can be read"
 
 
+def _is_misread(opened: PIL.Image.Image) -> bool:
+    """Whether Pillow takes the numbers of a TIFF for others."""
+    if opened.format != "TIFF":
+        return False
+    tags = opened.tag_v2
+    bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    is_signed = 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, ())
+    is_planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+    # It swaps bytes that libtiff has swapped.
+    is_packed = tags.get(TiffImagePlugin.COMPRESSION, 1) != 1
+    is_swapped = tags.prefix == b"MM" and is_packed
+    return (
+        (bits == 8 and is_signed)
+        or (bits > 8 and is_planar)
+        or (opened.mode in ("I", "F") and is_swapped)
+    )
+
+
 def _read_pages(
     opened: PIL.Image.Image, data: bytes, window: Window | None
 ) -> list[Image]:
     check_size(*opened.size)
     if opened.format in ("JPEG", "PNG"):
         return [_read_keeping_bytes(opened, data, window)]
-    num_pages = 1
+    num_pages, shapes, images = 1, [], []
     if opened.format == "TIFF":
         num_pages = getattr(opened, "n_frames", 1)
-    images = []
     for page in range(num_pages):
         opened.seek(page)
         check_size(*opened.size)
+        shapes.append((*opened.size, len(opened.getbands())))
+    check_pages(shapes)
+    for page in range(num_pages):
+        opened.seek(page)
         images.append(
             Image(
                 _to_uint8(opened, data, window),
@@ -147,7 +167,9 @@ def _to_uint8(
     if not is_kept and opened.getexif().get(_ORIENTATION, 1) != 1:
         upright = PIL.ImageOps.exif_transpose(opened)
     if upright.mode.startswith("I") or upright.mode == "F":
-        return apply_window(np.asarray(upright), window)
+        grey = apply_window(np.asarray(upright), window)
+        # Pillow inverts only values of at most 8 bits.
+        return 255 - grey if _is_min_white(opened) else grey
     if upright.mode in ("1", "L", "LA", "La"):
         return np.array(_convert(upright, "L"))
     colour = _convert(upright, "RGB")
@@ -156,6 +178,11 @@ def _to_uint8(
     if _are_equal(first, second) and _are_equal(first, third):
         return np.array(first)
     return np.array(colour)
+
+
+def _is_min_white(opened: PIL.Image.Image) -> bool:
+    tags = opened.tag_v2 if opened.format == "TIFF" else {}
+    return tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _read_deep_colour(
@@ -210,11 +237,11 @@ def _are_equal(first: PIL.Image.Image, second: PIL.Image.Image) -> bool:
 
 
 def _bit_depth(opened: PIL.Image.Image) -> int:
-    if opened.mode == "1":
-        return 1
-    if opened.mode in ("I", "F"):
-        return 32
-    return 16 if opened.mode.startswith("I;16") else 8
+    if opened.format == "TIFF":
+        return max(opened.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    if opened.mode.startswith(("I", "F")):
+        return 16 if opened.mode.startswith("I;16") else 32
+    return 1 if opened.mode == "1" else 8
 
 
 def _estimate_quality(opened: PIL.Image.Image) -> int:
