@@ -46,10 +46,15 @@ def list_models(models: served_models.ServedModels) -> dict:
     return {"models": class_names}
 
 
-def read_images(data: bytes) -> bytes:
+def read_images(
+    models: served_models.ServedModels, name: str, data: bytes
+) -> bytes:
     """Returns the images of a file as JSON.
 
     Args:
+        models: what is served.
+        name: of the model that will be asked: a file becomes the pixels that
+            it would have had in its training.
         data: a file of any format that Lightbox trains on.
 
     Returns:
@@ -59,8 +64,9 @@ def read_images(data: bytes) -> bytes:
     Raises:
         StatusError: the file cannot be read; the message says why.
     """
+    options = models.get(name, None, None).reading if name else {}
     try:
-        images = readers.decode_images(data)
+        images = readers.decode_images(data, **options)
     except (OSError, ValueError) as error:
         message = " ".join(str(error).split())
         raise status_codes.invalid_argument(message) from error

@@ -82,7 +82,9 @@ class RestApi:
         return responses.JSONResponse(page.list_models(self._models))
 
     async def _answer_read(self, request) -> responses.Response:
-        return _to_response(*await self._run(request, page.read_images))
+        name = request.query_params.get("model", "")
+        work = functools.partial(page.read_images, self._models, name)
+        return _to_response(*await self._run(request, work))
 
     async def _answer(self, request) -> responses.Response:
         # The path as it was sent: names are matched before they are decoded.

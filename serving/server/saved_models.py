@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -46,6 +47,8 @@ class LoadedModel:
         signature_defs: what the SavedModel declares, by signature name.
         functions: the callable signatures, by name.
         class_names: in the order of the probabilities, empty if unknown.
+        reading: how files became its training images, options of
+            `readers.decode_images`.
         root: keeps alive what the functions use.
     """
 
@@ -53,6 +56,7 @@ class LoadedModel:
     signature_defs: Mapping
     functions: Mapping[str, Callable]
     class_names: tuple[str, ...]
+    reading: Mapping[str, Any]
     root: object
 
     def run(
@@ -110,8 +114,14 @@ def load(directory: str, version: int) -> LoadedModel:
             "A SavedModel must have at least one signature to be served. "
             f"Received: {directory}. Export it with `trainer.task`."
         )
+    info = _read_dataset(directory)
     model = LoadedModel(
-        version, signature_defs, functions, _read_class_names(directory), root
+        version,
+        signature_defs,
+        functions,
+        info.class_names if info else (),
+        info.reading if info else {},
+        root,
     )
     num_replayed = _warm_up(model, directory)
     logging.info("Replayed %d warm-up requests", num_replayed)
@@ -232,13 +242,13 @@ def _verify_manifest(directory: str) -> None:
         )
 
 
-def _read_class_names(directory: str) -> tuple[str, ...]:
+def _read_dataset(directory: str) -> records.DatasetInfo | None:
     path = os.path.join(directory, "assets", signature.DATASET_ASSET)
     try:
         text = pathlib.Path(path).read_text("utf-8")
-        return records.DatasetInfo.from_json(text).class_names
+        return records.DatasetInfo.from_json(text)
     except (OSError, ValueError):  # It is from elsewhere.
-        return ()
+        return None
 
 
 def _warm_up(model: LoadedModel, directory: str) -> int:

@@ -84,7 +84,8 @@ def build_signatures(operating_point: float) -> dict:
 
 def save_versions(directory) -> None:
     """Writes version 1, which decides at 0.5, and version 2, at 0.9."""
-    info = records.DatasetInfo(CLASS_NAMES, "bright", 1, 8, {}, (), "", {})
+    window = {"window_center": 1000.0, "window_width": 500.0}
+    info = records.DatasetInfo(CLASS_NAMES, "bright", 1, 8, {}, (), "", window)
     for version, operating_point in ((1, 0.5), (2, 0.9)):
         path = directory / str(version)
         signatures = build_signatures(operating_point)

@@ -71,11 +71,17 @@ class DatasetInfo:
         return self.class_names.index(self.positive_class)
 
     @property
+    def reading(self) -> dict:
+        """The options of `readers.decode_images` that it was built with."""
+        names = ("window_center", "window_width", "slice_axis")
+        return {n: self.options[n] for n in names if n in self.options}
+
+    @property
     def window(self) -> tuple[float, float] | None:
-        """Center and width that the data set was built with, if it was."""
-        center = self.options.get("window_center")
-        width = self.options.get("window_width")
-        return None if center is None else (center, width)
+        """Center and width, if it was built with a window."""
+        options = self.options
+        center = options.get("window_center")
+        return None if center is None else (center, options["window_width"])
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 // Asks the REST API as any client would. Only what a browser cannot decode
 // (DICOM, NIfTI, TIFF) goes through /page/images first: every file does, so
-// that the model gets the pixels that training would have got.
+// that the model gets the pixels that its training would have got.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const state = { file: "", images: [], count: 0, asked: 0 };
+const state = { file: null, images: [], count: 0, asked: 0 };
 
 async function fetchJson(path, options) {
   let response;
@@ -70,7 +70,7 @@ function render(image, prediction, names, version) {
   $("overlay").onchange = paint;
   $("overlay-choice").hidden = !overlay;
   paint();
-  $("name").textContent = state.file + image.suffix;
+  $("name").textContent = state.file.name + image.suffix;
   show("warning", warningOf(prediction));
   show("decision", decisionOf(prediction));
   $("label").textContent = `Most probable: ${prediction.label}`;
@@ -115,11 +115,12 @@ async function open(file) {
   $("result").hidden = true;
   $("busy").hidden = false;
   try {
-    const answer = await fetchJson("/page/images", {
+    const model = encodeURIComponent($("model").value);
+    const answer = await fetchJson(`/page/images?model=${model}`, {
       method: "POST", body: file,
     });
     if (number !== state.asked) return;
-    state.file = file.name;
+    state.file = file;
     state.images = answer.images;
     $("slice").max = answer.images.length - 1;
     // The middle of a volume shows more than its first slice.
@@ -159,7 +160,8 @@ async function start() {
   });
   $("slice").addEventListener("input", () => numberSlice(state.count));
   $("slice").addEventListener("change", ask);
-  $("model").addEventListener("change", () => state.images.length && ask());
+  // Another model may see files through another window.
+  $("model").addEventListener("change", () => state.file && open(state.file));
   try {
     const { models } = await fetchJson("/page/models");
     $("model").replaceChildren(

@@ -10,7 +10,7 @@ import requests
 from PIL import Image
 from playwright import sync_api
 
-from tests.samples import SHARED
+from tests.samples import SHARED, encode
 from tests.serving import brightness
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -95,14 +95,19 @@ def test_dicom_is_shown_and_answered(page):
     )
 
 
-def test_files_become_the_pixels_of_training(rest_target):
-    file = brightness.encode_image(51, "TIFF")
-    url = f"{rest_target}/page/images"
+@pytest.mark.parametrize(
+    ("value", "dtype", "shown"), [(51, np.uint8, 51), (1150, np.uint16, 204)]
+)
+def test_files_become_the_pixels_of_training(rest_target, value, dtype, shown):
+    file = encode(np.full((8, 8), value, dtype), "TIFF")
+    url = f"{rest_target}/page/images?model={brightness.MODEL_NAME}"
     answer = requests.post(url, data=file, timeout=10).json()
     assert answer["num_images"] == 1
     (image,) = answer["images"]
     decoded = Image.open(io.BytesIO(base64.b64decode(image["b64"])))
-    np.testing.assert_array_equal(decoded, np.full((8, 8), 51))
+    np.testing.assert_array_equal(decoded, np.full((8, 8), shown))
+    lost = requests.post(url + "s", data=file, timeout=10)
+    assert lost.status_code == 404 and "error" in lost.json()
 
 
 def test_page_loads_nothing_from_elsewhere(rest_target):
