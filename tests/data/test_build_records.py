@@ -243,6 +243,9 @@ def test_command_shares_the_work_without_tensorflow(folders, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "no_tumor" in done.stdout and "24 images" in done.stdout
+    assert "\npositive class: tumor (--positive_class changes it)\n" in (
+        done.stdout
+    )
     assert "trainer.data.records" in done.stderr
     assert "tensorflow" not in done.stderr
     # Workers do not change a byte.

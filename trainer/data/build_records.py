@@ -15,7 +15,13 @@ from absl import app, flags
 
 from trainer import startup
 from trainer.data import records
-from trainer.data.build import audit, dataset, manifest, output
+from trainer.data.build import (
+    audit,
+    dataset,
+    manifest,
+    output,
+    positive_class,
+)
 from trainer.data.build.options import LOCAL, BuildOptions
 from trainer.storage import paths, staging
 
@@ -57,6 +63,14 @@ def main(argv: list[str]) -> None:
         except (ValueError, OSError) as error:
             sys.exit(f"build_records: {error}")
         print(records.describe(info))
+        if info.positive_class:
+            print(
+                positive_class.describe(
+                    info.class_names,
+                    info.positive_class,
+                    bool(options.positive_class),
+                )
+            )
         audit_path = paths.join(options.output_dir, output.AUDIT_FILE)
         for line in audit.summarize(json.loads(paths.read_bytes(audit_path))):
             print(f"- {line}")

@@ -14,6 +14,7 @@ from trainer.data.build import (
     output,
     parallel,
     planning,
+    positive_class,
     shards,
     shortcuts,
     sources,
@@ -36,7 +37,7 @@ def build(options: BuildOptions) -> records.DatasetInfo:
     """
     files, num_left_out = _list_sources(options)
     class_names = sources.check_classes(files)
-    positive_class = _choose_positive_class(options, class_names)
+    positive = _choose_positive_class(options, class_names)
     num_workers = options.num_workers or parallel.default_num_workers()
     local_dir = options.output_dir
     if paths.is_remote(local_dir):
@@ -88,7 +89,7 @@ def build(options: BuildOptions) -> records.DatasetInfo:
             files,
         )
         info = _describe(
-            options, class_names, positive_class, form.channels, plan, written
+            options, class_names, positive, form.channels, plan, written
         )
         paths.write_atomically(
             os.path.join(building, records.DATASET_FILE), info.to_json()
@@ -136,7 +137,7 @@ def _choose_positive_class(
 ) -> str | None:
     chosen = options.positive_class
     if not chosen:
-        return records.default_positive_class(class_names)
+        return positive_class.choose(class_names)[0]
     if chosen not in class_names or len(class_names) != 2:
         raise ValueError(
             "--positive_class must be one of two classes. Received: "
@@ -169,14 +170,14 @@ def _make_runner(
 def _describe(
     options: BuildOptions,
     class_names: tuple[str, ...],
-    positive_class: str | None,
+    positive: str | None,
     channels: int,
     plan: planning.Plan,
     written: list[records.Shard],
 ) -> records.DatasetInfo:
     return records.DatasetInfo(
         class_names=class_names,
-        positive_class=positive_class,
+        positive_class=positive,
         channels=channels,
         stored_size=options.stored_size,
         counts=plan.counts,

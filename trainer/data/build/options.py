@@ -74,8 +74,8 @@ class BuildOptions:
     )
     positive_class: str = _field(
         "",
-        "The positive one of two classes; default: the last, and X of no_X "
-        "and X.",
+        "The positive one of two classes; default: the one whose name does "
+        "not deny the other or speak of health, else the last.",
     )
     on_leak: str = _field(
         "error",
