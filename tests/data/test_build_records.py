@@ -1,7 +1,6 @@
 """From folders and manifests to data sets: what is kept, moved and refused."""
 
 import collections
-import csv
 import hashlib
 import io
 import json
@@ -23,6 +22,7 @@ from tests.data.builders import (
     make_dicom,
     make_head,
     read_files,
+    read_rows,
     write_head,
     write_heads,
 )
@@ -45,11 +45,6 @@ def read_examples(data_dir, info, split):
             name: (feature.bytes_list.value or feature.int64_list.value)[0]
             for name, feature in features.items()
         }
-
-
-def read_rows(data_dir):
-    with open(data_dir / output.IMAGES_FILE, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def total(info):

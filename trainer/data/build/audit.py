@@ -7,7 +7,13 @@ the images; no patient id goes into it.
 import collections
 from collections.abc import Sequence
 
-from trainer.data.build import audit_sentences, output, planning, scan
+from trainer.data.build import (
+    audit_sentences,
+    output,
+    planning,
+    scan,
+    sources,
+)
 
 # Lists in the file end here; the counts beside them do not.
 MAX_LISTED = 1000
@@ -56,7 +62,7 @@ def make_audit(
         },
         "leaks": _describe_leaks(facts, plan, on_leak),
         "conflicting_labels": _conflicts(facts),
-        "patients": _patients(facts),
+        "patients": _patients(facts, findings.has_common_patient),
         "shortcuts": list(shortcut_rows),
     }
 
@@ -118,18 +124,36 @@ def _conflicts(facts: Sequence[scan.ImageFacts]) -> dict:
     return {"count": len(conflicts), "groups": conflicts[:MAX_LISTED]}
 
 
-def _patients(facts: Sequence[scan.ImageFacts]) -> dict:
-    """Counts of patients, where they are known."""
+def _patients(facts: Sequence[scan.ImageFacts], has_common: bool) -> dict:
+    """Counts of patients, where they are known, and of what stands for them."""
     splits, labels = collections.defaultdict(set), collections.defaultdict(set)
     for fact in facts:
         if fact.patient_key:
             splits[fact.patient_key].add(fact.split)
             labels[fact.patient_key].add(fact.class_name)
+    unknown = [fact for fact in facts if fact.kin and not fact.patient_key]
+    in_folders = [
+        key
+        for fact in unknown
+        for key in fact.kin
+        if key.startswith(sources.FOLDER)
+    ]
+    with_uids = sum(
+        any(key.startswith(scan.UID) for key in fact.kin) for fact in unknown
+    )
+    stand_ins = {
+        "images": len(unknown),
+        "images_of_series": with_uids,
+        "images_in_folders": len(in_folders),
+        "folders": len(set(in_folders)),
+        "had_one_id": has_common,
+    }
     return {
         "known": len(splits),
         "images_without_patient": sum(not f.patient_key for f in facts),
         "in_several_given_splits": sum(len(s) > 1 for s in splits.values()),
         "with_several_labels": sum(len(s) > 1 for s in labels.values()),
+        **({"stand_ins": stand_ins} if unknown else {}),
     }
 
 

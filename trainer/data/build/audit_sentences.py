@@ -103,7 +103,8 @@ def _shortcuts(rows: list[dict]) -> list[Sentence]:
 
 
 def _patients(patients: dict) -> list[Sentence]:
-    if not patients["known"]:
+    stand_ins = patients.get("stand_ins")
+    if not patients["known"] and not stand_ins:
         return [
             _alarm(
                 "No patient is known, so different images of one patient may "
@@ -111,20 +112,48 @@ def _patients(patients: dict) -> list[Sentence]:
                 "a --manifest or by --patient_regex."
             )
         ]
-    verb = "is" if patients["known"] == 1 else "are"
-    text = f"{_count(patients['known'], 'patient')} {verb} known"
-    if patients["with_several_labels"]:
-        text += f", {patients['with_several_labels']:,} with several labels"
-    sentences = [Sentence(f"{text}.")]
-    if patients["images_without_patient"]:
+    sentences = []
+    if patients["known"]:
+        verb = "is" if patients["known"] == 1 else "are"
+        text = f"{_count(patients['known'], 'patient')} {verb} known"
+        if patients["with_several_labels"]:
+            text += f", {patients['with_several_labels']:,} with several labels"
+        sentences.append(Sentence(f"{text}."))
+    num_unknown = patients["images_without_patient"]
+    if stand_ins:
+        sentences.append(_stand_ins(stand_ins))
+        num_unknown -= stand_ins["images"]
+    if num_unknown:
         sentences.append(
             _alarm(
-                "Images without a patient: "
-                f"{patients['images_without_patient']:,}. Whether they share "
-                "one with another split is unknown."
+                f"Images without a patient: {num_unknown:,}. Whether they "
+                "share one with another split is unknown."
             )
         )
     return sentences
+
+
+def _stand_ins(stand_ins: dict) -> Sentence:
+    """What was taken for patients where none is named."""
+    kinds = []
+    if stand_ins["images_of_series"]:
+        kinds.append(
+            "of one study, series or frame of reference of DICOM "
+            f"({stand_ins['images_of_series']:,} images)"
+        )
+    if stand_ins["images_in_folders"]:
+        kinds.append(
+            "of one sub-folder of a class "
+            f"({stand_ins['images_in_folders']:,} images in "
+            f"{_count(stand_ins['folders'], 'sub-folder')})"
+        )
+    text = (
+        f"Without a patient's name, images {' and '.join(kinds)} were taken as "
+        "one patient's: --patient_regex or a --manifest can name patients."
+    )
+    if stand_ins["had_one_id"]:
+        text = f"All files carry one PatientID, which tells none apart. {text}"
+    return Sentence(text, is_alarm=stand_ins["had_one_id"])
 
 
 def _copies(report: dict) -> list[Sentence]:

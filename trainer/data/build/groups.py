@@ -2,10 +2,12 @@
 
 If a patient's image is a copy of another patient's, both belong together, so
 groups are the connected components of "same patient", "same file", "same
-pixels" and "near-duplicate".
+pixels" and "near-duplicate". Where no patient is known, the series of a DICOM
+file or a sub-folder of the class stands for one.
 """
 
 import collections
+import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
 
 from trainer.data.build import scan, sources
@@ -28,22 +30,43 @@ class UnionFind:
         first, second = self.find(first), self.find(second)
         self._parents[max(first, second)] = min(first, second)
 
-    def join_equal(self, keys: Iterable[Hashable]) -> None:
-        """Joins the indices whose keys are equal; None joins nothing."""
+    def join_sharing(self, keys: Iterable[Iterable[Hashable]]) -> None:
+        """Joins the indices that have a key in common."""
         seen = {}
-        for index, key in enumerate(keys):
-            if key is not None:
+        for index, of_index in enumerate(keys):
+            for key in of_index:
                 self.join(seen.setdefault(key, index), index)
 
 
 def join_known(facts: Sequence[scan.ImageFacts]) -> UnionFind:
     """Joins images of one patient, of one file, or with the same pixels."""
     sets = UnionFind(len(facts))
-    sets.join_equal(fact.sha256 for fact in facts)
-    sets.join_equal(fact.patient_key or None for fact in facts)
-    # The slices of a volume show one patient.
-    sets.join_equal(fact.source_index for fact in facts)
+    sets.join_sharing(
+        # The slices of a volume show one patient.
+        (fact.sha256, fact.source_index)
+        + ((fact.patient_key,) if fact.patient_key else fact.kin)
+        for fact in facts
+    )
     return sets
+
+
+def drop_common_patient(
+    facts: Sequence[scan.ImageFacts],
+) -> Sequence[scan.ImageFacts]:
+    """Facts without a patient id that all files carry, so that it names none.
+
+    It stays if the files have no UIDs to go by instead, or have all the same.
+    """
+    has_uids = all(
+        any(key.startswith(scan.UID) for key in fact.kin) for fact in facts
+    )
+    patients = {fact.patient_key for fact in facts}
+    if len(patients) != 1 or patients == {""} or not has_uids:
+        return facts
+    without = [dataclasses.replace(fact, patient_key="") for fact in facts]
+    sets = join_known(without)
+    is_one = len({sets.find(i) for i in range(len(facts))}) == 1
+    return facts if is_one else without
 
 
 def name_groups(facts: Sequence[scan.ImageFacts], sets: UnionFind) -> list[str]:

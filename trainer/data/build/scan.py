@@ -23,6 +23,8 @@ from trainer.storage import paths
 
 # Near-duplicates are confirmed on thumbnails of this side, in pixels.
 THUMBNAIL_SIZE = 64
+# Begins what images of one study, series or frame of reference have in common.
+UID = "uid:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,8 @@ class ImageFacts:
         split: given by the user, or "".
         source_index: which of the sources it comes from.
         patient_key: keyed hash of the patient id, "" if unknown.
+        kin: keyed hashes of what else only images of one patient have in
+            common, behind `sources.FOLDER` or `UID`.
         sha256: of the decoded pixels.
         file_sha256: of the whole file. Never to be written.
         kept_format: see `Image`, as for what is not listed here.
@@ -82,6 +86,7 @@ class ImageFacts:
     mean_brightness: float
     border_brightness: float
     training_bytes: tuple[int, int]
+    kin: tuple[str, ...] = ()
     group: str = ""
 
 
@@ -220,11 +225,16 @@ def _describe(
     versions: training_images.Encoded,
     key: bytes,
 ) -> ImageFacts:
+    def hide(text: str) -> str:
+        return hmac.new(key, text.encode("utf-8"), hashlib.sha256).hexdigest()
+
     patient_id = source.patient_id or image.patient_id
-    patient_key = ""
-    if patient_id:
-        text = patient_id.encode("utf-8")
-        patient_key = hmac.new(key, text, hashlib.sha256).hexdigest()
+    kin = tuple(
+        f"{kind}:{hide(name)[:16]}"
+        for kind, name in (text.split(":", 1) for text in source.kin)
+    )
+    if not source.patient_id:
+        kin += tuple(UID + hide(uid)[:16] for uid in image.uids)
     names = (source.patient_id, image.patient_id, *image.identifiers)
     identifiers = tuple(dict.fromkeys(name for name in names if name))
     pixels = image.pixels
@@ -237,7 +247,7 @@ def _describe(
         class_name=source.class_name,
         split=source.split,
         source_index=index,
-        patient_key=patient_key,
+        patient_key=hide(patient_id) if patient_id else "",
         sha256=pixel_sha256(pixels),
         file_sha256=hashlib.sha256(data).hexdigest(),
         kept_format=image.kept_format,
@@ -251,6 +261,7 @@ def _describe(
         mean_brightness=round(float(pixels.mean()), 3),
         border_brightness=round(float(border.mean()), 3),
         training_bytes=(len(versions.grey), len(versions.colour)),
+        kin=kin,
     )
 
 

@@ -3,6 +3,7 @@
 Class folders and manifests end here; the rest of the room sees `Source`.
 """
 
+import collections
 import dataclasses
 import os
 import re
@@ -12,6 +13,8 @@ from trainer.data import records
 
 # Stands in an image id where the id or name of a patient was.
 PATIENT_MARK = "\0"
+# Begins what images of one sub-folder of a class have in common.
+FOLDER = "folder:"
 # Shorter identifiers are only taken out where they stand alone: a patient "7"
 # must not cut into every number.
 MIN_IDENTIFIER_LENGTH = 4
@@ -38,6 +41,8 @@ class Source:
         class_name: its label.
         split: the split that the user gave it, "" if Lightbox chooses.
         patient_id: as the user gave it, "" if unknown. Never to be written.
+        kin: what only images of one patient have in common, as far as paths
+            tell: the sub-folder of a class.
         columns: values of the columns that the user asked to keep.
     """
 
@@ -46,6 +51,7 @@ class Source:
     class_name: str
     split: str = ""
     patient_id: str = dataclasses.field(default="", repr=False)
+    kin: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 
 
@@ -106,15 +112,36 @@ def arrange_files(input_dir: str, relative_paths: list[str]) -> list[Source]:
                     f"{os.path.join(input_dir, name)} has no class folders."
                 )
     depth = 1 if splits else 0
+    parts = [p for p in sorted(parts, key="/".join) if len(p) > depth + 1]
+    subfolders = _name_subfolders(parts, depth + 1)
     return [
         Source(
             path=os.path.join(input_dir, *p),
             image_id="/".join(p),
             class_name=p[depth],
             split=splits.get(p[0], ""),
+            kin=(FOLDER + subfolder,) if subfolder else (),
         )
-        for p in sorted(parts, key="/".join)
-        if len(p) > depth + 1
+        for p, subfolder in zip(parts, subfolders, strict=True)
+    ]
+
+
+def _name_subfolders(parts: list[list[str]], depth: int) -> list[str]:
+    """In which sub-folder of its class each path lies, "" if in none.
+
+    A folder that all files of a class lie in, as in `tumor/images/`, is none.
+    """
+    in_class = collections.defaultdict(list)
+    for p in parts:
+        in_class[tuple(p[:depth])].append("/".join(p[:-1]))
+    shared = {
+        name: len(os.path.commonpath(folders).split("/"))
+        for name, folders in in_class.items()
+    }
+    ends = [shared[tuple(p[:depth])] + 1 for p in parts]
+    return [
+        "/".join(p[:end]) if len(p) > end else ""
+        for p, end in zip(parts, ends, strict=True)
     ]
 
 

@@ -296,6 +296,7 @@ def _convert(
                 num_bytes=num_bytes // len(frames),
                 suffix=f"#{index}" if len(frames) > 1 else "",
                 patient_id=_patient_id(dataset),
+                uids=_uids(dataset),
                 identifiers=_identifiers(dataset),
             )
         )
@@ -306,6 +307,14 @@ def _patient_id(dataset) -> str:
     patient_id = str(dataset.get("PatientID") or "").strip()
     plain = "".join(c for c in patient_id.lower() if c.isalnum())
     return "" if plain in _NO_PATIENT else patient_id
+
+
+def _uids(dataset) -> tuple[str, ...]:
+    """What only images of one patient have in common."""
+    names = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+    uids = (str(dataset.get(name) or "") for name in names)
+    # The standard's own are of atlases, which many patients are brought to.
+    return tuple(u for u in uids if u and not u.startswith("1.2.840.10008."))
 
 
 def _identifiers(dataset) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ class Image:
         suffix: "" for the only image of a file, else `#index`.
         quality: estimated JPEG quality of the file, 0 if it is no JPEG.
         patient_id: as a DICOM file has it, else "". Never to be written.
+        uids: of study, series and frame of reference, as `patient_id`.
         identifiers: names in the file that its path could repeat.
     """
 
@@ -70,6 +71,7 @@ class Image:
     suffix: str = ""
     quality: int = 0
     patient_id: str = dataclasses.field(default="", repr=False)
+    uids: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     identifiers: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     @property
