@@ -64,7 +64,8 @@ def test_pipe_or_socket_is_refused_and_never_opened(folders, tmp_path, make):
 def test_folder_with_the_name_of_an_image_is_a_folder(folders):
     (folders / "a" / "x.jpg").mkdir()
     (folders / "a" / "00.png").rename(folders / "a" / "x.jpg" / "00.png")
-    ids = [source.image_id for source in sources.list_folders(str(folders))]
+    files = sources.list_folders(str(folders)).files
+    ids = [source.image_id for source in files]
     assert "a/x.jpg/00.png" in ids and len(ids) == 12
 
 

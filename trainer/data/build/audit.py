@@ -24,26 +24,23 @@ def make_audit(
     plan: planning.Plan,
     shortcut_rows: Sequence[dict],
     on_leak: str,
-    num_left_out: int = 0,
+    listing: sources.Listing,
 ) -> dict:
-    """Everything that `audit.json` holds.
-
-    `num_left_out` files lie beside the folders of the classes.
-    """
+    """Everything that `audit.json` holds."""
     facts, near_pairs = findings.facts, findings.near_pairs
-    unreadable = findings.unreadable
+    masks = [scan.ScannedFile(file.image_id) for file in listing.masks]
     return {
         "images": len(facts),
         "groups": len({fact.group for fact in facts}),
         "counts": plan.counts,
-        "unreadable": {
-            "count": len(unreadable),
-            "files": [
-                {"id": output.visible_id(file), "reason": file.error}
-                for file in unreadable[:MAX_LISTED]
-            ],
-        },
-        "left_out": num_left_out,
+        "unreadable": _list_files(findings.unreadable),
+        "left_out": listing.num_beside,
+        **({"masks": _list_files(masks)} if masks else {}),
+        **(
+            {"no_images": _list_files(findings.no_images)}
+            if findings.no_images
+            else {}
+        ),
         "exact_duplicates": _exact_duplicates(facts),
         "near_duplicates": {
             "count": len(near_pairs),
@@ -65,6 +62,16 @@ def make_audit(
         "patients": _patients(facts, findings.has_common_patient),
         "shortcuts": list(shortcut_rows),
     }
+
+
+def _list_files(files: Sequence[scan.ScannedFile]) -> dict:
+    """Files that were not taken, and why, if that is known."""
+    listed = [
+        {"id": output.visible_id(file)}
+        | ({"reason": file.error} if file.error else {})
+        for file in files[:MAX_LISTED]
+    ]
+    return {"count": len(files), "files": listed}
 
 
 def _exact_duplicates(facts: Sequence[scan.ImageFacts]) -> dict:
@@ -131,19 +138,13 @@ def _patients(facts: Sequence[scan.ImageFacts], has_common: bool) -> dict:
         if fact.patient_key:
             splits[fact.patient_key].add(fact.split)
             labels[fact.patient_key].add(fact.class_name)
-    unknown = [fact for fact in facts if fact.kin and not fact.patient_key]
-    in_folders = [
-        key
-        for fact in unknown
-        for key in fact.kin
-        if key.startswith(sources.FOLDER)
-    ]
-    with_uids = sum(
-        any(key.startswith(scan.UID) for key in fact.kin) for fact in unknown
-    )
+    unknown = [fact for fact in facts if not fact.patient_key]
+    in_folders = [k for f in unknown for k in f.kin_of(sources.FOLDER)]
     stand_ins = {
-        "images": len(unknown),
-        "images_of_series": with_uids,
+        "images": sum(
+            bool(f.kin_of(scan.UID, sources.FOLDER)) for f in unknown
+        ),
+        "images_of_series": sum(bool(f.kin_of(scan.UID)) for f in unknown),
         "images_in_folders": len(in_folders),
         "folders": len(set(in_folders)),
         "had_one_id": has_common,
@@ -153,7 +154,7 @@ def _patients(facts: Sequence[scan.ImageFacts], has_common: bool) -> dict:
         "images_without_patient": sum(not f.patient_key for f in facts),
         "in_several_given_splits": sum(len(s) > 1 for s in splits.values()),
         "with_several_labels": sum(len(s) > 1 for s in labels.values()),
-        **({"stand_ins": stand_ins} if unknown else {}),
+        **({"stand_ins": stand_ins} if stand_ins["images"] else {}),
     }
 
 

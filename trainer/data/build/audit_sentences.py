@@ -180,6 +180,22 @@ def _left_out(report: dict) -> list[Sentence]:
                 "it."
             )
         )
+    if masks := report.get("masks"):
+        sentences.append(
+            Sentence(
+                f"Masks were left out: {_count(masks['count'], 'file')} that "
+                "by name (_mask, _seg) or folder (masks) belong to an image "
+                "beside them (--keep_masks keeps them, in its split)."
+            )
+        )
+    if no_images := report.get("no_images"):
+        reasons = sorted({file["reason"] for file in no_images["files"]})
+        sentences.append(
+            Sentence(
+                "Files that hold no image of a patient were left out: "
+                f"{no_images['count']:,} ({'; '.join(reasons)})."
+            )
+        )
     if report["left_out"]:
         sentences.append(
             Sentence(

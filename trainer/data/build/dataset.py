@@ -11,6 +11,7 @@ from trainer.data import records
 from trainer.data.build import (
     audit,
     manifest,
+    masks,
     output,
     parallel,
     planning,
@@ -35,7 +36,8 @@ def build(options: BuildOptions) -> records.DatasetInfo:
         ValueError: if the images or the options cannot make a data set.
         OSError: if the disk is full, or a worker died.
     """
-    files, num_left_out = _list_sources(options)
+    listing = _list_sources(options)
+    files = listing.files
     class_names = sources.check_classes(files)
     positive = _choose_positive_class(options, class_names)
     num_workers = options.num_workers or parallel.default_num_workers()
@@ -81,7 +83,7 @@ def build(options: BuildOptions) -> records.DatasetInfo:
         output.write_reports(
             building,
             audit.make_audit(
-                findings, plan, shortcut_rows(), options.on_leak, num_left_out
+                findings, plan, shortcut_rows(), options.on_leak, listing
             ),
             plan.members,
             findings.unreadable,
@@ -103,8 +105,7 @@ def build(options: BuildOptions) -> records.DatasetInfo:
     return info
 
 
-def _list_sources(options: BuildOptions) -> tuple[list[sources.Source], int]:
-    """What to read, and how many files lie where no class is named."""
+def _list_sources(options: BuildOptions) -> sources.Listing:
     input_dir, output_dir = options.input_dir, options.output_dir
     for path in (input_dir, output_dir):
         if paths.is_remote(path) and options.runner == LOCAL:
@@ -113,23 +114,29 @@ def _list_sources(options: BuildOptions) -> tuple[list[sources.Source], int]:
                 "Cloud Storage (gs://), choose a --runner of Apache Beam."
             )
     output.check_output_dir(output_dir, input_dir)
-    num_left_out = 0
     if options.manifest:
-        files = manifest.read_manifest(
-            options.manifest, columns=options.columns
+        listing = sources.Listing(
+            manifest.read_manifest(options.manifest, columns=options.columns)
         )
     elif paths.is_remote(input_dir):
         from trainer.storage import buckets
 
         names = sorted(buckets.Folder(input_dir).list())
         files = sources.arrange_files(input_dir, names)
-        num_left_out = len(names) - len(files)
+        listing = sources.Listing(files, num_beside=len(names) - len(files))
     else:
-        files = sources.list_folders(input_dir)
-        num_left_out = sources.count_left_out(input_dir)
+        listing = sources.list_folders(input_dir)
+    files, apart = listing.files, []
     if options.patient_regex:
         files = sources.find_patients(files, options.patient_regex)
-    return files, num_left_out
+    if not options.manifest:
+        files, apart = masks.set_apart(files)
+        if not options.patient_regex:
+            files = sources.mark_subfolders(files)
+        if options.keep_masks:
+            files = sorted([*files, *apart], key=lambda file: file.path)
+            apart = []
+    return dataclasses.replace(listing, files=files, masks=apart)
 
 
 def _choose_positive_class(

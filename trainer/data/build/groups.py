@@ -8,7 +8,7 @@ file or a sub-folder of the class stands for one.
 
 import collections
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from trainer.data.build import scan, sources
 
@@ -41,13 +41,27 @@ class UnionFind:
 def join_known(facts: Sequence[scan.ImageFacts]) -> UnionFind:
     """Joins images of one patient, of one file, or with the same pixels."""
     sets = UnionFind(len(facts))
-    sets.join_sharing(
-        # The slices of a volume show one patient.
-        (fact.sha256, fact.source_index)
-        + ((fact.patient_key,) if fact.patient_key else fact.kin)
-        for fact in facts
-    )
+    sets.join_sharing(map(_ties, facts))
     return sets
+
+
+def _ties(fact: scan.ImageFacts) -> Iterator[Hashable]:
+    """What an image shares with its copies, and others of its patient."""
+    yield content_key(fact)
+    # The slices of a volume show one patient.
+    yield fact.source_index
+    yield from fact.kin_of(sources.CASE)
+    if fact.patient_key:
+        yield fact.patient_key
+    else:
+        yield from fact.kin_of(sources.FOLDER, scan.UID)
+
+
+def content_key(fact: scan.ImageFacts) -> str:
+    """What copies share. Of masks there are none: many are all black."""
+    if fact.kin_of(sources.MASK):
+        return f"{sources.MASK}{fact.image_id}{fact.suffix}"
+    return fact.sha256
 
 
 def drop_common_patient(
@@ -57,9 +71,7 @@ def drop_common_patient(
 
     It stays if the files have no UIDs to go by instead, or have all the same.
     """
-    has_uids = all(
-        any(key.startswith(scan.UID) for key in fact.kin) for fact in facts
-    )
+    has_uids = all(fact.kin_of(scan.UID) for fact in facts)
     patients = {fact.patient_key for fact in facts}
     if len(patients) != 1 or patients == {""} or not has_uids:
         return facts
@@ -98,5 +110,6 @@ def _name_by_content(
 ) -> list[str]:
     smallest = {}
     for fact, key in zip(facts, keys, strict=True):
-        smallest[key] = min(smallest.get(key, fact.sha256), fact.sha256)
+        content = content_key(fact)
+        smallest[key] = min(smallest.get(key, content), content)
     return [smallest[key][:16] for key in keys]

@@ -87,6 +87,11 @@ class BuildOptions:
     skip_unreadable: bool = _field(
         False, "Leave unreadable files out and go on."
     )
+    keep_masks: bool = _field(
+        False,
+        "Keep masks that lie beside their images (x_mask.png beside x.png), in "
+        "the split of these.",
+    )
     window_center: float | None = _field(
         None,
         "Middle of the window that values of more than 8 bits are seen "
@@ -155,5 +160,6 @@ class BuildOptions:
             "patients_from_path": bool(self.patient_regex),
             "on_leak": self.on_leak,
             "skip_unreadable": self.skip_unreadable,
+            **({"keep_masks": True} if self.keep_masks else {}),
             **dataclasses.asdict(self.reading),
         }

@@ -5,20 +5,32 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
-from trainer.data.build import duplicates, groups, leaks, scan, shards, splits
+from trainer.data.build import (
+    duplicates,
+    groups,
+    leaks,
+    scan,
+    shards,
+    sources,
+    splits,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
     """Facts of all readable images, with ids and groups, and what is amiss.
 
-    `near_pairs` are indices of near-duplicates, `unreadable` files no images;
-    `has_common_patient`: all files carried one patient id, which was dropped.
+    Attributes:
+        near_pairs: indices of near-duplicates.
+        unreadable: files that are damaged, or not of a known format.
+        no_images: files that show something else, as segmentations do.
+        has_common_patient: all files carried one patient id, which was dropped.
     """
 
     facts: Sequence[scan.ImageFacts]
     near_pairs: Sequence[duplicates.NearPair]
     unreadable: Sequence[scan.ScannedFile]
+    no_images: Sequence[scan.ScannedFile] = ()
     has_common_patient: bool = False
 
 
@@ -44,7 +56,7 @@ def examine(
         directory: for that file; the system's own may be held in memory.
     """
     with tempfile.TemporaryFile(dir=directory) as thumbnail_file:
-        scanned, unreadable = scan_files(thumbnail_file)
+        scanned, failed = scan_files(thumbnail_file)
         facts = groups.drop_common_patient(scanned)
         sets = groups.join_known(facts)
         near_pairs = []
@@ -64,7 +76,9 @@ def examine(
         dataclasses.replace(fact, image_id=image_id, group=group)
         for fact, image_id, group in named
     ]
-    return Findings(facts, near_pairs, unreadable, is_common)
+    no_images = [file for file in failed if facts and file.is_no_image]
+    unreadable = [file for file in failed if file not in no_images]
+    return Findings(facts, near_pairs, unreadable, no_images, is_common)
 
 
 def make_plan(
@@ -99,7 +113,7 @@ def make_plan(
             [facts[i].class_name for i in kept],
             [resolved[i] for i in kept],
             [
-                previous.get(facts[i].sha256)
+                previous.get(groups.content_key(facts[i]))
                 or previous.get(facts[i].image_id, "")
                 for i in kept
             ],
@@ -133,7 +147,8 @@ def _explain_groups(facts: Sequence[scan.ImageFacts]) -> str:
                 f" All {len(members):,} images of class {class_name} carry one "
                 f"patient id (of DICOM files, PatientID): {remedy}"
             )
-    if any(fact.kin and not fact.patient_key for fact in facts):
+    kinds = (scan.UID, sources.FOLDER)
+    if any(f.kin_of(*kinds) and not f.patient_key for f in facts):
         return (
             " Images of one DICOM study, or of one sub-folder of a class, were "
             f"taken as one patient's: {remedy}"

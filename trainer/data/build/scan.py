@@ -18,7 +18,12 @@ import PIL.Image
 
 from trainer.data.build import sources, training_images
 from trainer.data.images import readers
-from trainer.data.images.image import Image, is_grey, pixel_sha256
+from trainer.data.images.image import (
+    Image,
+    NoImageError,
+    is_grey,
+    pixel_sha256,
+)
 from trainer.storage import paths
 
 # Near-duplicates are confirmed on thumbnails of this side, in pixels.
@@ -89,6 +94,9 @@ class ImageFacts:
     kin: tuple[str, ...] = ()
     group: str = ""
 
+    def kin_of(self, *kinds: str) -> list[str]:
+        return [key for key in self.kin if key.startswith(kinds)]
+
 
 @dataclasses.dataclass(frozen=True)
 class ScannedFile:
@@ -100,6 +108,7 @@ class ScannedFile:
         thumbnails: of the images, see `make_thumbnail`, as bytes.
         encoded: of the images, as for training.
         error: why it cannot be read, "" if it can.
+        is_no_image: whether that is since it shows something else.
     """
 
     image_id: str
@@ -107,6 +116,7 @@ class ScannedFile:
     thumbnails: tuple[bytes, ...] = ()
     encoded: tuple[training_images.Encoded, ...] = ()
     error: str = ""
+    is_no_image: bool = False
 
 
 def scan_files(
@@ -176,13 +186,13 @@ def scan_file(
     """
     index, source = indexed_source
     given = (source.patient_id,) if source.patient_id else ()
-    images, error = [], ""
+    images, error, is_no_image = [], "", False
     try:
         data = paths.read_bytes(source.path)
         images = options.decode(data)
         error = "" if images else "it holds no image"
     except ValueError as raised:
-        error = str(raised)
+        error, is_no_image = str(raised), isinstance(raised, NoImageError)
     except OSError as raised:
         # Its text would repeat the path.
         error = raised.strerror or type(raised).__name__
@@ -198,6 +208,7 @@ def scan_file(
         thumbnails=tuple(make_thumbnail(i.pixels).tobytes() for i in images),
         encoded=encoded if returns_encoded else (),
         error=error,
+        is_no_image=is_no_image,
     )
 
 

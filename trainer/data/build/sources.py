@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 import stat
+from collections.abc import Sequence
 
 from trainer.data import records
 
@@ -15,6 +16,10 @@ from trainer.data import records
 PATIENT_MARK = "\0"
 # Begins what images of one sub-folder of a class have in common.
 FOLDER = "folder:"
+# Begins what an image and its mask have in common.
+CASE = "case:"
+# Marks a mask: those without a lesion are all black, but no copies.
+MASK = "mask:"
 # Shorter identifiers are only taken out where they stand alone: a patient "7"
 # must not cut into every number.
 MIN_IDENTIFIER_LENGTH = 4
@@ -42,7 +47,7 @@ class Source:
         split: the split that the user gave it, "" if Lightbox chooses.
         patient_id: as the user gave it, "" if unknown. Never to be written.
         kin: what only images of one patient have in common, as far as paths
-            tell: the sub-folder of a class.
+            tell: the `FOLDER` in a class, the `CASE` of an image and its mask.
         columns: values of the columns that the user asked to keep.
     """
 
@@ -55,7 +60,22 @@ class Source:
     columns: tuple[str, ...] = ()
 
 
-def list_folders(input_dir: str) -> list[Source]:
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What there is to read, and what lies beside it.
+
+    Attributes:
+        files: to read.
+        num_beside: files that lie where no class is named.
+        masks: files that are left out since they are masks of others.
+    """
+
+    files: list[Source]
+    num_beside: int = 0
+    masks: Sequence[Source] = ()
+
+
+def list_folders(input_dir: str) -> Listing:
     """Files of `input_dir`, which holds a folder per class or per split.
 
     Raises:
@@ -85,7 +105,8 @@ def list_folders(input_dir: str) -> list[Source]:
                 check_inside(path, root)
                 relative = os.path.relpath(path, input_dir)
                 relative_paths.append(relative.replace(os.sep, "/"))
-    return arrange_files(input_dir, relative_paths)
+    files = arrange_files(input_dir, relative_paths)
+    return Listing(files, count_left_out(input_dir))
 
 
 def arrange_files(input_dir: str, relative_paths: list[str]) -> list[Source]:
@@ -112,37 +133,39 @@ def arrange_files(input_dir: str, relative_paths: list[str]) -> list[Source]:
                     f"{os.path.join(input_dir, name)} has no class folders."
                 )
     depth = 1 if splits else 0
-    parts = [p for p in sorted(parts, key="/".join) if len(p) > depth + 1]
-    subfolders = _name_subfolders(parts, depth + 1)
     return [
         Source(
             path=os.path.join(input_dir, *p),
             image_id="/".join(p),
             class_name=p[depth],
             split=splits.get(p[0], ""),
-            kin=(FOLDER + subfolder,) if subfolder else (),
         )
-        for p, subfolder in zip(parts, subfolders, strict=True)
+        for p in sorted(parts, key="/".join)
+        if len(p) > depth + 1
     ]
 
 
-def _name_subfolders(parts: list[list[str]], depth: int) -> list[str]:
-    """In which sub-folder of its class each path lies, "" if in none.
+def mark_subfolders(files: list[Source]) -> list[Source]:
+    """Notes in which sub-folder of its class each file lies.
 
     A folder that all files of a class lie in, as in `tumor/images/`, is none.
     """
     in_class = collections.defaultdict(list)
-    for p in parts:
-        in_class[tuple(p[:depth])].append("/".join(p[:-1]))
+    for file in files:
+        folder = os.path.dirname(file.image_id)
+        in_class[file.split, file.class_name].append(folder)
     shared = {
-        name: len(os.path.commonpath(folders).split("/"))
-        for name, folders in in_class.items()
+        name: os.path.commonpath(folders) for name, folders in in_class.items()
     }
-    ends = [shared[tuple(p[:depth])] + 1 for p in parts]
-    return [
-        "/".join(p[:end]) if len(p) > end else ""
-        for p, end in zip(parts, ends, strict=True)
-    ]
+    marked = []
+    for file in files:
+        end = len(shared[file.split, file.class_name].split("/")) + 1
+        parts = file.image_id.split("/")
+        if len(parts) > end:
+            kin = (*file.kin, FOLDER + "/".join(parts[:end]))
+            file = dataclasses.replace(file, kin=kin)
+        marked.append(file)
+    return marked
 
 
 def count_left_out(input_dir: str) -> int:

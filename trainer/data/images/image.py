@@ -42,6 +42,10 @@ _GREY_MAX_FRACTION = 0.05
 _WINDOW_PERCENTILES = (0.5, 99.5)
 
 
+class NoImageError(ValueError):
+    """A file is read, but what it holds is no image of a patient."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Image:
     """One image of a file.
