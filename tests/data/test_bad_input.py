@@ -16,6 +16,7 @@ from tests.data.builders import (
     gradient,
     make_dicom,
     make_head,
+    read_files,
     write_head,
     write_heads,
 )
@@ -72,19 +73,44 @@ def test_folder_with_the_name_of_an_image_is_a_folder(folders):
 @pytest.mark.parametrize(
     ("link", "target", "reason"),
     [
-        ("a/again", "b", "again is a link to a folder"),
         ("c", "gone", "c is a link to nothing"),
         ("a/x.png", "gone.png", "x.png cannot be found"),
         ("a/x.png", "a/x.png", "x.png cannot be found"),
-        ("a/x.png", "../outside.png", "x.png leads out"),
+        ("a/x", "a", "x is a link to a folder that it lies in"),
+        ("c", "../scans", "c is a link to a folder that it lies in"),
+        ("a/x", "../store", "y is a link to a folder that it lies in"),
     ],
 )
-def test_link_that_would_lose_images_is_refused(
+def test_link_to_nothing_or_back_is_refused(
     folders, tmp_path, link, target, reason
 ):
-    write_head(tmp_path / "outside.png", 99)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "y").symlink_to(folders / "a")
     (folders / link).symlink_to(folders / target)
     refuse(folders, tmp_path, reason)
+
+
+def test_links_are_followed_and_counted(folders, tmp_path):
+    """Files, folders and classes that are links make the same records."""
+    build(folders, tmp_path / "expected")
+    store, linked = tmp_path / "store", tmp_path / "linked"
+    folders.rename(store)
+    linked.mkdir()
+    (linked / "a").symlink_to(store / "a")
+    (linked / "b").mkdir()
+    for path in (store / "b").iterdir():
+        (linked / "b" / path.name).symlink_to(path)
+    build(linked, tmp_path / "r")
+    expected, found = (
+        read_files(tmp_path / name) for name in ("expected", "r")
+    )
+    report = json.loads(found.pop("audit.json"))
+    assert report.pop("links") == 7
+    assert report == json.loads(expected.pop("audit.json"))
+    assert found == expected
+    (linked / "b" / "more").symlink_to(store)
+    files = sources.list_folders(str(linked)).files
+    assert "b/more/a/00.png" in [source.image_id for source in files]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +133,7 @@ def test_unicode_names_and_long_paths_are_kept(folders, tmp_path):
 def test_folder_that_may_not_be_listed_is_refused(
     folders, tmp_path, monkeypatch
 ):
-    def walk(path, onerror):
+    def walk(path, onerror, **_):
         onerror(PermissionError(13, "Permission denied", str(path)))
 
     monkeypatch.setattr(os, "walk", walk)

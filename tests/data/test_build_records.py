@@ -96,6 +96,15 @@ def test_given_splits_are_kept_under_any_usual_name(tmp_path, names):
     assert info.counts == {s: {"a": 3, "b": 3} for s in records.SPLITS}
 
 
+def test_folder_of_test_images_alone_is_a_set_to_judge_models_by(tmp_path):
+    write_heads(tmp_path / "s" / "test", range(6), "ab")
+    info = build(tmp_path / "s", tmp_path / "r")
+    assert info.splits == ("test",) and info.counts["test"] == {"a": 3, "b": 3}
+    (tmp_path / "s" / "test").rename(tmp_path / "s" / "validation")
+    with pytest.raises(ValueError, match="no train folder"):
+        build(tmp_path / "s", tmp_path / "r")
+
+
 @pytest.fixture
 def leaking(tmp_path):
     """A given split whose test images 0 and 1 are copies of training ones."""

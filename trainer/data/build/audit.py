@@ -35,6 +35,7 @@ def make_audit(
         "counts": plan.counts,
         "unreadable": _list_files(findings.unreadable),
         "left_out": listing.num_beside,
+        **({"links": listing.num_links} if listing.num_links else {}),
         **({"masks": _list_files(masks)} if masks else {}),
         **(
             {"no_images": _list_files(findings.no_images)}

@@ -180,6 +180,9 @@ def _left_out(report: dict) -> list[Sentence]:
                 "it."
             )
         )
+    if report.get("links"):
+        text = "Links to files and folders that were followed: "
+        sentences.append(Sentence(f"{text}{report['links']:,}."))
     if masks := report.get("masks"):
         sentences.append(
             Sentence(

@@ -6,6 +6,7 @@ Class folders and manifests end here; the rest of the room sees `Source`.
 import collections
 import dataclasses
 import os
+import pathlib
 import re
 import stat
 from collections.abc import Sequence
@@ -67,11 +68,13 @@ class Listing:
     Attributes:
         files: to read.
         num_beside: files that lie where no class is named.
+        num_links: links to files and folders that were followed.
         masks: files that are left out since they are masks of others.
     """
 
     files: list[Source]
     num_beside: int = 0
+    num_links: int = 0
     masks: Sequence[Source] = ()
 
 
@@ -87,26 +90,28 @@ def list_folders(input_dir: str) -> Listing:
             f"--input_dir={input_dir} is not a folder; it must hold a folder "
             "of images per class, or train, validation and test folders."
         )
-    root = os.path.realpath(input_dir)
-    relative_paths = []
-    for name in _subfolders(input_dir):
+    names = _subfolders(input_dir)
+    relative_paths, links = [], set()
+    for name in names:
         folder = os.path.join(input_dir, name)
         classes = [folder]
-        if _is_split(_subfolders(input_dir)):
+        if _is_split(names):
             classes = [os.path.join(folder, n) for n in _subfolders(folder)]
+        links.update(filter(os.path.islink, (folder, *classes)))
         for class_folder in classes:
-            paths = _list_files(class_folder)
+            paths, links_below = walk_files(class_folder)
+            links.update(links_below)
             if not paths:
                 raise ValueError(
                     f"{class_folder} holds no files; remove it, or put the "
                     "images of the class into it."
                 )
             for path in paths:
-                check_inside(path, root)
+                check_file(path)
                 relative = os.path.relpath(path, input_dir)
                 relative_paths.append(relative.replace(os.sep, "/"))
     files = arrange_files(input_dir, relative_paths)
-    return Listing(files, count_left_out(input_dir))
+    return Listing(files, count_left_out(input_dir), len(links))
 
 
 def arrange_files(input_dir: str, relative_paths: list[str]) -> list[Source]:
@@ -200,9 +205,10 @@ def _check_split_folders(input_dir: str, splits: dict[str, str | None]):
                 f"{input_dir} has two folders for the {split} split: "
                 f"{sorted(n for n, s in splits.items() if s == split)}."
             )
-    if "train" not in known:
+    if "train" not in known and known != ["test"]:
         raise ValueError(
-            f"{input_dir} has no train folder, only {sorted(splits)}."
+            f"{input_dir} has no train folder, only {sorted(splits)}; add it, "
+            "or keep test alone, to judge models of others."
         )
 
 
@@ -221,30 +227,38 @@ def _subfolders(folder: str) -> list[str]:
 
 
 def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name in (
-        "__MACOSX",
-        "Thumbs.db",
-        "desktop.ini",
+    """Whether an operating system, a browser or a disk station wrote a file."""
+    return (
+        name.startswith(".")
+        or name.endswith(":Zone.Identifier")
+        or name in ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")
     )
 
 
-def _list_files(folder: str) -> list[str]:
-    paths = []
+def walk_files(folder: str) -> tuple[list[str], list[str]]:
+    """Files below a folder, and the links on the way to them, in order.
+
+    Raises:
+        ValueError: if a folder cannot be listed, or a link leads back.
+    """
+    paths, links = [], []
     # `walk` would leave out in silence what it cannot list.
-    for parent, folders, files in os.walk(folder, onerror=_refuse_folder):
-        folders[:] = [name for name in folders if not _is_ignored(name)]
-        for path in (os.path.join(parent, name) for name in folders):
-            # It could lead round in a circle.
-            if os.path.islink(path):
+    for parent, folders, files in os.walk(
+        folder, onerror=_refuse_folder, followlinks=True
+    ):
+        folders[:] = sorted(n for n in folders if not _is_ignored(n))
+        below = [os.path.join(parent, name) for name in folders]
+        names = sorted(name for name in files if not _is_ignored(name))
+        paths += [os.path.join(parent, name) for name in names]
+        links += filter(os.path.islink, below)
+        for path in filter(os.path.islink, below):
+            above = pathlib.Path(os.path.abspath(path)).parents
+            if os.path.realpath(path) in map(os.path.realpath, above):
                 raise ValueError(
-                    f"{show(path)} is a link to a folder, which is not "
-                    "followed; copy the folder there, or remove the link."
+                    f"{show(path)} is a link to a folder that it lies in; "
+                    "remove it."
                 )
-        for name in files:
-            if not _is_ignored(name):
-                paths.append(os.path.join(parent, name))
-                check_file(paths[-1])
-    return sorted(paths)
+    return paths, [*links, *filter(os.path.islink, paths)]
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -264,7 +278,9 @@ def check_file(path: str) -> None:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be found ({error.strerror}); remove it."
+            f"{path} cannot be found ({error.strerror}); "
+            + ("fetch what the link names, or " if os.path.islink(path) else "")
+            + "remove it."
         ) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
