@@ -100,6 +100,7 @@ def _stage_manifest(place: staging.Workspace, path: str) -> str:
     if not paths.is_remote(path):
         return path
     listed = manifest.read_paths(place.stage_file(path, "manifest"))
+    listed += [written.replace("\\", "/") for written in listed]
     folder, name = os.path.split(path)
     wanted = {name, *map(os.path.normpath, listed)}
     return os.path.join(

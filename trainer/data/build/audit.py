@@ -29,19 +29,19 @@ def make_audit(
     """Everything that `audit.json` holds."""
     facts, near_pairs = findings.facts, findings.near_pairs
     masks = [scan.ScannedFile(file.image_id) for file in listing.masks]
+    optional = {
+        "links": listing.num_links,
+        "ignored_columns": listing.num_ignored_columns,
+        "masks": masks and _list_files(masks),
+        "no_images": findings.no_images and _list_files(findings.no_images),
+    }
     return {
         "images": len(facts),
         "groups": len({fact.group for fact in facts}),
         "counts": plan.counts,
         "unreadable": _list_files(findings.unreadable),
         "left_out": listing.num_beside,
-        **({"links": listing.num_links} if listing.num_links else {}),
-        **({"masks": _list_files(masks)} if masks else {}),
-        **(
-            {"no_images": _list_files(findings.no_images)}
-            if findings.no_images
-            else {}
-        ),
+        **{key: value for key, value in optional.items() if value},
         "exact_duplicates": _exact_duplicates(facts),
         "near_duplicates": {
             "count": len(near_pairs),

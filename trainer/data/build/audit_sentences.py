@@ -180,9 +180,15 @@ def _left_out(report: dict) -> list[Sentence]:
                 "it."
             )
         )
-    if report.get("links"):
-        text = "Links to files and folders that were followed: "
-        sentences.append(Sentence(f"{text}{report['links']:,}."))
+    for key, what in (
+        ("links", "Links to files and folders that were followed"),
+        (
+            "ignored_columns",
+            "Columns of the manifest that have no name, ignored",
+        ),
+    ):
+        if report.get(key):
+            sentences.append(Sentence(f"{what}: {report[key]:,}."))
     if masks := report.get("masks"):
         sentences.append(
             Sentence(

@@ -115,9 +115,7 @@ def _list_sources(options: BuildOptions) -> sources.Listing:
             )
     output.check_output_dir(output_dir, input_dir)
     if options.manifest:
-        listing = sources.Listing(
-            manifest.read_manifest(options.manifest, columns=options.columns)
-        )
+        listing = manifest.read_manifest(options.manifest, options.columns)
     elif paths.is_remote(input_dir):
         from trainer.storage import buckets
 

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -221,7 +222,7 @@ def hide_identifiers(source: sources.Source, identifiers: Iterable[str]) -> str:
             pattern = re.compile(re.escape(identifier), re.IGNORECASE)
         parts = [
             part
-            if part == source.class_name
+            if unicodedata.normalize("NFC", part) == source.class_name
             else pattern.sub(sources.PATIENT_MARK, part)
             for part in parts
         ]

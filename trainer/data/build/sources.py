@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import stat
+import unicodedata
 from collections.abc import Sequence
 
 from trainer.data import records
@@ -69,12 +70,14 @@ class Listing:
         files: to read.
         num_beside: files that lie where no class is named.
         num_links: links to files and folders that were followed.
+        num_ignored_columns: columns of a manifest that have no name.
         masks: files that are left out since they are masks of others.
     """
 
     files: list[Source]
     num_beside: int = 0
     num_links: int = 0
+    num_ignored_columns: int = 0
     masks: Sequence[Source] = ()
 
 
@@ -142,7 +145,7 @@ def arrange_files(input_dir: str, relative_paths: list[str]) -> list[Source]:
         Source(
             path=os.path.join(input_dir, *p),
             image_id="/".join(p),
-            class_name=p[depth],
+            class_name=unicodedata.normalize("NFC", p[depth]),
             split=splits.get(p[0], ""),
         )
         for p in sorted(parts, key="/".join)
@@ -311,23 +314,22 @@ def standing_alone(identifier: str) -> re.Pattern:
     )
 
 
-def check_inside(path: str, real_root: str) -> None:
-    """Raises ValueError if a path leads out of the input folder."""
-    real_path = os.path.realpath(path)
-    if os.path.commonpath([real_path, real_root]) != real_root:
-        raise ValueError(
-            f"{show(path)} leads out of the input folder, to "
-            f"{show(real_path)}; copy the file into the folder."
-        )
-
-
 def check_classes(sources: list[Source]) -> tuple[str, ...]:
     """Sorted class names.
 
     Raises:
-        ValueError: if there are fewer than two, or a given split lacks one.
+        ValueError: if there are fewer than two, two are the same but for case
+            and blanks, or a given split lacks one.
     """
     names = tuple(sorted({source.class_name for source in sources}))
+    spelled = {}
+    for name in names:
+        same = spelled.setdefault("".join(name.split()).casefold(), name)
+        if same != name:
+            raise ValueError(
+                f"The classes {same!r} and {name!r} differ only in case or "
+                "blanks; spell them alike."
+            )
     if len(names) < 2:
         raise ValueError(
             f"A classifier needs two classes or more. Received: {list(names)}."
