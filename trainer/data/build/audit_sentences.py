@@ -163,8 +163,8 @@ def _copies(report: dict) -> list[Sentence]:
     if exact or near:
         text += (
             f" {exact:,} repeat the pixels of another, and {near:,} are "
-            "near-duplicates: re-encoded, resized, brightened or cropped "
-            "copies. Copies count as one in every interval."
+            "near-duplicates: re-encoded, resized, brightened, mirrored, "
+            "turned or cropped copies. Copies count as one in every interval."
         )
     return [Sentence(text)]
 
