@@ -87,6 +87,19 @@ def test_view_is_seen_coarsely_and_laid_back(view):
     )
 
 
+def test_crop_is_confirmed_if_either_fits_onto_the_other(monkeypatch):
+    def agree(firsts, _, middle):
+        assert len(firsts) == len(middle)
+        fits = np.where(middle[:, 0] < 0, 0.95, 0.1)
+        return fits, fits.copy()
+
+    monkeypatch.setattr(duplicates, "measure_agreement", agree)
+    heads = make_thumbnails([HEAD] * 3)
+    pairs = [(4, 5, views.AS_IT_IS), (0, 1, views.OTHERS[-1])]
+    pairs.append((2, 3, views.OTHERS[0]))
+    assert duplicates._confirm((pairs, heads, heads)) == [(0, 1, 0.95)]
+
+
 def test_a_chain_of_copies_is_one_group():
     images = [HEAD, COPIES["re-encoded"], COPIES["brighter"], OTHERS[0]]
     pairs, sets = find_pairs(images)
