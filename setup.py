@@ -45,6 +45,7 @@ setuptools.setup(
         "google-crc32c>=1.5",
         "protobuf>=6.31",
         "scikit-learn>=1.4",
+        "threadpoolctl>=3.1",
         "scipy>=1.11",
         "matplotlib>=3.8",
         "seaborn>=0.13",

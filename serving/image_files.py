@@ -21,6 +21,7 @@ from typing import Any
 import tqdm
 
 from serving import client
+from trainer.data.build import sources
 from trainer.data.images import readers
 
 BATCH_SIZE = client.BATCH_SIZE
@@ -45,21 +46,15 @@ class Answer:
 def find_files(paths: Iterable[str]) -> list[str]:
     """Returns the paths, with folders replaced by the files below them.
 
+    `build_records` finds the same files in a folder.
+
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or a folder cannot be walked through.
     """
     files = []
     for path in paths:
-        if not os.path.isdir(path):
-            files.append(path)
-            continue
-        for folder, subfolders, names in os.walk(path):
-            subfolders.sort()
-            files += [
-                os.path.join(folder, name)
-                for name in sorted(names)
-                if not name.startswith(".")
-            ]
+        is_folder = os.path.isdir(path)
+        files += sources.walk_files(path)[0] if is_folder else [path]
     if not files:
         raise ValueError(
             f"There must be at least one image. Received: {paths}."

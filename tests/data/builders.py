@@ -1,6 +1,7 @@
 """Images, files and data sets that the tests of this room make."""
 
 import contextlib
+import csv
 import io
 import struct
 import time
@@ -13,7 +14,7 @@ import pytest
 from scipy import ndimage
 
 from tests.samples import encode
-from trainer.data.build import dataset, scan
+from trainer.data.build import dataset, output, scan
 from trainer.data.build.options import BuildOptions
 from trainer.data.images import readers
 from trainer.data.images.image import Image
@@ -35,6 +36,12 @@ def read_files(directory) -> dict[str, bytes]:
         for path in directory.rglob("*")
         if path.is_file()
     }
+
+
+def read_rows(data_dir) -> list[dict[str, str]]:
+    """What `images.csv` says of each image."""
+    with open(data_dir / output.IMAGES_FILE, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def assert_same_files(first, second):

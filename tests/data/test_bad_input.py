@@ -17,6 +17,7 @@ from tests.data.builders import (
     gradient,
     make_dicom,
     make_head,
+    read_files,
     write_head,
     write_heads,
 )
@@ -65,26 +66,52 @@ def test_pipe_or_socket_is_refused_and_never_opened(folders, tmp_path, make):
 def test_folder_with_the_name_of_an_image_is_a_folder(folders):
     (folders / "a" / "x.jpg").mkdir()
     (folders / "a" / "00.png").rename(folders / "a" / "x.jpg" / "00.png")
-    ids = [source.image_id for source in sources.list_folders(str(folders))]
+    files = sources.list_folders(str(folders)).files
+    ids = [source.image_id for source in files]
     assert "a/x.jpg/00.png" in ids and len(ids) == 12
 
 
 @pytest.mark.parametrize(
     ("link", "target", "reason"),
     [
-        ("a/again", "b", "again is a link to a folder"),
         ("c", "gone", "c is a link to nothing"),
         ("a/x.png", "gone.png", "x.png cannot be found"),
         ("a/x.png", "a/x.png", "x.png cannot be found"),
-        ("a/x.png", "../outside.png", "x.png leads out"),
+        ("a/x", "a", "x is a link to a folder that it lies in"),
+        ("c", "../scans", "c is a link to a folder that it lies in"),
+        ("a/x", "../store", "y is a link to a folder that it lies in"),
     ],
 )
-def test_link_that_would_lose_images_is_refused(
+def test_link_to_nothing_or_back_is_refused(
     folders, tmp_path, link, target, reason
 ):
-    write_head(tmp_path / "outside.png", 99)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "y").symlink_to(folders / "a")
     (folders / link).symlink_to(folders / target)
     refuse(folders, tmp_path, reason)
+
+
+def test_links_are_followed_and_counted(folders, tmp_path):
+    """Files, folders and classes that are links make the same records."""
+    build(folders, tmp_path / "expected")
+    store, linked = tmp_path / "store", tmp_path / "linked"
+    folders.rename(store)
+    linked.mkdir()
+    (linked / "a").symlink_to(store / "a")
+    (linked / "b").mkdir()
+    for path in (store / "b").iterdir():
+        (linked / "b" / path.name).symlink_to(path)
+    build(linked, tmp_path / "r")
+    expected, found = (
+        read_files(tmp_path / name) for name in ("expected", "r")
+    )
+    report = json.loads(found.pop("audit.json"))
+    assert report.pop("links") == 7
+    assert report == json.loads(expected.pop("audit.json"))
+    assert found == expected
+    (linked / "b" / "more").symlink_to(store)
+    files = sources.list_folders(str(linked)).files
+    assert "b/more/a/00.png" in [source.image_id for source in files]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +134,7 @@ def test_unicode_names_and_long_paths_are_kept(folders, tmp_path):
 def test_folder_that_may_not_be_listed_is_refused(
     folders, tmp_path, monkeypatch
 ):
-    def walk(path, onerror):
+    def walk(path, onerror, **_):
         onerror(PermissionError(13, "Permission denied", str(path)))
 
     monkeypatch.setattr(os, "walk", walk)
@@ -192,9 +219,9 @@ def write_manifest(tmp_path, data):
         ("path,label\na.png,x\n./a.png,x\n", "line 3: the path of line 2"),
         ("path,label\nfolder,x\n", "folder is a folder"),
         ("path,label\npipe,x\n", "pipe is a pipe"),
-        ("path,label\n../x.png,x\n", "line 2: .*leads out"),
-        ("path,label\n/etc/passwd,x\n", "line 2: .*leads out"),
-        ("path,label\nlink.png,x\n", "line 2: .*leads out"),
+        ("path,label\n/gone/x.png,x\n", "line 2: /gone/x.png does not"),
+        ("path,label\na.png,NaN\n", "line 2: no label"),
+        ("path,label\na.png,x|y\n", r"line 2: label x\|y names several; one"),
         ('path,label\na.png,"x\ny"\n', "line 3: .*in its label"),
         ("path,label\na.png\0,x\n", "line 2: .*in its path"),
         ("path,label,split\na.png,x,dev\n", "line 2: split dev is not train"),
@@ -204,7 +231,6 @@ def write_manifest(tmp_path, data):
 def test_wrong_manifest_is_refused_with_its_line(tmp_path, data, message):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link.png").symlink_to("/etc/passwd")
     path = write_manifest(tmp_path, data)
     with pytest.raises(ValueError, match=message) as info:
         manifest.read_manifest(path)
@@ -218,12 +244,34 @@ def test_wrong_manifest_is_refused_with_its_line(tmp_path, data, message):
         "path,label\ra.png,x\rb.png,y\r",
         "\ufeffPath, Label\na.png, x\n\n,\nb.png,y",
         '"label","path"\n"x","a.png"\n"y","b.png"\n',
+        ",path,label,Unnamed: 3\n0,.\\a.png,x,\n1,b.png,y,7\n",
+        "path,label,patient_id\na.png,x,nan,\nb.png,y,NULL,,\n",
     ],
 )
 def test_manifest_of_a_spreadsheet_is_read(tmp_path, data):
-    files = manifest.read_manifest(write_manifest(tmp_path, data))
-    read = [(source.image_id, source.class_name) for source in files]
-    assert read == [("a.png", "x"), ("b.png", "y")]
+    listing = manifest.read_manifest(write_manifest(tmp_path, data))
+    read = [(s.image_id, s.class_name, s.patient_id) for s in listing.files]
+    assert read == [("a.png", "x", ""), ("b.png", "y", "")]
+    assert listing.num_ignored_columns == (2 if "Unnamed" in str(data) else 0)
+
+
+def test_manifest_may_name_files_elsewhere_and_in_other_unicode(tmp_path):
+    """Ids then begin where all files have something in common."""
+    for name in ("store/b/1.png", "lists/fu\u0308r.png"):
+        write_head(tmp_path / name, 0, size=8)
+    lines = f"{tmp_path}/store/b/1.png,fu\u0308r\nf\u00fcr.png,f\u00fcr\n"
+    path = write_manifest(tmp_path / "lists", f"path,label\n{lines}")
+    files = manifest.read_manifest(path).files
+    ids = ["lists/fu\u0308r.png", "store/b/1.png"]
+    assert [file.image_id for file in files] == ids
+    assert {file.class_name for file in files} == {"f\u00fcr"}
+
+
+@pytest.mark.parametrize("names", [("Tumor", "tumor"), ("a b", "ab")])
+def test_classes_that_differ_in_case_or_blanks_are_refused(names):
+    files = [sources.Source("", "", name) for name in ("x", *names)]
+    with pytest.raises(ValueError, match=f"{names[0]}.*{names[1]}.*alike"):
+        sources.check_classes(files)
 
 
 @pytest.mark.parametrize(

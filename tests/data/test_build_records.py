@@ -1,7 +1,6 @@
 """From folders and manifests to data sets: what is kept, moved and refused."""
 
 import collections
-import csv
 import hashlib
 import io
 import json
@@ -23,6 +22,7 @@ from tests.data.builders import (
     make_dicom,
     make_head,
     read_files,
+    read_rows,
     write_head,
     write_heads,
 )
@@ -45,11 +45,6 @@ def read_examples(data_dir, info, split):
             name: (feature.bytes_list.value or feature.int64_list.value)[0]
             for name, feature in features.items()
         }
-
-
-def read_rows(data_dir):
-    with open(data_dir / output.IMAGES_FILE, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def total(info):
@@ -99,6 +94,15 @@ def test_given_splits_are_kept_under_any_usual_name(tmp_path, names):
     (tmp_path / "s" / names[0] / "a" / ".DS_Store").write_text("x")
     info = build(tmp_path / "s", tmp_path / "r")
     assert info.counts == {s: {"a": 3, "b": 3} for s in records.SPLITS}
+
+
+def test_folder_of_test_images_alone_is_a_set_to_judge_models_by(tmp_path):
+    write_heads(tmp_path / "s" / "test", range(6), "ab")
+    info = build(tmp_path / "s", tmp_path / "r")
+    assert info.splits == ("test",) and info.counts["test"] == {"a": 3, "b": 3}
+    (tmp_path / "s" / "test").rename(tmp_path / "s" / "validation")
+    with pytest.raises(ValueError, match="no train folder"):
+        build(tmp_path / "s", tmp_path / "r")
 
 
 @pytest.fixture
@@ -243,6 +247,9 @@ def test_command_shares_the_work_without_tensorflow(folders, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "no_tumor" in done.stdout and "24 images" in done.stdout
+    assert "\npositive class: tumor (--positive_class changes it)\n" in (
+        done.stdout
+    )
     assert "trainer.data.records" in done.stderr
     assert "tensorflow" not in done.stderr
     # Workers do not change a byte.

@@ -77,7 +77,7 @@ def test_age_that_is_another_ones_short_id_is_kept(tmp_path):
         rows.append(f"{i}.png,x,{i},{2 * i}")
     path = tmp_path / "manifest.csv"
     path.write_text("\n".join(rows))
-    files = manifest.read_manifest(str(path), columns=["age"])
+    files = manifest.read_manifest(str(path), columns=["age"]).files
     assert [source.columns for source in files] == [("0",), ("2",), ("4",)]
 
 

@@ -5,7 +5,15 @@ import pytest
 
 from tests.data.builders import COPIES, HEAD, make_facts, make_head
 from tests.samples import SHARED
-from trainer.data.build import duplicates, groups, scan, splits
+from trainer.data.build import (
+    alignment,
+    candidates,
+    duplicates,
+    groups,
+    scan,
+    splits,
+    views,
+)
 from trainer.data.images import readers
 from trainer.data.images.image import pixel_sha256
 
@@ -25,16 +33,71 @@ def find_pairs(images, num_workers=1):
     return duplicates.find_near_duplicates(thumbnails, sets, num_workers), sets
 
 
-@pytest.mark.parametrize("name", COPIES)
+SEEN_OTHERWISE = {
+    "mirrored": HEAD[:, ::-1],
+    "upside down": HEAD[::-1, ::-1],
+    "transposed": HEAD.T,
+    "turned left": np.rot90(HEAD),
+    "turned right": np.rot90(HEAD, -1),
+    "5 % off every side": HEAD[8:-8, 8:-8],
+    "10 % off two sides": HEAD[16:, :-16],
+    "10 % off every side": HEAD[16:-16, 16:-16],
+}
+
+
+@pytest.mark.parametrize("name", [*COPIES, *SEEN_OTHERWISE])
 def test_planted_copy_is_found_among_other_heads(name):
-    pairs, _ = find_pairs([HEAD, *OTHERS, COPIES[name]])
-    assert [(p.first, p.second) for p in pairs] == [(0, 40)]
+    copy = np.ascontiguousarray({**COPIES, **SEEN_OTHERWISE}[name])
+    for images in ([HEAD, *OTHERS, copy], [copy, *OTHERS, HEAD]):
+        pairs, _ = find_pairs(images)
+        assert [(p.first, p.second) for p in pairs] == [(0, 40)]
 
 
-def test_neighbouring_slices_and_mirrored_heads_are_not_merged():
+def test_neighbouring_slices_are_not_merged_even_if_mirrored_or_cropped():
     slices = [make_head(0, height) for height in (0.0, 1.0, 2.0)]
-    mirrored = np.ascontiguousarray(HEAD[:, ::-1])
-    assert find_pairs([*slices, mirrored, *OTHERS])[0] == []
+    mirrored = np.ascontiguousarray(make_head(0, 3.0)[:, ::-1])
+    cropped = make_head(0, 4.0)[8:-8, 8:-8]
+    assert find_pairs([*slices, mirrored, cropped, *OTHERS])[0] == []
+
+
+def test_turned_strangers_are_no_candidates_for_being_turned():
+    # Among upright images all turned ones are alike.
+    slope = np.linspace(0, 60, 64).astype(np.uint8)[:, None]
+    heads = [make_head(seed, size=64) // 2 + slope for seed in range(60)]
+    images = [*heads[:50], *(np.rot90(head) for head in heads[50:])]
+    thumbnails = make_thumbnails(list(map(np.ascontiguousarray, images)))
+    assert len(candidates.find_seen_otherwise(thumbnails)) < 60
+
+
+@pytest.mark.parametrize("view", views.OTHERS)
+def test_view_is_seen_coarsely_and_laid_back(view):
+    image = scan.make_thumbnail(HEAD)[None]
+    turned = np.ascontiguousarray(view.orient(image))
+    np.testing.assert_array_equal(view.reverse.orient(turned), image)
+    # What `cutting` cuts out of all is what is seen.
+    smooth = duplicates._blur(turned.astype(np.float32), 3)
+    cut = alignment.warp(smooth, view.cutting[None])
+    coarse = views.AS_IT_IS.shrink(cut)
+    seen = view.shrink(duplicates._blur(image.astype(np.float32), 3))
+    np.testing.assert_allclose(coarse, seen, atol=1)
+    np.testing.assert_allclose(
+        alignment.warp(cut, view.laying[None])[:, 13:-13, 13:-13],
+        smooth[:, 13:-13, 13:-13],
+        atol=1,
+    )
+
+
+def test_crop_is_confirmed_if_either_fits_onto_the_other(monkeypatch):
+    def agree(firsts, _, middle):
+        assert len(firsts) == len(middle)
+        fits = np.where(middle[:, 0] < 0, 0.95, 0.1)
+        return fits, fits.copy()
+
+    monkeypatch.setattr(duplicates, "measure_agreement", agree)
+    heads = make_thumbnails([HEAD] * 3)
+    pairs = [(4, 5, views.AS_IT_IS), (0, 1, views.OTHERS[-1])]
+    pairs.append((2, 3, views.OTHERS[0]))
+    assert duplicates._confirm((pairs, heads, heads)) == [(0, 1, 0.95)]
 
 
 def test_a_chain_of_copies_is_one_group():
@@ -53,15 +116,16 @@ def test_blank_images_and_single_image_have_no_near_duplicates():
 
 def test_candidates_of_many_images_include_all_copies(monkeypatch):
     # More than one cell of the partition.
-    monkeypatch.setattr(duplicates, "MAX_EXHAUSTIVE", 100)
+    monkeypatch.setattr(candidates, "MAX_EXHAUSTIVE", 100)
     heads = [make_head(seed, size=64) for seed in range(600)]
     copies = [
         np.clip(h.astype(int) + 9, 0, 255).astype(np.uint8) for h in heads[:60]
     ]
-    features = duplicates._coarse_features(make_thumbnails(heads + copies))
-    candidates = set(duplicates._find_candidates(features))
-    assert {(i, 600 + i) for i in range(60)} <= candidates
-    assert len(candidates) < 10_000
+    features = candidates.coarse_features(make_thumbnails(heads + copies))
+    found = candidates.find_alike(features)
+    pairs = {(first, second) for first, second, _ in found}
+    assert {(i, 600 + i) for i in range(60)} <= pairs
+    assert len(pairs) < 10_000
 
 
 def test_candidates_grow_no_faster_than_the_images():
@@ -70,8 +134,8 @@ def test_candidates_grow_no_faster_than_the_images():
     features = generator.normal(0, 0.3, (900, 256)).astype(np.float32) + 1
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     for num_images in (300, 900):
-        candidates = duplicates._find_candidates(features[:num_images])
-        assert len(candidates) <= 8 * num_images
+        found = candidates.find_alike(features[:num_images])
+        assert len(found) <= 8 * num_images
 
 
 def test_agreement_of_a_pair_does_not_depend_on_its_block():

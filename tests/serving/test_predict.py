@@ -40,8 +40,21 @@ def folder(tmp_path):
     (tmp_path / "a").mkdir()
     scan = brightness.encode_image(51, "BMP")
     (tmp_path / "a" / "scan.bmp").write_bytes(scan)
-    (tmp_path / ".hidden").write_text("not an image")
+    for name in (".hidden", "Thumbs.db", "b.png:Zone.Identifier"):
+        (tmp_path / name).write_text("not an image")
+    (tmp_path / "@eaDir").mkdir()
+    (tmp_path / "@eaDir" / "b.png").write_text("not an image")
     return tmp_path
+
+
+def test_folder_behind_a_link_is_walked_through_once(folder, tmp_path):
+    (folder / "c").symlink_to(folder / "a")
+    files = image_files.find_files([str(folder), "x.png"])
+    names = ("b.png", "a/scan.bmp", "c/scan.bmp")
+    assert files == [*(f"{folder}/{name}" for name in names), "x.png"]
+    (folder / "a" / "again").symlink_to(folder)
+    with pytest.raises(ValueError, match="again is a link to a folder that"):
+        image_files.find_files([str(folder)])
 
 
 def test_folder_gives_a_row_for_each_image(rest_target, folder):

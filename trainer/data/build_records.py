@@ -15,7 +15,13 @@ from absl import app, flags
 
 from trainer import startup
 from trainer.data import records
-from trainer.data.build import audit, dataset, manifest, output
+from trainer.data.build import (
+    audit,
+    dataset,
+    manifest,
+    output,
+    positive_class,
+)
 from trainer.data.build.options import LOCAL, BuildOptions
 from trainer.storage import paths, staging
 
@@ -57,6 +63,14 @@ def main(argv: list[str]) -> None:
         except (ValueError, OSError) as error:
             sys.exit(f"build_records: {error}")
         print(records.describe(info))
+        if info.positive_class:
+            print(
+                positive_class.describe(
+                    info.class_names,
+                    info.positive_class,
+                    bool(options.positive_class),
+                )
+            )
         audit_path = paths.join(options.output_dir, output.AUDIT_FILE)
         for line in audit.summarize(json.loads(paths.read_bytes(audit_path))):
             print(f"- {line}")
@@ -86,6 +100,7 @@ def _stage_manifest(place: staging.Workspace, path: str) -> str:
     if not paths.is_remote(path):
         return path
     listed = manifest.read_paths(place.stage_file(path, "manifest"))
+    listed += [written.replace("\\", "/") for written in listed]
     folder, name = os.path.split(path)
     wanted = {name, *map(os.path.normpath, listed)}
     return os.path.join(

@@ -8,7 +8,6 @@ clients start quickly.
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 
 from trainer.data import tfrecord
@@ -157,19 +156,6 @@ def describe(info: DatasetInfo) -> str:
             "them are inflated."
         )
     return "\n".join(lines)
-
-
-def default_positive_class(class_names: Iterable[str]) -> str | None:
-    """The positive one of two classes: the last, and `X` of `no_X` and `X`."""
-    names = sorted(class_names)
-    if len(names) != 2:
-        return None
-    negatives = {"no", "non", "not", "normal", "healthy", "negative", "without"}
-    first, last = names
-    is_first_negative, is_last_negative = (
-        re.split(r"[-_ ]", name.lower())[0] in negatives for name in names
-    )
-    return first if is_last_negative and not is_first_negative else last
 
 
 def compute_fingerprint(rows: Iterable[tuple[str, str, int, str]]) -> str:

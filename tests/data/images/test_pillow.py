@@ -168,6 +168,16 @@ def test_multi_page_tiff_gives_an_image_per_page():
     np.testing.assert_array_equal(images[2].pixels, gradient() // 3)
 
 
+@pytest.mark.parametrize("tag", [{254: 1}, {254: 4}, {255: 2}])
+def test_smaller_versions_in_a_tiff_are_no_pages(tag):
+    page, small = (PIL.Image.fromarray(gradient()[::d]) for d in (1, 2))
+    small.encoderinfo = {"tiffinfo": tag}
+    data = encode(page, "TIFF", save_all=True, append_images=[small, small])
+    image = read_one(data)
+    assert (image.suffix, image.num_bytes) == ("", len(data))
+    np.testing.assert_array_equal(image.pixels, gradient())
+
+
 @pytest.mark.parametrize(
     "image_format", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000"]
 )

@@ -52,14 +52,19 @@ def warp(images: np.ndarray, parameters: np.ndarray) -> np.ndarray:
 
 
 def align(
-    fixed: np.ndarray, moving: np.ndarray, start: np.ndarray
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    start: np.ndarray,
+    middle: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """Parameters of `warp` that make each `moving` fit best, near `start`.
+    """Parameters of `warp` that make each `moving` fit best, from `start` on.
 
     Gauss-Newton on the correlation (Evangelidis and Psarakis, 2008), which
     keeps the best step that it has seen. Images are float32 `[num_images, size,
-    size]`, parameters float64 `[num_images, 4]`.
+    size]`, parameters float64 `[num_images, 4]`; they stay near `middle`.
     """
+    low = np.broadcast_to(middle - MAX_DEFORMATION, start.shape)
+    high = np.broadcast_to(middle + MAX_DEFORMATION, start.shape)
     targets = to_unit(flatten(inner(fixed)))
     best = start.copy()
     best_correlation = np.full(len(fixed), -np.inf)
@@ -75,9 +80,7 @@ def align(
         better = active[improved]
         best[better] = parameters[better]
         best_correlation[better] = correlation[improved]
-        moved = np.clip(
-            parameters[active] + step, -MAX_DEFORMATION, MAX_DEFORMATION
-        )
+        moved = np.clip(parameters[active] + step, low[active], high[active])
         change = np.abs(moved - parameters[active]).max(axis=1)
         parameters[active] = moved
         active = active[change >= MIN_STEP]

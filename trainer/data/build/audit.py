@@ -7,7 +7,13 @@ the images; no patient id goes into it.
 import collections
 from collections.abc import Sequence
 
-from trainer.data.build import audit_sentences, output, planning, scan
+from trainer.data.build import (
+    audit_sentences,
+    output,
+    planning,
+    scan,
+    sources,
+)
 
 # Lists in the file end here; the counts beside them do not.
 MAX_LISTED = 1000
@@ -18,26 +24,24 @@ def make_audit(
     plan: planning.Plan,
     shortcut_rows: Sequence[dict],
     on_leak: str,
-    num_left_out: int = 0,
+    listing: sources.Listing,
 ) -> dict:
-    """Everything that `audit.json` holds.
-
-    `num_left_out` files lie beside the folders of the classes.
-    """
+    """Everything that `audit.json` holds."""
     facts, near_pairs = findings.facts, findings.near_pairs
-    unreadable = findings.unreadable
+    masks = [scan.ScannedFile(file.image_id) for file in listing.masks]
+    optional = {
+        "links": listing.num_links,
+        "ignored_columns": listing.num_ignored_columns,
+        "masks": masks and _list_files(masks),
+        "no_images": findings.no_images and _list_files(findings.no_images),
+    }
     return {
         "images": len(facts),
         "groups": len({fact.group for fact in facts}),
         "counts": plan.counts,
-        "unreadable": {
-            "count": len(unreadable),
-            "files": [
-                {"id": output.visible_id(file), "reason": file.error}
-                for file in unreadable[:MAX_LISTED]
-            ],
-        },
-        "left_out": num_left_out,
+        "unreadable": _list_files(findings.unreadable),
+        "left_out": listing.num_beside,
+        **{key: value for key, value in optional.items() if value},
         "exact_duplicates": _exact_duplicates(facts),
         "near_duplicates": {
             "count": len(near_pairs),
@@ -56,9 +60,19 @@ def make_audit(
         },
         "leaks": _describe_leaks(facts, plan, on_leak),
         "conflicting_labels": _conflicts(facts),
-        "patients": _patients(facts),
+        "patients": _patients(facts, findings.has_common_patient),
         "shortcuts": list(shortcut_rows),
     }
+
+
+def _list_files(files: Sequence[scan.ScannedFile]) -> dict:
+    """Files that were not taken, and why, if that is known."""
+    listed = [
+        {"id": output.visible_id(file)}
+        | ({"reason": file.error} if file.error else {})
+        for file in files[:MAX_LISTED]
+    ]
+    return {"count": len(files), "files": listed}
 
 
 def _exact_duplicates(facts: Sequence[scan.ImageFacts]) -> dict:
@@ -118,18 +132,30 @@ def _conflicts(facts: Sequence[scan.ImageFacts]) -> dict:
     return {"count": len(conflicts), "groups": conflicts[:MAX_LISTED]}
 
 
-def _patients(facts: Sequence[scan.ImageFacts]) -> dict:
-    """Counts of patients, where they are known."""
+def _patients(facts: Sequence[scan.ImageFacts], has_common: bool) -> dict:
+    """Counts of patients, where they are known, and of what stands for them."""
     splits, labels = collections.defaultdict(set), collections.defaultdict(set)
     for fact in facts:
         if fact.patient_key:
             splits[fact.patient_key].add(fact.split)
             labels[fact.patient_key].add(fact.class_name)
+    unknown = [fact for fact in facts if not fact.patient_key]
+    in_folders = [k for f in unknown for k in f.kin_of(sources.FOLDER)]
+    stand_ins = {
+        "images": sum(
+            bool(f.kin_of(scan.UID, sources.FOLDER)) for f in unknown
+        ),
+        "images_of_series": sum(bool(f.kin_of(scan.UID)) for f in unknown),
+        "images_in_folders": len(in_folders),
+        "folders": len(set(in_folders)),
+        "had_one_id": has_common,
+    }
     return {
         "known": len(splits),
         "images_without_patient": sum(not f.patient_key for f in facts),
         "in_several_given_splits": sum(len(s) > 1 for s in splits.values()),
         "with_several_labels": sum(len(s) > 1 for s in labels.values()),
+        **({"stand_ins": stand_ins} if stand_ins["images"] else {}),
     }
 
 

@@ -103,7 +103,8 @@ def _shortcuts(rows: list[dict]) -> list[Sentence]:
 
 
 def _patients(patients: dict) -> list[Sentence]:
-    if not patients["known"]:
+    stand_ins = patients.get("stand_ins")
+    if not patients["known"] and not stand_ins:
         return [
             _alarm(
                 "No patient is known, so different images of one patient may "
@@ -111,20 +112,48 @@ def _patients(patients: dict) -> list[Sentence]:
                 "a --manifest or by --patient_regex."
             )
         ]
-    verb = "is" if patients["known"] == 1 else "are"
-    text = f"{_count(patients['known'], 'patient')} {verb} known"
-    if patients["with_several_labels"]:
-        text += f", {patients['with_several_labels']:,} with several labels"
-    sentences = [Sentence(f"{text}.")]
-    if patients["images_without_patient"]:
+    sentences = []
+    if patients["known"]:
+        verb = "is" if patients["known"] == 1 else "are"
+        text = f"{_count(patients['known'], 'patient')} {verb} known"
+        if patients["with_several_labels"]:
+            text += f", {patients['with_several_labels']:,} with several labels"
+        sentences.append(Sentence(f"{text}."))
+    num_unknown = patients["images_without_patient"]
+    if stand_ins:
+        sentences.append(_stand_ins(stand_ins))
+        num_unknown -= stand_ins["images"]
+    if num_unknown:
         sentences.append(
             _alarm(
-                "Images without a patient: "
-                f"{patients['images_without_patient']:,}. Whether they share "
-                "one with another split is unknown."
+                f"Images without a patient: {num_unknown:,}. Whether they "
+                "share one with another split is unknown."
             )
         )
     return sentences
+
+
+def _stand_ins(stand_ins: dict) -> Sentence:
+    """What was taken for patients where none is named."""
+    kinds = []
+    if stand_ins["images_of_series"]:
+        kinds.append(
+            "of one study, series or frame of reference of DICOM "
+            f"({stand_ins['images_of_series']:,} images)"
+        )
+    if stand_ins["images_in_folders"]:
+        kinds.append(
+            "of one sub-folder of a class "
+            f"({stand_ins['images_in_folders']:,} images in "
+            f"{_count(stand_ins['folders'], 'sub-folder')})"
+        )
+    text = (
+        f"Without a patient's name, images {' and '.join(kinds)} were taken as "
+        "one patient's: --patient_regex or a --manifest can name patients."
+    )
+    if stand_ins["had_one_id"]:
+        text = f"All files carry one PatientID, which tells none apart. {text}"
+    return Sentence(text, is_alarm=stand_ins["had_one_id"])
 
 
 def _copies(report: dict) -> list[Sentence]:
@@ -134,8 +163,8 @@ def _copies(report: dict) -> list[Sentence]:
     if exact or near:
         text += (
             f" {exact:,} repeat the pixels of another, and {near:,} are "
-            "near-duplicates: re-encoded, resized, brightened or cropped "
-            "copies. Copies count as one in every interval."
+            "near-duplicates: re-encoded, resized, brightened, mirrored, "
+            "turned or cropped copies. Copies count as one in every interval."
         )
     return [Sentence(text)]
 
@@ -149,6 +178,31 @@ def _left_out(report: dict) -> list[Sentence]:
                 f"(--skip_unreadable): {report['unreadable']['count']:,}. If "
                 "they are of one class or scanner, the figures do not hold for "
                 "it."
+            )
+        )
+    for key, what in (
+        ("links", "Links to files and folders that were followed"),
+        (
+            "ignored_columns",
+            "Columns of the manifest that have no name, ignored",
+        ),
+    ):
+        if report.get(key):
+            sentences.append(Sentence(f"{what}: {report[key]:,}."))
+    if masks := report.get("masks"):
+        sentences.append(
+            Sentence(
+                f"Masks were left out: {_count(masks['count'], 'file')} that "
+                "by name (_mask, _seg) or folder (masks) belong to an image "
+                "beside them (--keep_masks keeps them, in its split)."
+            )
+        )
+    if no_images := report.get("no_images"):
+        reasons = sorted({file["reason"] for file in no_images["files"]})
+        sentences.append(
+            Sentence(
+                "Files that hold no image of a patient were left out: "
+                f"{no_images['count']:,} ({'; '.join(reasons)})."
             )
         )
     if report["left_out"]:

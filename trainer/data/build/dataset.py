@@ -11,9 +11,11 @@ from trainer.data import records
 from trainer.data.build import (
     audit,
     manifest,
+    masks,
     output,
     parallel,
     planning,
+    positive_class,
     shards,
     shortcuts,
     sources,
@@ -34,9 +36,10 @@ def build(options: BuildOptions) -> records.DatasetInfo:
         ValueError: if the images or the options cannot make a data set.
         OSError: if the disk is full, or a worker died.
     """
-    files, num_left_out = _list_sources(options)
+    listing = _list_sources(options)
+    files = listing.files
     class_names = sources.check_classes(files)
-    positive_class = _choose_positive_class(options, class_names)
+    positive = _choose_positive_class(options, class_names)
     num_workers = options.num_workers or parallel.default_num_workers()
     local_dir = options.output_dir
     if paths.is_remote(local_dir):
@@ -80,7 +83,7 @@ def build(options: BuildOptions) -> records.DatasetInfo:
         output.write_reports(
             building,
             audit.make_audit(
-                findings, plan, shortcut_rows(), options.on_leak, num_left_out
+                findings, plan, shortcut_rows(), options.on_leak, listing
             ),
             plan.members,
             findings.unreadable,
@@ -88,7 +91,7 @@ def build(options: BuildOptions) -> records.DatasetInfo:
             files,
         )
         info = _describe(
-            options, class_names, positive_class, form.channels, plan, written
+            options, class_names, positive, form.channels, plan, written
         )
         paths.write_atomically(
             os.path.join(building, records.DATASET_FILE), info.to_json()
@@ -102,8 +105,7 @@ def build(options: BuildOptions) -> records.DatasetInfo:
     return info
 
 
-def _list_sources(options: BuildOptions) -> tuple[list[sources.Source], int]:
-    """What to read, and how many files lie where no class is named."""
+def _list_sources(options: BuildOptions) -> sources.Listing:
     input_dir, output_dir = options.input_dir, options.output_dir
     for path in (input_dir, output_dir):
         if paths.is_remote(path) and options.runner == LOCAL:
@@ -112,23 +114,27 @@ def _list_sources(options: BuildOptions) -> tuple[list[sources.Source], int]:
                 "Cloud Storage (gs://), choose a --runner of Apache Beam."
             )
     output.check_output_dir(output_dir, input_dir)
-    num_left_out = 0
     if options.manifest:
-        files = manifest.read_manifest(
-            options.manifest, columns=options.columns
-        )
+        listing = manifest.read_manifest(options.manifest, options.columns)
     elif paths.is_remote(input_dir):
         from trainer.storage import buckets
 
         names = sorted(buckets.Folder(input_dir).list())
         files = sources.arrange_files(input_dir, names)
-        num_left_out = len(names) - len(files)
+        listing = sources.Listing(files, num_beside=len(names) - len(files))
     else:
-        files = sources.list_folders(input_dir)
-        num_left_out = sources.count_left_out(input_dir)
+        listing = sources.list_folders(input_dir)
+    files, apart = listing.files, []
     if options.patient_regex:
         files = sources.find_patients(files, options.patient_regex)
-    return files, num_left_out
+    if not options.manifest:
+        files, apart = masks.set_apart(files)
+        if not options.patient_regex:
+            files = sources.mark_subfolders(files)
+        if options.keep_masks:
+            files = sorted([*files, *apart], key=lambda file: file.path)
+            apart = []
+    return dataclasses.replace(listing, files=files, masks=apart)
 
 
 def _choose_positive_class(
@@ -136,7 +142,7 @@ def _choose_positive_class(
 ) -> str | None:
     chosen = options.positive_class
     if not chosen:
-        return records.default_positive_class(class_names)
+        return positive_class.choose(class_names)[0]
     if chosen not in class_names or len(class_names) != 2:
         raise ValueError(
             "--positive_class must be one of two classes. Received: "
@@ -169,14 +175,14 @@ def _make_runner(
 def _describe(
     options: BuildOptions,
     class_names: tuple[str, ...],
-    positive_class: str | None,
+    positive: str | None,
     channels: int,
     plan: planning.Plan,
     written: list[records.Shard],
 ) -> records.DatasetInfo:
     return records.DatasetInfo(
         class_names=class_names,
-        positive_class=positive_class,
+        positive_class=positive,
         channels=channels,
         stored_size=options.stored_size,
         counts=plan.counts,

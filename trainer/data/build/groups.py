@@ -2,11 +2,13 @@
 
 If a patient's image is a copy of another patient's, both belong together, so
 groups are the connected components of "same patient", "same file", "same
-pixels" and "near-duplicate".
+pixels" and "near-duplicate". Where no patient is known, the series of a DICOM
+file or a sub-folder of the class stands for one.
 """
 
 import collections
-from collections.abc import Hashable, Iterable, Sequence
+import dataclasses
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from trainer.data.build import scan, sources
 
@@ -28,22 +30,55 @@ class UnionFind:
         first, second = self.find(first), self.find(second)
         self._parents[max(first, second)] = min(first, second)
 
-    def join_equal(self, keys: Iterable[Hashable]) -> None:
-        """Joins the indices whose keys are equal; None joins nothing."""
+    def join_sharing(self, keys: Iterable[Iterable[Hashable]]) -> None:
+        """Joins the indices that have a key in common."""
         seen = {}
-        for index, key in enumerate(keys):
-            if key is not None:
+        for index, of_index in enumerate(keys):
+            for key in of_index:
                 self.join(seen.setdefault(key, index), index)
 
 
 def join_known(facts: Sequence[scan.ImageFacts]) -> UnionFind:
     """Joins images of one patient, of one file, or with the same pixels."""
     sets = UnionFind(len(facts))
-    sets.join_equal(fact.sha256 for fact in facts)
-    sets.join_equal(fact.patient_key or None for fact in facts)
-    # The slices of a volume show one patient.
-    sets.join_equal(fact.source_index for fact in facts)
+    sets.join_sharing(map(_ties, facts))
     return sets
+
+
+def _ties(fact: scan.ImageFacts) -> Iterator[Hashable]:
+    """What an image shares with its copies, and others of its patient."""
+    yield content_key(fact)
+    # The slices of a volume show one patient.
+    yield fact.source_index
+    yield from fact.kin_of(sources.CASE)
+    if fact.patient_key:
+        yield fact.patient_key
+    else:
+        yield from fact.kin_of(sources.FOLDER, scan.UID)
+
+
+def content_key(fact: scan.ImageFacts) -> str:
+    """What copies share. Of masks there are none: many are all black."""
+    if fact.kin_of(sources.MASK):
+        return f"{sources.MASK}{fact.image_id}{fact.suffix}"
+    return fact.sha256
+
+
+def drop_common_patient(
+    facts: Sequence[scan.ImageFacts],
+) -> Sequence[scan.ImageFacts]:
+    """Facts without a patient id that all files carry, so that it names none.
+
+    It stays if the files have no UIDs to go by instead, or have all the same.
+    """
+    has_uids = all(fact.kin_of(scan.UID) for fact in facts)
+    patients = {fact.patient_key for fact in facts}
+    if len(patients) != 1 or patients == {""} or not has_uids:
+        return facts
+    without = [dataclasses.replace(fact, patient_key="") for fact in facts]
+    sets = join_known(without)
+    is_one = len({sets.find(i) for i in range(len(facts))}) == 1
+    return facts if is_one else without
 
 
 def name_groups(facts: Sequence[scan.ImageFacts], sets: UnionFind) -> list[str]:
@@ -75,5 +110,6 @@ def _name_by_content(
 ) -> list[str]:
     smallest = {}
     for fact, key in zip(facts, keys, strict=True):
-        smallest[key] = min(smallest.get(key, fact.sha256), fact.sha256)
+        content = content_key(fact)
+        smallest[key] = min(smallest.get(key, content), content)
     return [smallest[key][:16] for key in keys]

@@ -1,13 +1,17 @@
 """A manifest: a CSV that says what every image shows.
 
 Its columns are `path,label[,patient_id][,split]`, in any order; a path is
-relative to the folder of the manifest. Further columns are kept only if the
-user names them, and never where they repeat a patient id.
+absolute, or relative to the folder of the manifest. Further columns are kept
+only if the user names them, and never where they repeat a patient id; columns
+without a name, as pandas writes of its index, are ignored.
 """
 
 import contextlib
 import csv
+import dataclasses
 import os
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
@@ -15,13 +19,14 @@ from trainer.data.build import sources
 
 _REQUIRED = ("path", "label")
 _OPTIONAL = ("patient_id", "split")
+_UNNAMED = re.compile(r"(unnamed: \d+)?")
+# What tables hold where there is nothing.
+_MISSING = ("", "nan", "null", "<na>", "n/a", "#n/a")
 # Enough to see what is wrong with a file of thousands of lines.
 _MAX_PROBLEMS = 5
 
 
-def read_manifest(
-    path: str, columns: Sequence[str] = ()
-) -> list[sources.Source]:
+def read_manifest(path: str, columns: Sequence[str] = ()) -> sources.Listing:
     """Reads a manifest, and keeps some of its further columns.
 
     Raises:
@@ -82,9 +87,7 @@ def read_paths(path: str) -> list[str]:
         return [row[place].strip() for row in rows if len(row) > place]
 
 
-def _read_lines(
-    path: str, reader, columns: tuple[str, ...]
-) -> list[sources.Source]:
+def _read_lines(path: str, reader, columns: tuple[str, ...]) -> sources.Listing:
     header = [name.strip().lower() for name in next(reader, [])]
     _check_header(path, header, columns)
     folder = os.path.dirname(os.path.abspath(path))
@@ -93,6 +96,8 @@ def _read_lines(
         if not any(cell.strip() for cell in row):
             continue
         try:
+            while len(row) > len(header) and not row[-1].strip():
+                row.pop()
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} columns instead of {len(header)}")
             cells = {k: v.strip() for k, v in zip(header, row, strict=True)}
@@ -118,7 +123,25 @@ def _read_lines(
             "one for all of them or for none."
         )
     _check_columns(files, columns)
-    return sorted(files, key=lambda source: source.image_id)
+    files = sorted(_name_images(files, folder), key=lambda file: file.image_id)
+    num_ignored = sum(bool(_UNNAMED.fullmatch(name)) for name in header)
+    return sources.Listing(files, num_ignored_columns=num_ignored)
+
+
+def _name_images(
+    files: Sequence[sources.Source], folder: str
+) -> list[sources.Source]:
+    """Ids are relative to the manifest, or to what holds all of the images."""
+    folders = [os.path.dirname(file.path) for file in files]
+    if os.path.commonpath([folder, *folders]) != folder:
+        folder = os.path.commonpath(folders)
+    return [
+        dataclasses.replace(
+            file,
+            image_id=os.path.relpath(file.path, folder).replace(os.sep, "/"),
+        )
+        for file in files
+    ]
 
 
 def _check_columns(
@@ -167,8 +190,9 @@ def _check_header(
     expected = "path,label[,patient_id][,split]"
     missing = [name for name in _REQUIRED if name not in header]
     known = (*_REQUIRED, *_OPTIONAL, *columns)
-    unknown = [name for name in header if name not in known]
-    if not (missing or unknown or len(set(header)) < len(header)):
+    named = [name for name in header if not _UNNAMED.fullmatch(name)]
+    unknown = [name for name in named if name not in known]
+    if not (missing or unknown or len(set(named)) < len(named)):
         return
     text = ",".join(header)
     problem = f"It has the columns {text[:200]}."
@@ -192,10 +216,15 @@ def _make_source(
     cells: dict[str, str], folder: str, columns: tuple[str, ...]
 ) -> sources.Source:
     for name in _REQUIRED:
-        if not cells[name]:
+        if cells[name].lower() in _MISSING:
             raise ValueError(f"no {name}")
     sources.check_text(cells["path"], "path")
     sources.check_text(cells["label"], "label")
+    if "|" in cells["label"]:
+        raise ValueError(
+            f"label {cells['label']} names several; one label per image is "
+            "supported"
+        )
     split = ""
     if cells.get("split"):
         split = sources.SPLIT_SYNONYMS.get(cells["split"].lower(), "")
@@ -203,16 +232,29 @@ def _make_source(
             raise ValueError(
                 f"split {cells['split']} is not train, validation or test"
             )
-    path = os.path.normpath(os.path.join(folder, cells["path"]))
-    sources.check_inside(path, os.path.realpath(folder))
-    if not os.path.exists(path):
-        raise ValueError(f"{cells['path']} does not exist")
+    path = _find_file(cells["path"], folder)
     sources.check_file(path)
+    patient_id = cells.get("patient_id", "")
     return sources.Source(
         path=path,
-        image_id=os.path.relpath(path, folder).replace(os.sep, "/"),
-        class_name=cells["label"],
+        image_id=cells["path"],
+        class_name=unicodedata.normalize("NFC", cells["label"]),
         split=split,
-        patient_id=cells.get("patient_id", ""),
+        patient_id="" if patient_id.lower() in _MISSING else patient_id,
         columns=tuple(cells[name] for name in columns),
     )
+
+
+def _find_file(written: str, folder: str) -> str:
+    """The path of a file, which another system may have written otherwise."""
+    with_slashes = written.replace("\\", "/")
+    for name in (
+        written,
+        with_slashes,
+        unicodedata.normalize("NFC", with_slashes),
+        unicodedata.normalize("NFD", with_slashes),
+    ):
+        path = os.path.normpath(os.path.join(folder, name))
+        if os.path.exists(path):
+            return path
+    raise ValueError(f"{written} does not exist")

@@ -74,8 +74,8 @@ class BuildOptions:
     )
     positive_class: str = _field(
         "",
-        "The positive one of two classes; default: the last, and X of no_X "
-        "and X.",
+        "The positive one of two classes; default: the one whose name does "
+        "not deny the other or speak of health, else the last.",
     )
     on_leak: str = _field(
         "error",
@@ -86,6 +86,11 @@ class BuildOptions:
     )
     skip_unreadable: bool = _field(
         False, "Leave unreadable files out and go on."
+    )
+    keep_masks: bool = _field(
+        False,
+        "Keep masks that lie beside their images (x_mask.png beside x.png), in "
+        "the split of these.",
     )
     window_center: float | None = _field(
         None,
@@ -155,5 +160,6 @@ class BuildOptions:
             "patients_from_path": bool(self.patient_regex),
             "on_leak": self.on_leak,
             "skip_unreadable": self.skip_unreadable,
+            **({"keep_masks": True} if self.keep_masks else {}),
             **dataclasses.asdict(self.reading),
         }

@@ -5,19 +5,33 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
-from trainer.data.build import duplicates, groups, leaks, scan, shards, splits
+from trainer.data.build import (
+    duplicates,
+    groups,
+    leaks,
+    scan,
+    shards,
+    sources,
+    splits,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
     """Facts of all readable images, with ids and groups, and what is amiss.
 
-    `near_pairs` are indices of near-duplicates, `unreadable` files no images.
+    Attributes:
+        near_pairs: indices of near-duplicates.
+        unreadable: files that are damaged, or not of a known format.
+        no_images: files that show something else, as segmentations do.
+        has_common_patient: all files carried one patient id, which was dropped.
     """
 
     facts: Sequence[scan.ImageFacts]
     near_pairs: Sequence[duplicates.NearPair]
     unreadable: Sequence[scan.ScannedFile]
+    no_images: Sequence[scan.ScannedFile] = ()
+    has_common_patient: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +56,8 @@ def examine(
         directory: for that file; the system's own may be held in memory.
     """
     with tempfile.TemporaryFile(dir=directory) as thumbnail_file:
-        facts, unreadable = scan_files(thumbnail_file)
+        scanned, failed = scan_files(thumbnail_file)
+        facts = groups.drop_common_patient(scanned)
         sets = groups.join_known(facts)
         near_pairs = []
         if facts:
@@ -50,6 +65,7 @@ def examine(
             near_pairs = duplicates.find_near_duplicates(
                 thumbnails, sets, num_workers
             )
+    is_common = facts is not scanned
     named = zip(
         facts,
         groups.make_image_ids(facts),
@@ -60,7 +76,9 @@ def examine(
         dataclasses.replace(fact, image_id=image_id, group=group)
         for fact, image_id, group in named
     ]
-    return Findings(facts, near_pairs, unreadable)
+    no_images = [file for file in failed if facts and file.is_no_image]
+    unreadable = [file for file in failed if file not in no_images]
+    return Findings(facts, near_pairs, unreadable, no_images, is_common)
 
 
 def make_plan(
@@ -87,18 +105,22 @@ def make_plan(
     names = [fact.group for fact in facts]
     given = [fact.split for fact in facts]
     spanning = leaks.find_leaks(names, given)
-    resolved = leaks.resolve(names, given, spanning, on_leak)
-    kept = [i for i, split in enumerate(resolved) if split != leaks.DROPPED]
-    decided = splits.split_images(
-        [names[i] for i in kept],
-        [facts[i].class_name for i in kept],
-        [resolved[i] for i in kept],
-        [
-            previous.get(facts[i].sha256) or previous.get(facts[i].image_id, "")
-            for i in kept
-        ],
-        split_options,
-    )
+    try:
+        resolved = leaks.resolve(names, given, spanning, on_leak)
+        kept = [i for i, s in enumerate(resolved) if s != leaks.DROPPED]
+        decided = splits.split_images(
+            [names[i] for i in kept],
+            [facts[i].class_name for i in kept],
+            [resolved[i] for i in kept],
+            [
+                previous.get(groups.content_key(facts[i]))
+                or previous.get(facts[i].image_id, "")
+                for i in kept
+            ],
+            split_options,
+        )
+    except ValueError as error:
+        raise ValueError(f"{error}{_explain_groups(facts)}") from error
     members = [
         shards.Member(
             split, class_names.index(facts[i].class_name), i, facts[i]
@@ -109,3 +131,26 @@ def make_plan(
         decided, [member.facts.class_name for member in members], class_names
     )
     return Plan(members, counts, spanning)
+
+
+def _explain_groups(facts: Sequence[scan.ImageFacts]) -> str:
+    """What made groups large that may be none, and the remedy."""
+    remedy = (
+        "name patients in a --manifest, or by --patient_regex (--patient_regex="
+        "'[^/]+$' if each file is one)."
+    )
+    for class_name in sorted({fact.class_name for fact in facts}):
+        members = [fact for fact in facts if fact.class_name == class_name]
+        patients = {fact.patient_key for fact in members}
+        if len(members) > 1 and len(patients) == 1 and patients != {""}:
+            return (
+                f" All {len(members):,} images of class {class_name} carry one "
+                f"patient id (of DICOM files, PatientID): {remedy}"
+            )
+    kinds = (scan.UID, sources.FOLDER)
+    if any(f.kin_of(*kinds) and not f.patient_key for f in facts):
+        return (
+            " Images of one DICOM study, or of one sub-folder of a class, were "
+            f"taken as one patient's: {remedy}"
+        )
+    return ""

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -18,11 +19,18 @@ import PIL.Image
 
 from trainer.data.build import sources, training_images
 from trainer.data.images import readers
-from trainer.data.images.image import Image, is_grey, pixel_sha256
+from trainer.data.images.image import (
+    Image,
+    NoImageError,
+    is_grey,
+    pixel_sha256,
+)
 from trainer.storage import paths
 
 # Near-duplicates are confirmed on thumbnails of this side, in pixels.
 THUMBNAIL_SIZE = 64
+# Begins what images of one study, series or frame of reference have in common.
+UID = "uid:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +61,8 @@ class ImageFacts:
         split: given by the user, or "".
         source_index: which of the sources it comes from.
         patient_key: keyed hash of the patient id, "" if unknown.
+        kin: keyed hashes of what else only images of one patient have in
+            common, behind `sources.FOLDER` or `UID`.
         sha256: of the decoded pixels.
         file_sha256: of the whole file. Never to be written.
         kept_format: see `Image`, as for what is not listed here.
@@ -82,7 +92,11 @@ class ImageFacts:
     mean_brightness: float
     border_brightness: float
     training_bytes: tuple[int, int]
+    kin: tuple[str, ...] = ()
     group: str = ""
+
+    def kin_of(self, *kinds: str) -> list[str]:
+        return [key for key in self.kin if key.startswith(kinds)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +109,7 @@ class ScannedFile:
         thumbnails: of the images, see `make_thumbnail`, as bytes.
         encoded: of the images, as for training.
         error: why it cannot be read, "" if it can.
+        is_no_image: whether that is since it shows something else.
     """
 
     image_id: str
@@ -102,6 +117,7 @@ class ScannedFile:
     thumbnails: tuple[bytes, ...] = ()
     encoded: tuple[training_images.Encoded, ...] = ()
     error: str = ""
+    is_no_image: bool = False
 
 
 def scan_files(
@@ -171,6 +187,7 @@ def scan_file(
     """
     index, source = indexed_source
     given = (source.patient_id,) if source.patient_id else ()
+    is_no_image = False
     try:
         data = paths.read_bytes(source.path)
         images = options.decode(data)
@@ -190,11 +207,13 @@ def scan_file(
             error="" if images else "it holds no image",
         )
     except ValueError as raised:
-        error = str(raised)
+        error, is_no_image = str(raised), isinstance(raised, NoImageError)
     # One bad file must not end a build. The text would repeat the path.
     except Exception as raised:
         error = getattr(raised, "strerror", None) or type(raised).__name__
-    return ScannedFile(hide_identifiers(source, given), error=error)
+    return ScannedFile(
+        hide_identifiers(source, given), error=error, is_no_image=is_no_image
+    )
 
 
 def hide_identifiers(source: sources.Source, identifiers: Iterable[str]) -> str:
@@ -206,7 +225,7 @@ def hide_identifiers(source: sources.Source, identifiers: Iterable[str]) -> str:
             pattern = re.compile(re.escape(identifier), re.IGNORECASE)
         parts = [
             part
-            if part == source.class_name
+            if unicodedata.normalize("NFC", part) == source.class_name
             else pattern.sub(sources.PATIENT_MARK, part)
             for part in parts
         ]
@@ -221,11 +240,16 @@ def _describe(
     versions: training_images.Encoded,
     key: bytes,
 ) -> ImageFacts:
+    def hide(text: str) -> str:
+        return hmac.new(key, text.encode("utf-8"), hashlib.sha256).hexdigest()
+
     patient_id = source.patient_id or image.patient_id
-    patient_key = ""
-    if patient_id:
-        text = patient_id.encode("utf-8")
-        patient_key = hmac.new(key, text, hashlib.sha256).hexdigest()
+    kin = tuple(
+        f"{kind}:{hide(name)[:16]}"
+        for kind, name in (text.split(":", 1) for text in source.kin)
+    )
+    if not source.patient_id:
+        kin += tuple(UID + hide(uid)[:16] for uid in image.uids)
     names = (source.patient_id, image.patient_id, *image.identifiers)
     identifiers = tuple(dict.fromkeys(name for name in names if name))
     pixels = image.pixels
@@ -238,7 +262,7 @@ def _describe(
         class_name=source.class_name,
         split=source.split,
         source_index=index,
-        patient_key=patient_key,
+        patient_key=hide(patient_id) if patient_id else "",
         sha256=pixel_sha256(pixels),
         file_sha256=hashlib.sha256(data).hexdigest(),
         kept_format=image.kept_format,
@@ -252,6 +276,7 @@ def _describe(
         mean_brightness=round(float(pixels.mean()), 3),
         border_brightness=round(float(border.mean()), 3),
         training_bytes=(len(versions.grey), len(versions.colour)),
+        kin=kin,
     )
 
 

@@ -3,15 +3,25 @@
 Class folders and manifests end here; the rest of the room sees `Source`.
 """
 
+import collections
 import dataclasses
 import os
+import pathlib
 import re
 import stat
+import unicodedata
+from collections.abc import Sequence
 
 from trainer.data import records
 
 # Stands in an image id where the id or name of a patient was.
 PATIENT_MARK = "\0"
+# Begins what images of one sub-folder of a class have in common.
+FOLDER = "folder:"
+# Begins what an image and its mask have in common.
+CASE = "case:"
+# Marks a mask: those without a lesion are all black, but no copies.
+MASK = "mask:"
 # Shorter identifiers are only taken out where they stand alone: a patient "7"
 # must not cut into every number.
 MIN_IDENTIFIER_LENGTH = 4
@@ -38,6 +48,8 @@ class Source:
         class_name: its label.
         split: the split that the user gave it, "" if Lightbox chooses.
         patient_id: as the user gave it, "" if unknown. Never to be written.
+        kin: what only images of one patient have in common, as far as paths
+            tell: the `FOLDER` in a class, the `CASE` of an image and its mask.
         columns: values of the columns that the user asked to keep.
     """
 
@@ -46,10 +58,30 @@ class Source:
     class_name: str
     split: str = ""
     patient_id: str = dataclasses.field(default="", repr=False)
+    kin: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 
 
-def list_folders(input_dir: str) -> list[Source]:
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What there is to read, and what lies beside it.
+
+    Attributes:
+        files: to read.
+        num_beside: files that lie where no class is named.
+        num_links: links to files and folders that were followed.
+        num_ignored_columns: columns of a manifest that have no name.
+        masks: files that are left out since they are masks of others.
+    """
+
+    files: list[Source]
+    num_beside: int = 0
+    num_links: int = 0
+    num_ignored_columns: int = 0
+    masks: Sequence[Source] = ()
+
+
+def list_folders(input_dir: str) -> Listing:
     """Files of `input_dir`, which holds a folder per class or per split.
 
     Raises:
@@ -61,25 +93,28 @@ def list_folders(input_dir: str) -> list[Source]:
             f"--input_dir={input_dir} is not a folder; it must hold a folder "
             "of images per class, or train, validation and test folders."
         )
-    root = os.path.realpath(input_dir)
-    relative_paths = []
-    for name in _subfolders(input_dir):
+    names = _subfolders(input_dir)
+    relative_paths, links = [], set()
+    for name in names:
         folder = os.path.join(input_dir, name)
         classes = [folder]
-        if _is_split(_subfolders(input_dir)):
+        if _is_split(names):
             classes = [os.path.join(folder, n) for n in _subfolders(folder)]
+        links.update(filter(os.path.islink, (folder, *classes)))
         for class_folder in classes:
-            paths = _list_files(class_folder)
+            paths, links_below = walk_files(class_folder)
+            links.update(links_below)
             if not paths:
                 raise ValueError(
                     f"{class_folder} holds no files; remove it, or put the "
                     "images of the class into it."
                 )
             for path in paths:
-                check_inside(path, root)
+                check_file(path)
                 relative = os.path.relpath(path, input_dir)
                 relative_paths.append(relative.replace(os.sep, "/"))
-    return arrange_files(input_dir, relative_paths)
+    files = arrange_files(input_dir, relative_paths)
+    return Listing(files, count_left_out(input_dir), len(links))
 
 
 def arrange_files(input_dir: str, relative_paths: list[str]) -> list[Source]:
@@ -110,12 +145,35 @@ def arrange_files(input_dir: str, relative_paths: list[str]) -> list[Source]:
         Source(
             path=os.path.join(input_dir, *p),
             image_id="/".join(p),
-            class_name=p[depth],
+            class_name=unicodedata.normalize("NFC", p[depth]),
             split=splits.get(p[0], ""),
         )
         for p in sorted(parts, key="/".join)
         if len(p) > depth + 1
     ]
+
+
+def mark_subfolders(files: list[Source]) -> list[Source]:
+    """Notes in which sub-folder of its class each file lies.
+
+    A folder that all files of a class lie in, as in `tumor/images/`, is none.
+    """
+    in_class = collections.defaultdict(list)
+    for file in files:
+        folder = os.path.dirname(file.image_id)
+        in_class[file.split, file.class_name].append(folder)
+    shared = {
+        name: os.path.commonpath(folders) for name, folders in in_class.items()
+    }
+    marked = []
+    for file in files:
+        end = len(shared[file.split, file.class_name].split("/")) + 1
+        parts = file.image_id.split("/")
+        if len(parts) > end:
+            kin = (*file.kin, FOLDER + "/".join(parts[:end]))
+            file = dataclasses.replace(file, kin=kin)
+        marked.append(file)
+    return marked
 
 
 def count_left_out(input_dir: str) -> int:
@@ -150,9 +208,10 @@ def _check_split_folders(input_dir: str, splits: dict[str, str | None]):
                 f"{input_dir} has two folders for the {split} split: "
                 f"{sorted(n for n, s in splits.items() if s == split)}."
             )
-    if "train" not in known:
+    if "train" not in known and known != ["test"]:
         raise ValueError(
-            f"{input_dir} has no train folder, only {sorted(splits)}."
+            f"{input_dir} has no train folder, only {sorted(splits)}; add it, "
+            "or keep test alone, to judge models of others."
         )
 
 
@@ -171,30 +230,38 @@ def _subfolders(folder: str) -> list[str]:
 
 
 def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name in (
-        "__MACOSX",
-        "Thumbs.db",
-        "desktop.ini",
+    """Whether an operating system, a browser or a disk station wrote a file."""
+    return (
+        name.startswith(".")
+        or name.endswith(":Zone.Identifier")
+        or name in ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")
     )
 
 
-def _list_files(folder: str) -> list[str]:
-    paths = []
+def walk_files(folder: str) -> tuple[list[str], list[str]]:
+    """Files below a folder, and the links on the way to them, in order.
+
+    Raises:
+        ValueError: if a folder cannot be listed, or a link leads back.
+    """
+    paths, links = [], []
     # `walk` would leave out in silence what it cannot list.
-    for parent, folders, files in os.walk(folder, onerror=_refuse_folder):
-        folders[:] = [name for name in folders if not _is_ignored(name)]
-        for path in (os.path.join(parent, name) for name in folders):
-            # It could lead round in a circle.
-            if os.path.islink(path):
+    for parent, folders, files in os.walk(
+        folder, onerror=_refuse_folder, followlinks=True
+    ):
+        folders[:] = sorted(n for n in folders if not _is_ignored(n))
+        below = [os.path.join(parent, name) for name in folders]
+        names = sorted(name for name in files if not _is_ignored(name))
+        paths += [os.path.join(parent, name) for name in names]
+        links += filter(os.path.islink, below)
+        for path in filter(os.path.islink, below):
+            above = pathlib.Path(os.path.abspath(path)).parents
+            if os.path.realpath(path) in map(os.path.realpath, above):
                 raise ValueError(
-                    f"{show(path)} is a link to a folder, which is not "
-                    "followed; copy the folder there, or remove the link."
+                    f"{show(path)} is a link to a folder that it lies in; "
+                    "remove it."
                 )
-        for name in files:
-            if not _is_ignored(name):
-                paths.append(os.path.join(parent, name))
-                check_file(paths[-1])
-    return sorted(paths)
+    return paths, [*links, *filter(os.path.islink, paths)]
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -214,7 +281,9 @@ def check_file(path: str) -> None:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be found ({error.strerror}); remove it."
+            f"{path} cannot be found ({error.strerror}); "
+            + ("fetch what the link names, or " if os.path.islink(path) else "")
+            + "remove it."
         ) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
@@ -245,23 +314,22 @@ def standing_alone(identifier: str) -> re.Pattern:
     )
 
 
-def check_inside(path: str, real_root: str) -> None:
-    """Raises ValueError if a path leads out of the input folder."""
-    real_path = os.path.realpath(path)
-    if os.path.commonpath([real_path, real_root]) != real_root:
-        raise ValueError(
-            f"{show(path)} leads out of the input folder, to "
-            f"{show(real_path)}; copy the file into the folder."
-        )
-
-
 def check_classes(sources: list[Source]) -> tuple[str, ...]:
     """Sorted class names.
 
     Raises:
-        ValueError: if there are fewer than two, or a given split lacks one.
+        ValueError: if there are fewer than two, two are the same but for case
+            and blanks, or a given split lacks one.
     """
     names = tuple(sorted({source.class_name for source in sources}))
+    spelled = {}
+    for name in names:
+        same = spelled.setdefault("".join(name.split()).casefold(), name)
+        if same != name:
+            raise ValueError(
+                f"The classes {same!r} and {name!r} differ only in case or "
+                "blanks; spell them alike."
+            )
     if len(names) < 2:
         raise ValueError(
             f"A classifier needs two classes or more. Received: {list(names)}."

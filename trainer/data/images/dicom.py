@@ -8,6 +8,7 @@ is unfolded. No text of the header gets into a message: it may name a patient.
 import contextlib
 import io
 import logging
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from trainer.data.images import dicom_values
 from trainer.data.images.image import (
     MAX_PAGES_BYTES,
     Image,
+    NoImageError,
     Window,
     apply_window,
     check_size,
@@ -38,6 +40,18 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+# By SOP class, and by values of ImageType.
+_NO_IMAGES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "a segmentation",
+    "1.2.840.10008.5.1.4.1.1.481.2": "a dose distribution",
+}
+_NO_IMAGE_TYPES = {
+    "a localizer": re.compile("LOCALIZER|SCOUT"),
+    "a screen capture": re.compile(
+        "SCREEN.?(SAVE|SHOT|CAPTURE)|DOSE.?(INFO|REPORT)"
+    ),
+}
 
 
 def read_images(data: bytes, window: Window | None) -> list[Image]:
@@ -128,6 +142,7 @@ def _check_header(dataset) -> None:
             "it is a DICOM file without pixel data: a report, a plan, or cut "
             "off before its pixels"
         )
+    _check_kind(dataset)
     rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
     samples = _whole(dataset, "SamplesPerPixel", 1)
     bits = _whole(dataset, "BitsAllocated")
@@ -144,6 +159,17 @@ def _check_header(dataset) -> None:
             f"sample per pixel and {', '.join(_COLOR)} with three are read; it "
             f"has {samples} and another PhotometricInterpretation"
         )
+
+
+def _check_kind(dataset) -> None:
+    """Raises NoImageError if the pixels are not those of an examination."""
+    kind = _NO_IMAGES.get(str(_get(dataset, "SOPClassUID")))
+    image_type = str(_get(dataset, "ImageType") or "").upper()
+    for name, pattern in _NO_IMAGE_TYPES.items():
+        if not kind and pattern.search(image_type):
+            kind = name
+    if kind:
+        raise NoImageError(f"it is a DICOM file of {kind}")
 
 
 def _get(dataset, name: str):
@@ -295,6 +321,7 @@ def _convert(
                 num_bytes=num_bytes // len(frames),
                 suffix=f"#{index}" if len(frames) > 1 else "",
                 patient_id=_patient_id(dataset),
+                uids=_uids(dataset),
                 identifiers=_identifiers(dataset),
             )
         )
@@ -305,6 +332,14 @@ def _patient_id(dataset) -> str:
     patient_id = str(dataset.get("PatientID") or "").strip()
     plain = "".join(c for c in patient_id.lower() if c.isalnum())
     return "" if plain in _NO_PATIENT else patient_id
+
+
+def _uids(dataset) -> tuple[str, ...]:
+    """What only images of one patient have in common."""
+    names = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+    uids = (str(dataset.get(name) or "") for name in names)
+    # The standard's own are of atlases, which many patients are brought to.
+    return tuple(u for u in uids if u and not u.startswith("1.2.840.10008."))
 
 
 def _identifiers(dataset) -> tuple[str, ...]:

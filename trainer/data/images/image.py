@@ -44,6 +44,10 @@ _GREY_MAX_FRACTION = 0.05
 WINDOW_PERCENTILES = (0.5, 99.5)
 
 
+class NoImageError(ValueError):
+    """A file is read, but what it holds is no image of a patient."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Image:
     """One image of a file.
@@ -60,6 +64,7 @@ class Image:
         suffix: "" for the only image of a file, else `#index`.
         quality: estimated JPEG quality of the file, 0 if it is no JPEG.
         patient_id: as a DICOM file has it, else "". Never to be written.
+        uids: of study, series and frame of reference, as `patient_id`.
         identifiers: names in the file that its path could repeat.
     """
 
@@ -72,6 +77,7 @@ class Image:
     suffix: str = ""
     quality: int = 0
     patient_id: str = dataclasses.field(default="", repr=False)
+    uids: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     identifiers: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     @property

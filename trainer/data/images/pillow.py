@@ -106,26 +106,40 @@ def _read_pages(
     check_size(*opened.size)
     if opened.format in ("JPEG", "PNG"):
         return [_read_keeping_bytes(opened, data, window)]
-    num_pages, shapes, images = 1, [], []
+    pages, shapes, images = [0], [], []
     if opened.format == "TIFF":
-        num_pages = getattr(opened, "n_frames", 1)
-    for page in range(num_pages):
+        pages = _full_pages(opened) or pages
+    for page in pages:
         opened.seek(page)
         check_size(*opened.size)
         shapes.append((*opened.size, len(opened.getbands())))
     check_pages(shapes)
-    for page in range(num_pages):
+    for page in pages:
         opened.seek(page)
         images.append(
             Image(
                 _to_uint8(opened, data, window),
                 source_format=(opened.format or "unknown").lower(),
                 bit_depth=_bit_depth(opened),
-                num_bytes=len(data) // num_pages,
-                suffix=f"#{page}" if num_pages > 1 else "",
+                num_bytes=len(data) // len(pages),
+                suffix=f"#{page}" if len(pages) > 1 else "",
             )
         )
     return images
+
+
+def _full_pages(opened: PIL.Image.Image) -> list[int]:
+    """Pages that are neither smaller versions nor masks of others."""
+    pages = []
+    for page in range(getattr(opened, "n_frames", 1)):
+        opened.seek(page)
+        # NewSubfileType and, before 1992, SubfileType.
+        if (
+            not opened.tag_v2.get(254, 0) & 0b101
+            and opened.tag_v2.get(255) != 2
+        ):
+            pages.append(page)
+    return pages
 
 
 def _read_keeping_bytes(

@@ -21,14 +21,14 @@ from trainer.data.images.image import (
 
 
 def read_images(data: bytes, window: Window | None) -> list[Image]:
-    """Reads every page.
+    """Reads every page of its own.
 
     Raises:
         ValueError: if it cannot be read.
     """
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
-        pages = list(tifffile.TiffFile(io.BytesIO(data)).pages)
+        pages = [*filter(_is_full, tifffile.TiffFile(io.BytesIO(data)).pages)]
         shapes = [
             (int(p.imagewidth), int(p.imagelength), int(p.samplesperpixel))
             for p in pages
@@ -53,6 +53,11 @@ def read_images(data: bytes, window: Window | None) -> list[Image]:
         )
         for index, page in enumerate(pages)
     ]
+
+
+def _is_full(page: tifffile.TiffPage) -> bool:
+    """Neither a smaller version nor a mask of another page."""
+    return not page.subfiletype & 0b101
 
 
 def _damaged(error: Exception) -> ValueError:
