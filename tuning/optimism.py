@@ -11,10 +11,11 @@ import dataclasses
 
 import numpy as np
 
-from trainer.evaluation import resampling
+from trainer.evaluation import intervals, resampling
 from tuning import objectives, trial
 
 NUM_RESAMPLES = 200
+_FEWEST_GROUPS = 10  # of a class, for the interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Estimate:
 
     Attributes:
         value: mean over resamples, None if no resample defines it.
-        interval: 95 %, likewise.
+        interval: 95 %, likewise, None for few groups of a class.
     """
 
     value: float | None
@@ -64,6 +65,8 @@ def correct(
     finite = scores[np.isfinite(scores)]
     if not len(finite):
         return Estimate(None, None)
-    return Estimate(
-        float(finite.mean()), resampling.percentile_interval(scores)
-    )
+    labels = data.labels[places]
+    interval = None
+    if intervals.fewest_groups(groups, labels) >= _FEWEST_GROUPS:
+        interval = intervals.percentile_interval(scores)
+    return Estimate(float(finite.mean()), interval)

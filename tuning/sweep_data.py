@@ -7,7 +7,7 @@ from sklearn import model_selection
 
 from trainer import config, run
 from trainer.data import input_pipeline
-from trainer.evaluation import resampling
+from trainer.evaluation import intervals
 from tuning import search_space, trial
 
 
@@ -92,7 +92,7 @@ def load(
 
 def _cut_folds(labels, groups, num_folds, seed):
     """Stratified folds that no group spans."""
-    fewest = resampling.fewest_groups(groups, labels)
+    fewest = intervals.fewest_groups(groups, labels)
     if fewest < num_folds:
         raise ValueError(
             f"--num_folds={num_folds} needs as many groups of every class; one "

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from trainer.evaluation import proportions, ranking, resampling
+from trainer.evaluation import intervals, proportions, ranking, resampling
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -33,7 +33,7 @@ def test_weighted_areas_equal_scikit_learn_on_repeated_images(seed, decimals):
 def test_wilson_interval_equals_scipy_and_the_published_formula(
     successes, trials
 ):
-    interval = proportions.wilson_interval(successes / trials, trials)
+    interval = intervals.wilson_interval(successes / trials, trials)
     scipys = stats.binomtest(successes, trials).proportion_ci(method="wilson")
     assert interval == pytest.approx([scipys.low, scipys.high], abs=1e-12)
     # Newcombe, 1998, "Two-sided confidence intervals for the single
@@ -48,9 +48,9 @@ def test_wilson_interval_equals_scipy_and_the_published_formula(
 
 def test_wilson_interval_equals_newcombes_table():
     # Newcombe, 1998, table I: 81 of 263, and 0 of 20.
-    interval = proportions.wilson_interval(81 / 263, 263)
+    interval = intervals.wilson_interval(81 / 263, 263)
     assert interval == pytest.approx([0.2553, 0.3662], abs=5e-5)
-    interval = proportions.wilson_interval(0, 20)
+    interval = intervals.wilson_interval(0, 20)
     assert interval == pytest.approx([0, 0.1611], abs=5e-5)
 
 
@@ -64,6 +64,50 @@ def test_effective_trials_count_copies_once():
     assert copies == pytest.approx(30 / (29 / 5), rel=1e-12)
     # Where all succeed, each group counts once.
     assert effective(np.ones(30, bool), np.arange(30) // 3) == 10
+
+
+def test_score_interval_is_wilsons_of_the_effective_number():
+    resampled = np.append(
+        np.random.default_rng(0).normal(0.8, 0.06, 99), np.nan
+    )
+    variance = np.nanvar(resampled) + 0.8 * 0.2 / 12**2
+    expected = intervals.wilson_interval(0.8, 0.8 * 0.2 / variance)
+    interval = intervals.score_interval(0.8, resampled, 12)
+    assert interval == pytest.approx(expected, abs=1e-12)
+    # A correlation of 0.6 is 0.8 of the way from -1 to 1.
+    interval = intervals.score_interval(0.6, 2 * resampled - 1, 12, -1.0)
+    assert interval == pytest.approx([2 * e - 1 for e in expected], abs=1e-12)
+
+
+def test_few_groups_are_worth_no_more_than_an_image_each():
+    none_varies, all_vary = np.ones(50), np.arange(50) % 2.0
+    wilsons = intervals.wilson_interval
+    score = intervals.score_interval
+    assert score(1.0, none_varies, 3) == wilsons(1.0, 3)
+    assert score(0.5, all_vary, 3) == wilsons(0.5, 3)
+    assert score(1.0, none_varies, 1) is None
+    assert score(1.0, np.where(all_vary, 1, np.nan), 3) == wilsons(1.0, 3)
+    assert score(1.0, np.where(np.arange(50) % 3, np.nan, 1), 3) is None
+
+
+def test_difference_is_as_sure_as_the_statistics_are_alike():
+    drawn = np.random.default_rng(0).normal(0.8, 0.02, (2, 400))
+    this, other = (0.9, drawn[0], (0.8, 0.95)), (0.7, drawn[1], (0.5, 0.8))
+
+    def of(other, groups=40):
+        return intervals.difference_interval(this, other, groups)
+
+    # Newcombe, 1998, "Interval estimation for the difference between
+    # independent proportions", method 10, where they are not.
+    independent = of(other)
+    expected = 0.2 - math.hypot(0.1, 0.1), 0.2 + math.hypot(0.05, 0.2)
+    assert independent == pytest.approx(expected, abs=0.01)
+    alike = of((0.7, drawn[0] + drawn[1] / 4, (0.5, 0.8)))
+    assert independent[0] < alike[0] and alike[1] < independent[1]
+    # Two groups cannot tell that they are alike.
+    assert of((0.7, drawn[0] + drawn[1] / 4, (0.5, 0.8)), 2)[0] < alike[0]
+    assert of(this) == (0, 0)
+    assert of((0.7, drawn[1], None)) is None
 
 
 def placements(is_positive, scores):

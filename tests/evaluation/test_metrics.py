@@ -104,17 +104,17 @@ def test_calibration_error_equals_a_loop_over_bins():
 
 def test_interval_equals_a_loop_over_resamples():
     p = samples.random_predictions(50, num_groups=20)
-    area = compute(p, seed=5).metrics["roc_auc"]
+    loss = compute(p, seed=5).metrics["log_loss"]
     names, group_of = np.unique(p.groups, return_inverse=True)
     draws = np.random.default_rng(5).integers(
         0, len(names), (NUM_RESAMPLES, len(names))
     )
-    areas = []
+    losses = []
     for draw in draws:
         images = np.concatenate([np.flatnonzero(group_of == g) for g in draw])
-        areas.append(
-            sklearn_metrics.roc_auc_score(
-                p.labels[images], p.probabilities[images, 1]
+        losses.append(
+            sklearn_metrics.log_loss(
+                p.labels[images], p.probabilities[images, 1], labels=(0, 1)
             )
         )
     # As much wider than a normal interval as Student's, by the class that has
@@ -126,8 +126,8 @@ def test_interval_equals_a_loop_over_resamples():
     assert fewest == 15
     tail = 100 * stats.norm.cdf(-2.144786687917804 * (15 / 14) ** 0.5)
     assert 1 < tail < 2.5
-    expected = np.percentile(areas, [tail, 100 - tail])
-    assert area.interval == pytest.approx(expected, abs=1e-12)
+    expected = np.percentile(losses, [tail, 100 - tail])
+    assert loss.interval == pytest.approx(expected, abs=1e-12)
 
 
 def test_order_of_images_changes_no_figure():
@@ -177,6 +177,56 @@ def test_one_group_gives_values_without_intervals():
     for name, metric in split.metrics.items():
         assert metric.value is not None, name
         assert metric.interval is None, name
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "without"),
+    [
+        (1, set("abc")),
+        (2, set("bc")),
+        (3, set("c")),
+        (5, set()),
+    ],
+)
+def test_few_groups_of_a_class_give_the_intervals_that_they_can(
+    num_groups, without
+):
+    p = samples.random_predictions(60)
+    few = np.flatnonzero(p.labels == 0)[:9]
+    p = p.select(np.union1d(few, np.flatnonzero(p.labels == 1)))
+    groups = [f"few_{i % num_groups}" for i in range(9)] + [
+        *map(str, range(30))
+    ]
+    order = np.argsort(p.labels, kind="stable")
+    p = dataclasses.replace(p.select(order), groups=groups)
+    split = compute(p, 200, prevalences=(0.1,))
+    kinds = {
+        "a": ("roc_auc", "balanced_accuracy", "matthews_correlation"),
+        "b": ("average_precision", "f1", "macro_f1"),
+        "c": ("log_loss", "brier", "expected_calibration_error"),
+    }
+    for kind, names in kinds.items():
+        for name in names:
+            metric = split.metrics[name]
+            assert (metric.interval is None) == (kind in without), name
+            if kind in without:
+                needed = {"a": 2, "b": 3, "c": 5}[kind]
+                assert f"needs {needed} groups" in metric.reason
+                assert metric.reason.endswith(f"one class has {num_groups}")
+    assert (split.metrics["specificity"].interval is None) == (num_groups == 1)
+    assert split.metrics["sensitivity"].interval is not None
+    assert split.metrics["roc_auc"].delong_interval is None  # nine images
+    for metric in split.at_prevalence["0.1"].values():
+        assert metric.interval is None
+
+
+def test_few_groups_of_one_class_cost_another_no_interval():
+    p = samples.random_predictions(90, 3)
+    p = p.select((p.labels < 2) | (np.arange(90) == 2))
+    split = compute(p, 200)
+    areas = [part["roc_auc"] for part in split.one_vs_rest.values()]
+    assert [area.interval is None for area in areas] == [False, False, True]
+    assert split.metrics["roc_auc"].interval is None
 
 
 def test_ties_in_every_score_give_chance():

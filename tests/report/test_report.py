@@ -65,7 +65,6 @@ def test_every_file_is_written_and_metrics_json_has_no_nan(either):
         "n_effective",
         "n",
         "n_groups",
-        "bootstrap_interval",
     }
 
 
@@ -177,7 +176,7 @@ def test_every_trouble_is_a_caveat_and_no_name_becomes_markup():
         (2, (1,), 1.5, 1, "The test split has no image of no_tumor."),
         (2, (0, 1), np.nan, 1, "No image was judged, so nothing is known."),
         (3, (0, 1, 2), np.nan, 1, "No image was judged, so nothing is known."),
-        (2, (0, 1), 50, 3, "Intervals of width zero then say"),
+        (2, (0, 1), 50, 3, "too few or too easy to show"),
     ],
 )
 def test_splits_that_tell_little_give_every_file_and_say_so(
@@ -188,6 +187,24 @@ def test_splits_that_tell_little_give_every_file_and_say_so(
     verdict, caveats = evaluation.findings.verdict, evaluation.findings.caveats
     assert len(verdict) == num_verdicts
     assert any(sentence in spoken for spoken in verdict + caveats)
+
+
+def test_one_group_of_a_class_is_told_wherever_its_interval_would_stand():
+    splits = make_splits(20)
+    test = splits["test"]
+    groups = np.where(test.labels == 1, "one", test.groups).tolist()
+    splits["test"] = dataclasses.replace(test, groups=groups)
+    evaluation = evaluate(splits)
+    area = json.loads(evaluation.files["metrics.json"])["splits"]["test"][
+        "metrics"
+    ]["roc_auc"]
+    assert area["interval"] is area["delong_interval"] is None
+    why = (
+        "interval not computed: needs 2 groups (patients or copies) of each "
+        "class, and one class has 1)"
+    )
+    assert evaluation.findings.verdict[-1].endswith(f"(95 % {why}.")
+    assert why in page_text(evaluation) and why in card_of(evaluation)
 
 
 def test_galleries_show_each_outcome_the_surest_decisions_first(illustrated):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from sklearn import exceptions, linear_model, pipeline, preprocessing
 
-from trainer.evaluation import ranking, resampling, results
+from trainer.evaluation import intervals, ranking, resampling, results
 from trainer.evaluation.predictions import Decided
 
 PIXEL_SIZE = 64
@@ -194,38 +194,43 @@ def compare(
     labels, positive = predictions.labels, predictions.positive_index
 
     def statistics(weights):
-        model = _comparable(
-            labels, predictions.probabilities, positive, weights
-        )
-        figures = {}
-        for name, scores in baselines.items():
-            figures[name, "value"] = _comparable(
-                labels, scores, positive, weights
-            )
-            figures[name, "difference"] = model - figures[name, "value"]
-        return figures
+        scored = {"": predictions.probabilities} | baselines
+        return {
+            (name, ""): _comparable(labels, scores, positive, weights)
+            for name, scores in scored.items()
+        }
 
     values, resampled = resampling.resample(
         statistics, predictions.groups, num_resamples, seed
     )
-    fewest = resampling.fewest_groups(predictions.groups, labels)
+    fewest = intervals.fewest_groups(predictions.groups, labels)
+
+    def judged(name):
+        value, drawn = values[name, ""], resampled[name, ""]
+        interval = intervals.score_interval(value, drawn, fewest)
+        return value, drawn, interval
+
+    model = judged("")
     compared: results.Baselines = {}
     for name, scores in baselines.items():
-        value, difference = values[name, "value"], values[name, "difference"]
+        value, drawn, of_baseline = judged(name)
+        difference = model[0] - value
         if not np.isfinite(difference):
             compared[name] = results.NoBaseline(
                 None, "needs images of both classes", None
             )
             continue
-        interval = resampling.percentile_interval(
-            resampled[name, "difference"], fewest
+        if not np.ptp(scores, axis=0).any():  # knows nothing, and surely so
+            of_baseline = value, value
+        interval = intervals.difference_interval(
+            model, (value, drawn, of_baseline), fewest
         )
         beaten = interval is not None and interval[0] > 0
         figures = value, difference, interval, beaten
         if positive is None:
             compared[name] = results.Baseline("balanced_accuracy", *figures)
             continue
-        test = ranking.delong_test(
+        test = interval and ranking.delong_test(
             labels == positive,
             predictions.probabilities[:, positive],
             scores[:, positive],

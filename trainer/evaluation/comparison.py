@@ -8,7 +8,13 @@ beside them.
 import numpy as np
 from scipy import stats
 
-from trainer.evaluation import metrics, ranking, resampling, results
+from trainer.evaluation import (
+    intervals,
+    metrics,
+    ranking,
+    resampling,
+    results,
+)
 from trainer.evaluation.predictions import Decided
 
 _OF_TWO = (
@@ -67,6 +73,8 @@ def compare(
                 this.probabilities[:, c],
                 other.probabilities[:, c],
             )
+            if intervals.fewest_groups(this.groups, this.labels == c) > 1
+            else None
             for c in classes
         }
     return results.Comparison(
@@ -84,16 +92,17 @@ def _differences(
     this: Decided, other: Decided, num_resamples: int, seed: int
 ) -> dict[str, results.Difference]:
     names = _OF_MANY if this.positive_index is None else _OF_TWO
-    of_this, of_other = map(metrics.make_statistics, (this, other))
+    models = {"this": this, "other": other}
+    of_models = {
+        model: metrics.make_statistics(predictions)
+        for model, predictions in models.items()
+    }
 
     def statistics(weights):
-        values, other_values = of_this(weights), of_other(weights)
         figures = {}
-        for name in names:
-            figures["this", name] = values["", name]
-            figures["other", name] = other_values["", name]
-            difference = values["", name] - other_values["", name]
-            figures["difference", name] = difference
+        for model, of_model in of_models.items():
+            found = of_model(weights)
+            figures |= {(model, name): found["", name] for name in names}
         return figures
 
     values, resampled = resampling.resample(
@@ -103,18 +112,51 @@ def _differences(
         seed,
         width=len(this.class_names) ** 2,
     )
-    fewest = resampling.fewest_groups(this.groups, this.labels)
     differences = {}
     for name in names:
+        num_groups = _num_groups(this, name)
         figures = [
-            values[part, name] if np.isfinite(values[part, name]) else None
-            for part in ("this", "other", "difference")
+            values[model, name] if np.isfinite(values[model, name]) else None
+            for model in models
         ]
-        interval, reason = None, "needs images of both classes"
-        if figures[-1] is not None:
-            interval = resampling.percentile_interval(
-                resampled["difference", name], fewest
+        if None in figures:
+            differences[name] = results.Difference(
+                *figures, None, None, "needs images of both classes"
             )
-            reason = None if interval else "too few groups for an interval"
-        differences[name] = results.Difference(*figures, interval, reason)
+            continue
+        drawn = [resampled[model, name] for model in models]
+        if name == "brier":  # a mean over images, whatever their class
+            needed = intervals.FEWEST_FOR_PERCENTILES
+            interval = intervals.percentile_interval(
+                drawn[0] - drawn[1], num_groups
+            )
+        else:
+            needed = 2
+            interval = intervals.difference_interval(
+                *(
+                    (value, d, intervals.score_interval(value, d, num_groups))
+                    for value, d in zip(figures, drawn, strict=True)
+                ),
+                num_groups,
+            )
+        reason = None
+        if interval is None:
+            reason = intervals.too_few_groups(num_groups, needed)
+        differences[name] = results.Difference(
+            *figures, figures[0] - figures[1], interval, reason
+        )
     return differences
+
+
+def _num_groups(predictions: Decided, name: str) -> int:
+    """Groups that a metric is of, of the class that has the fewest."""
+    groups, positive = (
+        np.asarray(predictions.groups),
+        predictions.positive_index,
+    )
+    if name == "accuracy":
+        return len(set(groups))
+    if name in ("sensitivity", "specificity"):
+        is_positive = predictions.labels == positive
+        return len(set(groups[is_positive == (name == "sensitivity")]))
+    return intervals.fewest_groups(groups, predictions.labels)

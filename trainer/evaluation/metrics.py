@@ -1,7 +1,8 @@
 """Metrics with 95 % confidence intervals.
 
-Every metric but the proportions is a function of weights of images, so that
-one pass gives its value and its bootstrap over groups (`resampling`).
+Every metric is a function of weights of images, so that one pass gives its
+value and its bootstrap over groups (`resampling`), and from that its interval;
+the proportions have Wilson's.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,13 @@ from collections.abc import Callable
 import numpy as np
 from scipy import sparse
 
-from trainer.evaluation import proportions, ranking, resampling, results
+from trainer.evaluation import (
+    intervals,
+    proportions,
+    ranking,
+    resampling,
+    results,
+)
 from trainer.evaluation.predictions import Decided
 from trainer.evaluation.ranking import ratio
 
@@ -30,6 +37,17 @@ _PROPORTIONS = {
     "positive_predictive_value": ("no image is called positive", "call", True),
     "negative_predictive_value": ("no image is called negative", "call", False),
 }
+# Statistics in [least, 1]: Wilson's interval by the bootstrap's variance holds
+# the truth from so many groups of each class on.
+_LEAST = {
+    "roc_auc": (0.0, 2),
+    "balanced_accuracy": (0.0, 2),
+    "matthews_correlation": (-1.0, 2),
+    "average_precision": (0.0, 3),
+    "f1": (0.0, 3),
+    "macro_f1": (0.0, 3),
+}
+_FEWEST_AT_PREVALENCE = 10
 
 
 def _confusion(split: Decided, weights: np.ndarray) -> np.ndarray:
@@ -214,18 +232,26 @@ def make_statistics(
 
 
 def _metric(
-    name: str, value: float, resampled, num_groups: int, fewest: int
+    name: str, value: float, resampled: np.ndarray, fewest: int
 ) -> results.Metric:
+    """A metric of whose smallest class there are `fewest` groups."""
     if not np.isfinite(value):
         reason = _REASONS.get(name, _NO_IMAGE)
         return results.Metric(value=None, interval=None, reason=reason)
-    interval = resampling.percentile_interval(resampled, fewest)
-    if interval is None or num_groups < 2:
-        reason = "too few groups for an interval"
+    if name in _LEAST:
+        least, needed = _LEAST[name]
+        interval = intervals.score_interval(value, resampled, fewest, least)
+        method = results.WILSON_BY_BOOTSTRAP
+    else:
+        needed = intervals.FEWEST_FOR_PERCENTILES
+        if name in _PROPORTIONS:
+            needed = _FEWEST_AT_PREVALENCE
+        interval = intervals.percentile_interval(resampled, fewest)
+        method = results.BOOTSTRAP
+    if interval is None or fewest < needed:
+        reason = intervals.too_few_groups(fewest, needed)
         return results.Metric(value=value, interval=None, reason=reason)
-    return results.Metric(
-        value=value, interval=interval, method=results.BOOTSTRAP
-    )
+    return results.Metric(value=value, interval=interval, method=method)
 
 
 def _with_other_intervals(
@@ -242,14 +268,11 @@ def _with_other_intervals(
             asked[counted] == side,
             groups[counted],
             none,
-            metrics[name].interval,
         )
-    metrics["roc_auc"] = results.Area(
-        **vars(metrics["roc_auc"]),
-        delong_interval=ranking.delong_interval(
-            truth, split.probabilities[:, c]
-        ),
-    )
+    area, delong = metrics["roc_auc"], None
+    if area.interval is not None:
+        delong = ranking.delong_interval(truth, split.probabilities[:, c])
+    metrics["roc_auc"] = results.Area(**vars(area), delong_interval=delong)
     return metrics
 
 
@@ -269,8 +292,12 @@ def compute_metrics(
             values are asked for; two classes only.
     """
     split = predictions.select(predictions.is_finite)
-    num_groups = len(set(split.groups))
-    fewest = resampling.fewest_groups(split.groups, split.labels)
+    fewest = {"": intervals.fewest_groups(split.groups, split.labels)}
+    if split.positive_index is None:
+        fewest |= {
+            name: intervals.fewest_groups(split.groups, split.labels == c)
+            for c, name in enumerate(split.class_names)
+        }
     values, resampled = resampling.resample(
         make_statistics(split, prevalences),
         split.groups,
@@ -281,14 +308,13 @@ def compute_metrics(
     parts: dict[str, dict[str, results.Metric]] = {}
     for (part, name), value in values.items():
         parts.setdefault(part, {})[name] = _metric(
-            name, value, resampled[part, name], num_groups, fewest
+            name, value, resampled[part, name], fewest.get(part, fewest[""])
         )
     whole = parts.pop("")
     whole["accuracy"] = proportions.proportion(
         split.decisions == split.labels,
         np.asarray(split.groups),
         _NO_IMAGE,
-        whole["accuracy"].interval,
     )
     is_binary = split.positive_index is not None
     if is_binary:
@@ -299,7 +325,7 @@ def compute_metrics(
     once = np.ones((1, len(split.labels)))
     return results.Split(
         num_images=len(split.labels),
-        num_groups=num_groups,
+        num_groups=len(set(split.groups)),
         confusion_matrix=_confusion(split, once)[0].astype(int).tolist(),
         metrics=whole,
         one_vs_rest=None if is_binary else parts,

@@ -4,30 +4,7 @@ import functools
 
 import numpy as np
 
-from trainer.evaluation import resampling, results
-
-
-def wilson_interval(proportion: float, trials: float) -> results.Interval:
-    """The Wilson score interval.
-
-    Wilson, 1927, "Probable Inference, the Law of Succession, and Statistical
-    Inference".
-
-    Args:
-        proportion: of successes.
-        trials: their number, or an effective number that is no integer.
-    """
-    z = resampling.Z
-    scale = 1 + z**2 / trials
-    center = (proportion + z**2 / (2 * trials)) / scale
-    half = np.sqrt(
-        proportion * (1 - proportion) / trials + z**2 / (4 * trials**2)
-    )
-    half *= z / scale
-    # At 0 and 1 the bounds are exact but for rounding.
-    low = 0.0 if proportion == 0 else max(0.0, center - half)
-    high = 1.0 if proportion == 1 else min(1.0, center + half)
-    return float(low), float(high)
+from trainer.evaluation import intervals, results
 
 
 def effective_trials(success: np.ndarray, groups: np.ndarray) -> float:
@@ -59,10 +36,7 @@ def effective_trials(success: np.ndarray, groups: np.ndarray) -> float:
 
 
 def proportion(
-    success: np.ndarray,
-    groups: np.ndarray,
-    none: str,
-    bootstrap_interval: results.Interval | None = None,
+    success: np.ndarray, groups: np.ndarray, none: str
 ) -> results.Proportion:
     """A proportion of images, with Wilson's interval.
 
@@ -70,20 +44,18 @@ def proportion(
         success: bool `[images]`, of the images that count.
         groups: int `[images]`, likewise.
         none: said where there is no image that counts.
-        bootstrap_interval: to stand beside it.
     """
-    make = functools.partial(
-        results.Proportion, bootstrap_interval=bootstrap_interval
-    )
     if not len(success):
-        return make(value=None, interval=None, reason=none)
+        return results.Proportion(value=None, interval=None, reason=none)
     value, n, n_groups = float(success.mean()), len(success), len(set(groups))
-    make = functools.partial(make, value=value, n=n, n_groups=n_groups)
-    if n_groups == 1 < n:
-        return make(interval=None, reason="all images are of one group")
+    make = functools.partial(
+        results.Proportion, value=value, n=n, n_groups=n_groups
+    )
+    if n_groups == 1:
+        return make(interval=None, reason="all its images are of one group")
     effective = effective_trials(success, groups)
     return make(
-        interval=wilson_interval(value, effective),
+        interval=intervals.wilson_interval(value, effective),
         method=results.WILSON if effective == n else results.WILSON_FOR_GROUPS,
         n_effective=effective,
     )

@@ -7,7 +7,9 @@ bootstrap share one sort of the scores.
 import numpy as np
 from scipy import stats
 
-from trainer.evaluation import resampling, results
+from trainer.evaluation import intervals, results
+
+_FEWEST = 10  # images of a class: DeLong's variance is one of large samples
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -87,7 +89,7 @@ def _placements(is_positive, scores):
 def _spread(of_positives, of_negatives):
     """Half the width of an interval, and the variance of a mean."""
     variance = sum(p.var(ddof=1) / len(p) for p in (of_positives, of_negatives))
-    return resampling.Z * np.sqrt(variance), variance
+    return intervals.Z * np.sqrt(variance), variance
 
 
 def delong_interval(
@@ -100,9 +102,9 @@ def delong_interval(
     2014, "Fast Implementation of DeLong's Algorithm".
 
     Returns:
-        Bounds in [0, 1], or None for fewer than two images of a class.
+        Bounds in [0, 1], or None for fewer than ten images of a class.
     """
-    if min(np.sum(is_positive), np.sum(~is_positive)) < 2:
+    if min(np.sum(is_positive), np.sum(~is_positive)) < _FEWEST:
         return None
     placements = _placements(is_positive, scores)
     half, _ = _spread(*placements)
@@ -116,9 +118,9 @@ def delong_test(
     """DeLong's test that two AUCs of the same images are equal.
 
     The p-value is two-sided, and 1.0 where the scores rank alike. None for
-    fewer than two images of a class.
+    fewer than ten images of a class.
     """
-    if min(np.sum(is_positive), np.sum(~is_positive)) < 2:
+    if min(np.sum(is_positive), np.sum(~is_positive)) < _FEWEST:
         return None
     placements = _placements(is_positive, scores)
     of_other = _placements(is_positive, other_scores)

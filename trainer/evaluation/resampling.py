@@ -5,15 +5,10 @@ is a weight per image, the number of times that its group was drawn; metrics
 are functions of weights, and so a thousand resamples take one matrix product.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy import stats
 
-from trainer.evaluation.results import Interval
-
-CONFIDENCE = 0.95
-Z = stats.norm.ppf(0.5 + CONFIDENCE / 2)  # half a normal interval's width
 NUM_RESAMPLES = 1000
 _MAX_CHUNK = 2_000_000  # weights in memory at a time
 
@@ -69,38 +64,3 @@ def resample(
         key: np.concatenate([chunk[key] for chunk in chunks]) for key in values
     }
     return values, resampled
-
-
-def fewest_groups(groups: Sequence[str], labels: np.ndarray) -> int:
-    """Groups of the class that has the fewest: they decide how sure one is."""
-    names = np.asarray(groups)
-    return min(
-        (len(np.unique(names[labels == c])) for c in np.unique(labels)),
-        default=0,
-    )
-
-
-def percentile_interval(
-    resampled: np.ndarray, num_groups: int | None = None
-) -> Interval | None:
-    """The interval that holds the middle `CONFIDENCE` of resampled values.
-
-    Args:
-        resampled: values of a statistic.
-        num_groups: that were drawn from, of the smallest class. The spread of
-            resamples of few groups is too narrow: if given, the interval is as
-            much wider as Student's for a mean (Hesterberg, 2015, "What
-            Teachers Should Know About the Bootstrap", expanded percentiles).
-
-    Returns:
-        None where fewer than half of the resamples define the statistic.
-    """
-    finite = resampled[np.isfinite(resampled)]
-    if not len(finite) or len(finite) < len(resampled) / 2:
-        return None
-    tail = (1 - CONFIDENCE) / 2
-    if num_groups is not None and num_groups > 1:
-        student = stats.t.ppf(tail, num_groups - 1)
-        tail = stats.norm.cdf(student * np.sqrt(num_groups / (num_groups - 1)))
-    low, high = np.percentile(finite, [100 * tail, 100 - 100 * tail])
-    return float(low), float(high)

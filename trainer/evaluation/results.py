@@ -9,6 +9,7 @@ import dataclasses
 Interval = tuple[float, float]
 
 BOOTSTRAP, WILSON = "bootstrap over groups", "Wilson"
+WILSON_BY_BOOTSTRAP = "Wilson, with the bootstrap's variance"
 WILSON_FOR_GROUPS = "Wilson, for groups"
 
 
@@ -23,7 +24,9 @@ class Metric:
         method: `BOOTSTRAP`: percentiles of 1000 resamples of whole groups,
             expanded as Student's interval is for few groups of the smallest
             class; `WILSON`: for a proportion, images of groups of their own;
-            `WILSON_FOR_GROUPS`: with the effective number of images.
+            `WILSON_FOR_GROUPS`: with the effective number of images;
+            `WILSON_BY_BOOTSTRAP`: with the number that gives the variance of
+            the resamples (`intervals.score_interval`).
     """
 
     value: float | None
@@ -40,18 +43,19 @@ class Proportion(Metric):
         n_effective: images, for Wilson's interval.
         n: images that it is of.
         n_groups: groups that it is of.
-        bootstrap_interval: that of the bootstrap, beside Wilson's.
     """
 
     n_effective: float | None = None
     n: int | None = None
     n_groups: int | None = None
-    bootstrap_interval: Interval | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Area(Metric):
-    """A ROC AUC of one class; DeLong's interval takes images as independent."""
+    """A ROC AUC of one class.
+
+    DeLong's interval takes images as independent, and needs ten of each class.
+    """
 
     delong_interval: Interval | None
 
@@ -218,7 +222,7 @@ class Comparison:
         num_without_answer: images that one of both gave no finite answer for.
         metrics: by name.
         mcnemar: None where there is no image.
-        delong: by class; None for fewer than two images of it.
+        delong: by class; None for fewer than ten images of it or the others.
         verdict: sentences, which the report makes.
     """
 

@@ -85,7 +85,7 @@ def format_metric(metric: results.Metric) -> str:
     if metric.value is None:
         return f"not computed: {metric.reason}"
     if metric.interval is None:
-        return f"{metric.value:.3f} (no interval: {metric.reason})"
+        return f"{metric.value:.3f} (interval not computed: {metric.reason})"
     low, high = metric.interval
     return f"{metric.value:.3f} ({low:.3f} to {high:.3f})"
 

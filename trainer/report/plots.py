@@ -13,7 +13,7 @@ import seaborn
 from matplotlib import figure
 from sklearn import metrics as sklearn_metrics
 
-from trainer.evaluation import proportions
+from trainer.evaluation import intervals
 from trainer.evaluation.predictions import Decided
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -237,7 +237,7 @@ def _reliability(score, truth):
     order = np.argsort(score, kind="stable")
     for members in np.array_split(order, max(1, num_bins)):
         share = float(truth[members].mean())
-        low, high = proportions.wilson_interval(share, len(members))
+        low, high = intervals.wilson_interval(share, len(members))
         yield score[members].mean(), share, share - low, high - share
 
 

@@ -19,7 +19,7 @@ _TITLES = {
 def interval_text(metric: results.Metric) -> str:
     """A metric's 95 % interval in words, or why there is none."""
     if metric.interval is None:
-        return f"no interval: {metric.reason}"
+        return f"95 % interval not computed: {metric.reason}"
     low, high = metric.interval
     return f"95 % interval {low:.3f} to {high:.3f}"
 
@@ -140,9 +140,9 @@ def caveats(
         spoken.append(f"The {shown} split has no image of {names}.")
     if _is_flawless(split):
         spoken.append(
-            f"Every image of {shown} is on the right side. Intervals of width "
-            "zero then say that the images are too few or too easy to show "
-            "the model's mistakes, not that it makes none."
+            f"Every image of {shown} is on the right side: the images are too "
+            "few or too easy to show the model's mistakes, which does not say "
+            "that it makes none."
         )
     if operating_point_note:
         spoken.append(f"Operating point: {operating_point_note}.")
@@ -208,7 +208,7 @@ def _unbeaten(baselines: results.Baselines) -> list[str]:
     for name, baseline in baselines.items():
         if baseline.beaten is not False:
             continue
-        between = "no interval"
+        between = "interval not computed: too few groups of a class"
         if baseline.difference_interval:
             low, high = baseline.difference_interval
             between = f"95 % interval {low:+.3f} to {high:+.3f}"
