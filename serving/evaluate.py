@@ -141,7 +141,7 @@ def _run(place: staging.Workspace) -> None:
     try:
         if bool(values.export) == bool(values.target):
             raise ValueError(_NO_MODEL)
-        startup.import_tensorflow()
+        startup.import_keras()
         from serving.external import judge
         from trainer.evaluation import metrics
         from trainer.report import page

@@ -160,14 +160,11 @@ def summarize(samples: list[Sample], batch_size: int) -> dict:
 
 def draw(samples: list[Sample], summary: dict, title: str, path: str) -> None:
     """Writes a PNG: latency of each request, and how many took how long."""
-    import matplotlib
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's is not known outside of it
+    from matplotlib import figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(11, 4), constrained_layout=True
-    )
+    fig = figure.Figure(figsize=(11, 4), layout="constrained")
+    left, right = fig.subplots(1, 2)
     for is_error, label, marker in ((0, "answered", "."), (1, "error", "x")):
         some = [s for s in samples if bool(s.error) == is_error]
         latencies = [1e3 * s.latency_s for s in some]
@@ -184,12 +181,11 @@ def draw(samples: list[Sample], summary: dict, title: str, path: str) -> None:
             height = float(name[1:]) / 100 - 0.06
             right.annotate(f" {name} {value:.1f} ms", (value, height))
     right.set(xlabel="latency, ms", ylabel="share of the answers")
-    figure.suptitle(
+    fig.suptitle(
         f"{title}: {summary['images_per_s']:.1f} images/s, "
         f"{summary['num_errors']} errors in {summary['num_requests']} requests"
     )
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    fig.savefig(path, dpi=110)
 
 
 def _ask(

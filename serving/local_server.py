@@ -125,7 +125,7 @@ def start(
     if config_file is None:
         check_base_path(model_base_path)
     # TensorFlow takes seconds to import: only once the flags are known good.
-    startup.import_tensorflow()
+    startup.import_keras()
     from serving.server import grpc_service, metrics, rest_api
 
     models = _load_models(model_base_path, model_name, config_file)

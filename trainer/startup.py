@@ -41,6 +41,23 @@ def import_tensorflow() -> None:
         tf.config.list_physical_devices("GPU")
 
 
+def import_keras() -> None:
+    """Imports TensorFlow and Keras, set as the models here need them.
+
+    What `~/.keras/keras.json` or a notebook sets is meant for other work: with
+    `channels_first` a model would train, and learn nothing.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    # A notebook's is not known outside of it.
+    os.environ["MPLBACKEND"] = "agg"
+    import_tensorflow()
+    import keras
+
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+
+
 def set_up_logging(package_dir: str) -> None:
     """Logs one plain line per message, from INFO on unless --verbosity says.
 

@@ -67,7 +67,7 @@ def main(argv):
 
 def _run(cfg: config.TrainConfig, place: staging.Workspace) -> None:
     # TensorFlow takes seconds to import; a wrong flag is told before that.
-    startup.import_tensorflow()
+    startup.import_keras()
     import tensorflow as tf
 
     from trainer import pipeline

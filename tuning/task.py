@@ -114,7 +114,7 @@ def _run(place: staging.Workspace) -> None:
     space = search_space.read_space(FLAGS.search_space)
     depths = space.pop(search_space.DEPTH).values
     # TensorFlow takes seconds to import; a wrong flag is told before that.
-    startup.import_tensorflow()
+    startup.import_keras()
     from tuning import tuner
 
     options = tuner.SweepOptions(

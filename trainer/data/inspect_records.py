@@ -129,7 +129,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     values = flags.FLAGS
-    startup.import_tensorflow()
+    startup.import_keras()
     try:
         description = inspect(
             values.data_dir,
