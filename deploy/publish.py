@@ -263,4 +263,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    startup.run(main, {"export_dir": "Versions", "label": "Labels of versions"})

@@ -179,4 +179,4 @@ def _run(place: staging.Workspace) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    startup.run(main, {"export": "Model", "data_dir": "Images and results"})

@@ -23,9 +23,10 @@ import sys
 import time
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from serving import client, client_flags, image_files
+from trainer import startup
 
 FLAGS = flags.FLAGS
 MODES = ("closed", "open")
@@ -263,4 +264,6 @@ def main(argv):
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    startup.run(
+        main, {"mode": "Load", "output_dir": "Output", "target": "Server"}
+    )

@@ -293,4 +293,7 @@ def main(argv):
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    startup.run(
+        main,
+        {"model_base_path": "Models", "port": "Listening", "engine": "Engine"},
+    )

@@ -20,6 +20,7 @@ import sys
 from absl import app, flags
 
 from serving import client, client_flags, image_files
+from trainer import startup
 
 FLAGS = flags.FLAGS
 COLUMNS = ("file", "label", "score", "decision", "unlike", "probabilities")
@@ -185,4 +186,12 @@ def main(argv):
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    startup.run(
+        main,
+        {
+            "version": "Requests",
+            "window_center": "Reading scans",
+            "explain_dir": "Output",
+            "target": "Server",
+        },
+    )

@@ -45,12 +45,24 @@ def test_help_shows_every_flag_with_its_range():
     fields = {field.name for field in dataclasses.fields(config.TrainConfig)}
     assert names == fields | {"hparams"}
     assert "in pixels. From 32 to 1024. (default: '224')" in text
+    # In groups, each under its heading.
+    order = ["Optimizer:", "--optimizer:", "Loss:", "--label_smoothing:"]
+    order += ["Augmentation:", "--[no]vertical_flip:", "Evaluation:"]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
 
 
-def test_help_of_a_sweep_shows_the_flags_it_shares_with_a_run():
-    _, names = read_help("tuning.task")
-    assert {"data_dir", "weights", "seed", "max_trials", "oracle"} <= names
-    # The space decides on these.
+@pytest.mark.parametrize(
+    ("module", "shared"),
+    [
+        ("tuning.task", {"data_dir", "weights", "seed", "oracle"}),
+        ("deploy.vertex.submit", {"machine_type", "region", "action"}),
+    ],
+)
+def test_help_shows_the_flags_that_commands_share(module, shared):
+    text, names = read_help(module)
+    assert shared <= names
+    assert "Loss:" not in text  # the space decides on all of it
     assert not names & {"dropout", "hidden_units"}
 
 

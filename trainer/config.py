@@ -95,6 +95,11 @@ class TrainConfig:
         "are trained with --weights=none.",
         between=(1, 9),
     )
+    patience: int = _field(
+        10,
+        "Epochs without a lower validation loss before a phase stops.",
+        between=(1, 100_000),
+    )
     head_learning_rate: float = _field(
         3e-3, "Peak rate of the head phase at 32 images a step."
     )
@@ -172,13 +177,8 @@ class TrainConfig:
         "Where features are kept for the next run; empty: DATA_DIR/features.",
         varies=BETWEEN_WORKERS,
     )
-    patience: int = _field(
-        10,
-        "Epochs without a lower validation loss before a phase stops.",
-        between=(1, 100_000),
-    )
     rotation_degrees: float = _field(
-        15.0, "Random rotation either way.", between=(0.0, 180.0)
+        15.0, "Random rotation either way, in degrees.", between=(0.0, 180.0)
     )
     shift_fraction: float = _field(
         0.08,

@@ -13,13 +13,25 @@ _DEFINE = {
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
 }
+# Of the help, by the first field under each.
+_HEADINGS = {
+    "data_dir": "Directories",
+    "weights": "Model and phases",
+    "head_learning_rate": "Optimizer",
+    "label_smoothing": "Loss",
+    "hidden_units": "Head",
+    "rotation_degrees": "Augmentation",
+    "operating_point": "Evaluation",
+    "precision": "Machines and speed",
+    "deterministic": "Repetition",
+}
 
 
 def define(left_out: tuple[str, ...] = ()) -> None:
     """Defines the flags, but for some, with the fields' defaults and help.
 
     A command then calls `flags.adopt_module_key_flags(config_flags)`, so that
-    its --help shows them.
+    its --help shows them, under `headings`.
     """
     for field in dataclasses.fields(config.TrainConfig):
         if field.name in left_out:
@@ -32,6 +44,15 @@ def define(left_out: tuple[str, ...] = ()) -> None:
             flags.DEFINE_list("hidden_units", [], text)
         else:
             _DEFINE[field.type](field.name, field.default, text)
+
+
+def headings() -> dict[str, str]:
+    """What each flag stands under in the help."""
+    heading, found = "", {}
+    for field in dataclasses.fields(config.TrainConfig):
+        heading = _HEADINGS.get(field.name, heading)
+        found[field.name] = heading
+    return found
 
 
 def values() -> dict:

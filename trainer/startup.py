@@ -1,15 +1,68 @@
-"""What every command does before its work: TensorFlow without its chatter."""
+"""What every command does before its work: its flags, TensorFlow and Keras."""
 
 import contextlib
 import logging as python_logging
 import os
-from collections.abc import Iterator
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 
-from absl import flags, logging
+from absl import app, flags, logging
 
 # Exit code after SIGTERM, that of TensorFlow's own preemption handler;
 # schedulers restart a job on any code but 0.
 PREEMPTED = 42
+
+
+def run(
+    main: Callable[[list[str]], None], headings: Mapping[str, str] | None = None
+) -> None:
+    """Runs a command, or tells its help.
+
+    Args:
+        main: of the command, given what is no flag.
+        headings: of its help, each by the first flag under it.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        own = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+        if {"-h", "-help", "--help"} & set(own):
+            print(_help(headings or {}))
+            sys.exit()
+        rest = app.parse_flags_with_usage(argv)
+        # A shell leaves the tilde of --flag=~/path alone.
+        for flag in flags.FLAGS.get_key_flags_for_module(argv[0]):
+            if isinstance(flag.value, str) and flag.value.startswith("~/"):
+                flag.value = os.path.expanduser(flag.value)
+        return rest
+
+    # A terminal that lacks a letter of a class name shows its code.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    app.run(main, flags_parser=parse)
+
+
+def _help(headings: Mapping[str, str]) -> str:
+    lines, heading = [sys.modules["__main__"].__doc__.strip()], ""
+    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+        found = headings.get(flag.name, heading or "Flags")
+        if found != heading:
+            heading = found
+            lines.append(f"\n{heading}:")
+        text = flag.help
+        if getattr(flag.parser, "lower_bound", None) is not None:
+            text += f" ({flag.parser.syntactic_help})"
+        if flag.default not in (None, "", []):
+            text += f" (default: {flag.default_as_str})"
+        name = f"[no]{flag.name}" if flag.boolean else flag.name
+        lines += textwrap.wrap(
+            " ".join(f"--{name}: {text}".split()),
+            80,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

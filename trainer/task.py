@@ -103,4 +103,4 @@ def _run(cfg: config.TrainConfig, place: staging.Workspace) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    startup.run(main, config_flags.headings() | {"hparams": "Sweep"})

@@ -130,4 +130,4 @@ def _run(place: staging.Workspace) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    startup.run(main, config_flags.headings() | {"oracle": "Sweep"})

@@ -13,7 +13,7 @@ computer itself is cut off, it stays.
 import shlex
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from deploy.tpu import vm
 from trainer import startup
@@ -104,4 +104,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    startup.run(main, {"name": "Machine", "max_restarts": "Restarts"})

@@ -13,9 +13,10 @@ import base64
 import json
 import re
 
-from absl import app, flags
+from absl import flags
 
 from deploy.vertex import api, vertex_flags
+from trainer import startup
 from trainer.export import signature
 from trainer.storage import paths
 
@@ -31,6 +32,7 @@ _MAX_REQUEST_BYTES = 1_500_000
 
 def _define_flags() -> None:
     vertex_flags.define(machine_type="n1-standard-4")
+    flags.adopt_module_key_flags(vertex_flags)
     flags.DEFINE_string(
         "model_base_path",
         "",
@@ -156,4 +158,10 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    startup.run(
+        main,
+        {
+            "model_base_path": "Model and endpoint",
+            "dry_run": "Machines and account",
+        },
+    )

@@ -14,10 +14,11 @@ import logging
 import math
 import re
 
-from absl import app, flags
+from absl import flags
 
 from deploy import command_lines
 from deploy.vertex import api, study, vertex_flags
+from trainer import startup
 from trainer.storage import paths
 
 FLAGS = flags.FLAGS
@@ -25,6 +26,7 @@ FLAGS = flags.FLAGS
 
 def _define_flags() -> None:
     vertex_flags.define(machine_type="n1-standard-8")
+    flags.adopt_module_key_flags(vertex_flags)
     flags.DEFINE_enum(
         "action",
         "train",
@@ -255,4 +257,12 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    startup.run(
+        main,
+        {
+            "action": "Job",
+            "network": "Network and surroundings",
+            "max_trials": "Tuning",
+            "dry_run": "Machines and account",
+        },
+    )

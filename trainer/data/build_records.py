@@ -110,4 +110,14 @@ def _stage_manifest(place: staging.Workspace, path: str) -> str:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    startup.run(
+        main,
+        {
+            "output_dir": "Images and data set",
+            "stored_size": "Stored images",
+            "validation_fraction": "Splits",
+            "positive_class": "Labels and trouble",
+            "window_center": "Reading scans",
+            "num_workers": "Machines",
+        },
+    )

@@ -18,6 +18,7 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
+from trainer import startup
 from trainer.data import phantom
 from trainer.data.build import parallel
 from trainer.data.images.image import encode_png
@@ -170,4 +171,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    startup.run(main)

@@ -7,12 +7,12 @@ says how many it needs; with fewer it is None.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from trainer.evaluation.results import Interval
 
 CONFIDENCE = 0.95
-Z = stats.norm.ppf(0.5 + CONFIDENCE / 2)  # half a normal interval's width
+Z = special.ndtri(0.5 + CONFIDENCE / 2)  # half a normal interval's width
 FEWEST_FOR_PERCENTILES = 5
 
 
@@ -60,8 +60,8 @@ def percentile_interval(
     if num_groups is not None:
         if num_groups < FEWEST_FOR_PERCENTILES:
             return None
-        student = stats.t.ppf(tail, num_groups - 1)
-        tail = stats.norm.cdf(student * np.sqrt(num_groups / (num_groups - 1)))
+        student = special.stdtrit(num_groups - 1, tail)
+        tail = special.ndtr(student * np.sqrt(num_groups / (num_groups - 1)))
     low, high = np.percentile(finite, [100 * tail, 100 - 100 * tail])
     return float(low), float(high)
 

@@ -5,7 +5,7 @@ bootstrap share one sort of the scores.
 """
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from trainer.evaluation import intervals, results
 
@@ -79,6 +79,8 @@ def average_precision(
 
 def _placements(is_positive, scores):
     """Share of the other class that each positive and negative beats."""
+    from scipy import stats  # slow to import, and --help needs none of it
+
     positive, negative = scores[is_positive], scores[~is_positive]
     ranks = stats.rankdata(np.concatenate([positive, negative]))
     above = ranks[: len(positive)] - stats.rankdata(positive)
@@ -129,7 +131,7 @@ def delong_test(
     )
     difference = float(placements[0].mean() - of_other[0].mean())
     if variance > 1e-24:
-        p_value = 2 * stats.norm.sf(abs(difference) / np.sqrt(variance))
+        p_value = 2 * special.ndtr(-abs(difference) / np.sqrt(variance))
     else:  # what rounding leaves of zero
         p_value = 1.0 if abs(difference) < 1e-12 else 0.0
     return results.DelongTest(
