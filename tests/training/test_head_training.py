@@ -245,9 +245,19 @@ def test_patience_and_the_caller_end_the_training(data):
     assert len(asked.history) == 2
 
 
-def test_loss_that_is_not_finite_is_told(data):
-    settings = dataclasses.replace(
-        SETTINGS, optimizer="sgd", head_learning_rate=1e20
-    )
+@pytest.mark.parametrize("of_validation", [False, True])
+def test_loss_that_is_not_finite_is_told(data, of_validation):
+    settings, some = SETTINGS, of_classes(data, 2)
+    if of_validation:
+        *rest, features, labels = some
+        some = (
+            *rest,
+            np.where(np.arange(len(labels))[:, None] == 1, np.nan, features),
+            labels,
+        )
+    else:
+        settings = dataclasses.replace(
+            SETTINGS, optimizer="sgd", head_learning_rate=1e20
+        )
     with pytest.raises(ValueError, match="is not finite in epoch 1: lower"):
-        head_training.train_head(settings, *of_classes(data, 2))
+        head_training.train_head(settings, *some)

@@ -1,3 +1,5 @@
+import dataclasses
+import itertools
 import os
 import resource
 
@@ -289,16 +291,34 @@ def test_finished_phase_is_not_run_again(tmp_path):
     np.testing.assert_array_equal(phase.model.get_weights()[0], weights[0])
 
 
-def test_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
-    strategy = make_strategy("one_device")
+@pytest.mark.parametrize(
+    ("loss", "bad_validation", "message"),
+    [
+        (np.nan, None, "loss is nan at step 2: lower"),
+        (1.0, 1, "validation loss is nan at step 3: lower"),
+        (1.0, 0, "validation loss is nan at step 0: --weights"),
+    ],
+)
+def test_loss_that_is_not_finite_stops_with_a_sentence(
+    tmp_path, loss, bad_validation, message
+):
+    strategy, validations = make_strategy("one_device"), itertools.count()
+
+    def validate():
+        logits = np.array([[0.5], [-1.0], [0.2]], np.float32)
+        if next(validations) == bad_validation:
+            logits[1] = np.nan
+        return loop.validation_metrics(np.array([1, 0, 1], np.int32), logits)
+
     with strategy.scope():
         phase, checkpoint, _ = feature_phase(
             strategy,
             tmp_path,
             1,
-            train_steps=lambda *args: tf.constant([np.nan, 0.0, 4.0, 0.0, 0.0]),
+            train_steps=lambda *args: tf.constant([loss, 0.0, 4.0, 0.0, 0.0]),
         )
-        with pytest.raises(ValueError, match="loss is nan at step 2: lower"):
+        phase = dataclasses.replace(phase, validate=validate)
+        with pytest.raises(ValueError, match=message):
             loop.run_phase(phase, checkpoint, lambda row: None)
 
 

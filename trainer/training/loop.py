@@ -85,13 +85,13 @@ def validation_metrics(labels: np.ndarray, logits: np.ndarray) -> dict:
     Returns:
         `val_loss`, `val_accuracy` and `val_auc`: the area under the ROC curve,
         one against the rest and averaged for more than two classes, None where
-        a class is absent.
+        a class is absent or a logit not finite.
     """
     loss = losses.cross_entropy(tf.constant(labels), tf.constant(logits))
     correct = losses.is_correct(tf.constant(labels), tf.constant(logits))
     num_classes = max(2, logits.shape[-1])
     auc = None
-    if len(set(labels.tolist())) == num_classes:
+    if len(set(labels.tolist())) == num_classes and np.isfinite(logits).all():
         if logits.shape[-1] == 1:
             auc = sklearn_metrics.roc_auc_score(labels, logits[:, 0])
         else:
@@ -166,7 +166,11 @@ def run_phase(
     if not progress.best_weights:
         # The weights a phase starts with are its first candidate: a phase
         # that only makes things worse changes nothing.
-        _keep_if_best(phase, progress, phase.validate(), epoch=0)
+        validation = phase.validate()
+        _check_finite(
+            phase, progress, validation["val_loss"], "validation loss"
+        )
+        _keep_if_best(phase, progress, validation, epoch=0)
     try:
         iterator = None
         while not progress.finished:
@@ -216,11 +220,7 @@ def _run_epoch(
         progress.seconds += now - start
         progress.input_seconds += float(sums[4])
         phase.profiler.update(progress.step)
-        if not np.isfinite(sums[0]):
-            raise ValueError(
-                f"The {phase.name} loss is {sums[0]} at step {progress.step}: "
-                "lower the learning rate; the last checkpoint is intact."
-            )
+        _check_finite(phase, progress, sums[0], "loss")
         # The sum over workers is the same on all: all stop at the same step.
         stop = bool(sums[3])
         if stop and progress.step < last_step:
@@ -236,6 +236,17 @@ def _run_epoch(
             last_save = now
             checkpoint.save()
     return epoch, stop
+
+
+def _check_finite(phase, progress, loss: float, name: str) -> None:
+    if np.isfinite(loss):
+        return
+    remedy = "lower the learning rate; the last checkpoint is intact."
+    if not progress.step:
+        remedy = "--weights or --precision do not suit these images."
+    raise ValueError(
+        f"The {phase.name} {name} is {loss} at step {progress.step}: {remedy}"
+    )
 
 
 def _stop(phase: Phase, progress: checkpoints.Progress):
@@ -272,6 +283,7 @@ def _finish_epoch(
     """Validates, updates `progress` and returns the row of the epoch."""
     loss_sum, correct, images = progress.sums
     validation = phase.validate()
+    _check_finite(phase, progress, validation["val_loss"], "validation loss")
     row = {
         "phase": phase.name,
         "epoch": epoch,
