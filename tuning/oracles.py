@@ -59,6 +59,29 @@ def make_oracle(
     return oracle
 
 
+def check_hyperband(oracle: keras_tuner.Oracle, max_epochs: int) -> None:
+    """Plays a fresh oracle's trials through, until one trains to the end.
+
+    Raises:
+        ValueError: if the space has too few combinations for that: hyperband
+            would run them all for a part of the epochs, and promote none.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        base_tuner.BaseTuner(oracle, directory=scratch)
+        while (trial := oracle.create_trial(_ASKER)).status == "RUNNING":
+            if trial.hyperparameters.values["tuner/epochs"] == max_epochs:
+                return
+            oracle.update_trial(trial.trial_id, {oracle.objective.name: 0.0})
+            trial.status = "COMPLETED"
+            oracle.end_trial(trial)
+    raise ValueError(
+        f"The space has too few combinations ({len(oracle.trials)} were found) "
+        "for --oracle=hyperband to train one of them for all of "
+        f"--head_epochs={max_epochs}: use --oracle=grid, which tries them all, "
+        "or widen --search_space."
+    )
+
+
 def run_trials(
     oracle: keras_tuner.Oracle,
     log: trial_log.TrialLog,

@@ -65,6 +65,17 @@ def run(cfg: config.TrainConfig, options: SweepOptions) -> dict:
         ValueError: if flags, records or job directory do not fit, or no trial
             succeeded.
     """
+    make_oracle = functools.partial(
+        oracles.make_oracle,
+        options.oracle,
+        search_space.to_hyperparameters(options.space),
+        options.objective,
+        options.max_trials,
+        cfg.head_epochs,
+        cfg.seed,
+    )
+    if options.oracle == "hyperband":
+        oracles.check_hyperband(make_oracle(), cfg.head_epochs)
     claim(cfg, options)
     log = trial_log.TrialLog(cfg.job_dir)
     strategy = train.set_up(cfg)
@@ -74,18 +85,10 @@ def run(cfg: config.TrainConfig, options: SweepOptions) -> dict:
         options.space["augmentation_strength"].values,
         options.num_folds,
     )
-    oracle = oracles.make_oracle(
-        options.oracle,
-        search_space.to_hyperparameters(options.space),
-        options.objective,
-        options.max_trials,
-        cfg.head_epochs,
-        cfg.seed,
-    )
     # The time left counts from here: the features are there.
     table = report.LiveTable(options, len(log.trials))
     run_one = functools.partial(_run_one, cfg, options, data)
-    for _ in oracles.run_trials(oracle, log, run_one):
+    for _ in oracles.run_trials(make_oracle(), log, run_one):
         table.show_last(log.trials)
     return _finish(cfg, options, strategy, data, log.trials)
 
@@ -106,10 +109,8 @@ def claim(cfg: config.TrainConfig, options: SweepOptions) -> None:
     settings = {k: v for k, v in cfg.settings.items() if k not in _FREE}
     facts = {"data": info.fingerprint, "config": settings}
     facts |= dataclasses.asdict(options)
-    del facts["depths"]
-    if options.oracle not in ("bayesian", "grid"):
-        # More trials are those of fewer, and others.
-        del facts["max_trials"]
+    # More trials are those of fewer, and others.
+    del facts["depths"], facts["max_trials"]
     facts = json.loads(json.dumps(facts))
     path = paths.join(cfg.job_dir, SWEEP_FILE)
     if paths.exists(path):

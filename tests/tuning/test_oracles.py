@@ -68,19 +68,43 @@ def test_hyperband_trains_on_what_is_best(tmp_path, objective):
     }
 
 
+@pytest.mark.parametrize("num_combinations", [9, 60])
+def test_hyperband_without_enough_to_promote_is_refused(num_combinations):
+    values = tuple(i / 100 for i in range(num_combinations // 3))
+    space = {
+        "dropout": search_space.Choice(values),
+        "label_smoothing": search_space.Choice((0.0, 0.1, 0.2)),
+    }
+    hyperparameters = search_space.to_hyperparameters(space)
+    oracle = oracles.make_oracle(
+        "hyperband", hyperparameters, "brier", 1, 40, 0
+    )
+    if num_combinations == 60:
+        oracles.check_hyperband(oracle, 40)
+        return
+    with pytest.raises(
+        ValueError, match=r"has too few combinations .* use --oracle=grid"
+    ):
+        oracles.check_hyperband(oracle, 40)
+
+
 def test_seed_decides_on_the_trials(tmp_path):
     first = search(tmp_path / "a")
     assert first == search(tmp_path / "b")
     assert first != search(tmp_path / "c", seed=1)
 
 
-def test_number_of_trials_may_change(tmp_path):
-    few = search(tmp_path / "few", max_trials=9)
-    more = search(tmp_path / "few", max_trials=11)
-    whole = search(tmp_path / "whole", max_trials=11)
+@pytest.mark.parametrize(
+    ("name", "number", "greater"),
+    [("random", 9, 11), ("bayesian", 6, 7), ("grid", 9, 11)],
+)
+def test_number_of_trials_may_change(tmp_path, name, number, greater):
+    few = search(tmp_path / "few", name, max_trials=number)
+    more = search(tmp_path / "few", name, max_trials=greater)
+    whole = search(tmp_path / "whole", name, max_trials=greater)
     assert [t.values for t in few + more] == [t.values for t in whole]
-    assert len({int(t.trial_id) for t in few + more}) == 11
-    assert search(tmp_path / "few", max_trials=5) == []
+    assert len({int(t.trial_id) for t in few + more}) == greater
+    assert search(tmp_path / "few", name, max_trials=5) == []
 
 
 def test_what_was_tried_counts_and_not_what_would_be_drawn_today(tmp_path):

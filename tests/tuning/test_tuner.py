@@ -140,7 +140,7 @@ def test_verdict_judges_by_the_corrected_score(
     [
         ({}, {"objective": "fame"}, "--objective must be one of accuracy, "),
         ({"seed": 3}, {}, "belongs to a sweep with another config: give the"),
-        ({}, {"oracle": "grid"}, "sweep with another oracle and max_trials"),
+        ({}, {"oracle": "grid"}, "sweep with another oracle: give"),
         ({}, {"num_folds": 2}, "sweep with another num_folds"),
         ({}, {"max_trials": 9, "depths": (0,)}, ""),
         ({"fine_tune_blocks": 7}, {}, ""),
