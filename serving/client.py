@@ -16,6 +16,7 @@ import pathlib
 import random
 import time
 import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -127,6 +128,8 @@ class Client:
             ValueError: an argument is not of this form.
         """
         parts = _parse_target(target)
+        if token is not None:
+            token = _clean_token(token, "`token`")
         if batch_size < 1:
             raise ValueError(
                 "`batch_size` must be at least 1. Received: "
@@ -199,8 +202,10 @@ class Client:
         """Calls the server, again if it is busy or starting."""
         deadline = time.monotonic() + self._timeout_s
         for attempt in itertools.count(1):
+            # A sleep may end after the deadline.
+            timeout_s = max(0.001, deadline - time.monotonic())
             try:
-                return method(*args, timeout_s=deadline - time.monotonic())
+                return method(*args, timeout_s=timeout_s)
             except status_codes.StatusError as error:
                 # Jitter, so that clients of a restarted server spread out.
                 jitter = random.uniform(0.25, 0.75)
@@ -215,7 +220,13 @@ class Client:
 
     def _explain(self, error: status_codes.StatusError) -> ServerError:
         message = " ".join(error.message.split())
-        if error.code == "UNAVAILABLE":
+        proxy = _find_proxy(self.target)
+        if error.code == "UNAVAILABLE" and proxy:
+            text = (
+                f"cannot be reached through the proxy {proxy} of the "
+                f"environment ({message}). NO_PROXY names hosts without one."
+            )
+        elif error.code == "UNAVAILABLE":
             text = f"cannot be reached ({message}). Is the server running?"
         elif error.code == "DEADLINE_EXCEEDED":
             text = f"did not answer within {self._timeout_s:g} s."
@@ -227,10 +238,47 @@ class Client:
 
 
 def read_token(path: str | None) -> str | None:
-    """Returns the token in a file, None if there is no file."""
+    """Returns the token in a file, None if there is no file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it does not hold a token.
+    """
     if path is None:
         return None
-    return pathlib.Path(path).read_text("utf-8").strip()
+    content = pathlib.Path(path).read_bytes()
+    # Windows' editors begin a file with a mark of its encoding.
+    return _clean_token(content.decode("utf-8-sig", "replace"), path)
+
+
+def _clean_token(token: str, source: str) -> str:
+    """A token without what stands around it; it is in no message."""
+    words = token.split()
+    if words and words[0].lower() == "bearer":
+        del words[0]
+    if len(words) != 1 or not words[0].isascii() or not words[0].isprintable():
+        raise ValueError(
+            f"{source} must hold a token and nothing else: one word of ASCII "
+            "letters, digits and signs."
+        )
+    return words[0]
+
+
+def _find_proxy(target: str) -> str | None:
+    """Host and port of the proxy that the environment names for a target."""
+    parts = urllib.parse.urlsplit(target)
+    if urllib.request.proxy_bypass(parts.hostname):
+        return None
+    proxies = urllib.request.getproxies()
+    schemes = {
+        "grpc": ("grpc", "https", "http"),
+        "grpcs": ("grpc", "https", "http"),
+    }
+    for scheme in (*schemes.get(parts.scheme, (parts.scheme,)), "all"):
+        if scheme in proxies:
+            # Its name may come with a password.
+            return proxies[scheme].rpartition("@")[2].rpartition("/")[2]
+    return None
 
 
 def split_batches(

@@ -27,9 +27,10 @@ class RestTransport:
         self._url = f"{address}/v1/models/{name}"
         if version is not None:
             self._url += f"/versions/{version}"
+        self._token = token
         self._session = requests.Session()
-        if token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
+        # Else requests sends what ~/.netrc has, in place of the token too.
+        self._session.auth = self._authorize
         # With each request: the session's own is less than what
         # REQUESTS_CA_BUNDLE names.
         self._verify = ca_file or None
@@ -79,15 +80,29 @@ class RestTransport:
                 json=body,
                 timeout=timeout_s,
                 verify=self._verify,
+                allow_redirects=False,
             )
         except requests.RequestException as error:
             raise _to_status(error) from error
+        if response.is_redirect:
+            raise status_codes.StatusError(
+                "FAILED_PRECONDITION",
+                f"it redirects to {response.headers['location']}; the target "
+                "must be the address that answers",
+            )
         if response.ok:
             return _parse(response)
         code = status_codes.CODE_OF_HTTP_STATUS.get(
             response.status_code, "UNKNOWN"
         )
         raise status_codes.StatusError(code, _error_message(response))
+
+    def _authorize(
+        self, request: requests.PreparedRequest
+    ) -> requests.PreparedRequest:
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
 
 
 def _decode(value):

@@ -206,6 +206,8 @@ class Scripted(http.server.BaseHTTPRequestHandler):
         body = {"error": "busy"} if status != 200 else {"predictions": [row]}
         content = json.dumps(body).encode()
         self.send_response(status)
+        if status == 301:
+            self.send_header("location", "https://elsewhere:1/v1/models/m")
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -240,6 +242,66 @@ def test_busy_server_is_asked_again_over_the_same_connection(scripted):
     assert scripted.tokens == ["Bearer secret"] * 3
 
 
+def test_netrc_is_for_other_services(scripted, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password of_another\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    scripted.statuses = [200, 200]
+    for token in ("secret", None):
+        with client.Client(scripted.target, "m", token=token) as asked:
+            asked.predict([b"a"])
+    assert scripted.tokens == ["Bearer secret", None]
+
+
+def test_redirect_is_told_and_not_followed(scripted):
+    scripted.statuses = [301, 200]
+    message = str(error_of(scripted.target, token="secret"))
+    assert "redirects to https://elsewhere:1/v1/models/m; the target" in message
+    assert scripted.statuses == [200]
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_proxy_that_refuses_is_told(scheme, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.01)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with socket.socket() as bound:  # Bound but not listening: refused.
+        bound.bind(("127.0.0.1", 0))
+        proxy = f"127.0.0.1:{bound.getsockname()[1]}"
+        monkeypatch.setenv("http_proxy", f"http://user:password@{proxy}")
+        message = str(error_of(f"{scheme}://127.0.0.2:1"))
+    assert f"through the proxy {proxy} of the environment (" in message
+    assert "Is the server running" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "token"),
+    [
+        (b"\xef\xbb\xbfsecret\r\n", "secret"),
+        (b"Bearer secret\n", "secret"),
+        (b"bearer  secret", "secret"),
+        (b"sec\nret\n", None),
+        (b"\n", None),
+        (b"Bearer\n", None),
+        ("secret".encode("utf-16"), None),
+        ("secr\N{ZERO WIDTH SPACE}et".encode(), None),
+    ],
+)
+def test_token_file_holds_one_token_and_is_never_shown(
+    tmp_path, content, token
+):
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    if token:
+        assert client.read_token(path) == token
+        return
+    with pytest.raises(ValueError, match="token must hold a token") as caught:
+        client.read_token(path)
+    assert "sec" not in str(caught.value)
+    with pytest.raises(ValueError, match="`token` must hold a token"):
+        client.Client("http://h:1", "m", token=content.decode("latin-1"))
+
+
 @pytest.mark.parametrize(
     "statuses", [[503] * 4, [400], [401], [429], [500], [504]]
 )
@@ -256,6 +318,13 @@ def test_deadline_ends_waiting_and_retries(scripted, monkeypatch):
     started = time.monotonic()
     assert "busy" in str(error_of(scripted.target, timeout_s=0.5))
     assert time.monotonic() - started < 2
+    # A sleep that ends after the deadline.
+    monkeypatch.setattr(client, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(
+        client.time, "sleep", lambda _: threading.Event().wait(0.3)
+    )
+    scripted.statuses = [503, "hang"]
+    assert "within 0.2 s" in str(error_of(scripted.target, timeout_s=0.2))
 
 
 def test_busy_grpc_server_is_asked_again(scripted_grpc, monkeypatch):
