@@ -1,7 +1,11 @@
 """Objects are whole and written once, whatever the network does."""
 
+import io
+import json
+
 import google.auth
 import pytest
+import requests
 from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
 
@@ -90,12 +94,36 @@ def test_renamed_object_has_the_content(cloud, bucket_name):
     assert cloud.read(bucket_name) == {"a/c/d": CONTENT}
 
 
+def answered(status, message):
+    """What google-cloud-storage makes of an answer of Google's."""
+    response = requests.Response()
+    response.status_code = status
+    response.request = requests.Request("PUT", "https://g/o").prepare()
+    body = {"error": {"code": status, "message": message}}
+    response.raw = io.BytesIO(json.dumps(body).encode())
+    return exceptions.from_http_response(response)
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
         (auth_exceptions.DefaultCredentialsError(), "no credentials.*gcloud a"),
         (exceptions.NotFound(""), r"gs://b does not exist: create it"),
-        (exceptions.Forbidden(""), "denied: it takes roles/storage.objectUser"),
+        (exceptions.Forbidden(""), "takes roles/storage.objectUser"),
+        (
+            answered(403, "Object 'o' is subject to bucket's retention policy"),
+            "denied: Object 'o' is subject to bucket's retention policy. Unl",
+        ),
+        (
+            answered(400, "Bucket is a requester pays bucket\nbut no more."),
+            r"refused \(400\): Bucket is a requester pays bucket. The same "
+            "command would be refused again",
+        ),
+        (answered(408, "late"), "late.*run the same command again"),
+        (
+            answered(429, "The rate is too high"),
+            "rate is too high.*again later",
+        ),
         (exceptions.TooManyRequests(""), "quota or rate limit.*again later"),
         (exceptions.ServiceUnavailable("x"), "could not be reached.*again"),
     ],

@@ -34,8 +34,20 @@ _NUM_DOWNLOADS = 5
 _CHUNK = 1 << 20
 
 
+def _google_says(error: Exception) -> str:
+    """The first line of an answer, without the request that it is to."""
+    response = getattr(error, "response", None)
+    try:
+        text = response.json()["error"]["message"]
+    except (AttributeError, ValueError, KeyError, TypeError):
+        text = getattr(response, "text", "") or str(error)
+    return (text.strip().splitlines() or ["no reason given"])[0].rstrip(".")
+
+
 def _explain(error: Exception, url: str) -> str:
-    bucket = split_url(url)[0]
+    bucket, says = split_url(url)[0], _google_says(error)
+    response = getattr(error, "response", None)
+    code = getattr(error, "code", None) or getattr(response, "status_code", 0)
     if isinstance(error, auth_exceptions.GoogleAuthError):
         return (
             f"there are no credentials for {url}: run `gcloud auth "
@@ -45,19 +57,24 @@ def _explain(error: Exception, url: str) -> str:
         return f"gs://{bucket} does not exist: create it, or correct {url}."
     if isinstance(error, (exceptions.Forbidden, exceptions.Unauthorized)):
         return (
-            f"access to {url} was denied: it takes roles/storage.objectUser on "
-            f"gs://{bucket}, or objectViewer if it is only read."
+            f"access to {url} was denied: {says}. Unless that names another "
+            f"reason, it takes roles/storage.objectUser on gs://{bucket}, or "
+            "objectViewer if it is only read."
         )
-    if isinstance(error, exceptions.TooManyRequests):
+    if code == 429:
         return (
             f"{url} refuses further requests (429: a quota or rate limit of "
-            f"the project or of gs://{bucket} is used up): run the same "
-            "command again later, it continues."
+            f"the project or of gs://{bucket} is used up: {says}): run the "
+            "same command again later, it continues."
         )
-    reason = (str(error).splitlines() or [""])[0]
+    if 400 <= code < 500 and code != 408:
+        return (
+            f"{url} was refused ({code:d}): {says}. The same command would be "
+            "refused again until that is changed."
+        )
     return (
         f"{url} could not be reached or kept refusing "
-        f"({type(error).__name__}: {reason}): run the same command again, it "
+        f"({type(error).__name__}: {says}): run the same command again, it "
         "finishes what was begun."
     )
 

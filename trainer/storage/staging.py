@@ -179,7 +179,7 @@ class Workspace:
                 reason = str(failure).rstrip(".") or "interrupted"
                 lost.append(
                     f"{local} has what could not be brought to {url} "
-                    f"({reason}): copy it with `gcloud "
+                    f"({reason}): once that is over, copy it with `gcloud "
                     f"storage rsync --recursive {local} {url}`, or run the "
                     "same command again."
                 )
