@@ -8,7 +8,7 @@ answers.
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from absl import logging
@@ -94,14 +94,40 @@ def make_answers(answered: Sequence) -> Answers:
     )
 
 
+def check_classes(
+    model: AskedModel, names: Iterable[str], images: Images
+) -> None:
+    """Refuses images of a class that is none of a model's.
+
+    Raises:
+        ValueError: naming the classes.
+    """
+    unknown = sorted(set(images.class_names) - set(names))
+    if unknown:
+        raise ValueError(
+            f"{model.name} tells {', '.join(names)} apart, but there are "
+            f"images of {', '.join(unknown)}: name the classes of the record "
+            "set as the model does."
+        )
+
+
 def ask_all(model: AskedModel, images: Images, batch_size: int) -> Answers:
-    """Asks a model about images, at least one, some at a time, and logs it."""
+    """Asks a model about images, at least one, some at a time, and logs it.
+
+    Raises:
+        ValueError: as soon as its answers name all of its classes, and images
+            are of another one.
+    """
     parts, num_answers, total = [], 0, len(images.ids)
+    named: set[str] = set()
     encoded = iter(input_pipeline.iterate_encoded(images.files))
     start = last_line = time.monotonic()
     while batch := list(itertools.islice(encoded, batch_size)):
         parts.append(model.ask(batch))
         num_answers += len(batch)
+        named.update(itertools.compress(parts[-1].labels, parts[-1].valid))
+        if len(named) == parts[-1].probabilities.shape[1]:
+            check_classes(model, sorted(named), images)
         now = time.monotonic()
         if now - last_line > 10 or num_answers == total:
             last_line = now
@@ -130,15 +156,8 @@ def interpret(model: AskedModel, answers: Answers, images: Images) -> Decided:
         ValueError: if the images are of a class that the model does not know,
             or the answers contradict themselves.
     """
-    true_names = sorted(set(images.class_names))
-    names = _class_names(model, answers, true_names)
-    unknown = sorted(set(true_names) - set(names))
-    if unknown:
-        raise ValueError(
-            f"{model.name} tells {', '.join(names)} apart, but there are "
-            f"images of {', '.join(unknown)}: name the classes of the record "
-            "set as the model does."
-        )
+    names = _class_names(model, answers, sorted(set(images.class_names)))
+    check_classes(model, names, images)
     # Zeros of invalid images become NaN, which stands for no answer.
     probabilities = answers.probabilities.astype(np.float64)
     answered = answers.valid & np.isfinite(probabilities).all(axis=1)

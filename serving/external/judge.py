@@ -56,6 +56,11 @@ def evaluate(
     index = input_pipeline.read_index(data_dir, info)
     images = _collect(data_dir, info, index, splits)
     columns = output.read_columns(data_dir, subgroups)
+    # What is wrong is told before all images are asked about.
+    for model in models:
+        if model.class_names is not None:
+            asking.check_classes(model, model.class_names, images)
+    _check_same(models, [model.class_names for model in models])
     answers = [asking.ask_all(model, images, batch_size) for model in models]
     decided = [
         asking.interpret(model, of_model, images)
@@ -153,20 +158,38 @@ def _read_by_id(
     return {images.ids[i]: e for i, e in zip(places, encoded, strict=True)}
 
 
+def _check_same(
+    models: Sequence[asking.AskedModel],
+    class_names: Sequence[tuple[str, ...] | None],
+    positive_indices: Sequence[int | None] = (),
+) -> None:
+    """Refuses models of other classes, as far as these are known."""
+    if None in class_names or (
+        len(set(class_names)) < 2 and len(set(positive_indices)) < 2
+    ):
+        return
+    listed = [
+        f"{model.name} has {', '.join(names)}"
+        for model, names in zip(models, class_names, strict=True)
+    ]
+    end = (
+        "." if len(set(class_names)) > 1 else "; their positive classes differ."
+    )
+    raise ValueError(
+        "Two models can be compared that tell the same classes apart. "
+        f"{', '.join(listed)}{end}"
+    )
+
+
 def _compare(
     models: Sequence[asking.AskedModel], decided: Sequence[Decided], seed: int
 ) -> results.Comparison:
     this, other = decided
-    if this.class_names != other.class_names or (
-        this.positive_index != other.positive_index
-    ):
-        is_same = this.class_names == other.class_names
-        raise ValueError(
-            "Two models can be compared that tell the same classes apart. "
-            f"{models[0].name} has {', '.join(this.class_names)}, "
-            f"{models[1].name} has {', '.join(other.class_names)}"
-            + ("; their positive classes differ." if is_same else ".")
-        )
+    _check_same(
+        models,
+        [d.class_names for d in decided],
+        [d.positive_index for d in decided],
+    )
     names = models[0].name, models[1].name
     return comparison.compare(this, other, names, seed=seed)
 

@@ -36,11 +36,13 @@ _CHUNK = 1 << 20
 
 def _google_says(error: Exception) -> str:
     """The first line of an answer, without the request that it is to."""
-    response = getattr(error, "response", None)
-    try:
-        text = response.json()["error"]["message"]
-    except (AttributeError, ValueError, KeyError, TypeError):
-        text = getattr(response, "text", "") or str(error)
+    response, text = getattr(error, "response", None), ""
+    if response is not None and not response.ok:
+        try:
+            text = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            text = response.text
+    text = text or str(error)
     return (text.strip().splitlines() or ["no reason given"])[0].rstrip(".")
 
 

@@ -141,6 +141,29 @@ def test_class_that_the_model_does_not_know_is_named(tells_names):
         interpret(fake_model(tells_names=tells_names), 41, names)
 
 
+@pytest.mark.parametrize("tells_names", [True, False])
+def test_wrong_class_is_told_before_all_images_are_asked_about(
+    tiny_records, tells_names
+):
+    model = fake_model(("benign", "malignant"), tells_names=tells_names)
+    asked = []
+
+    def ask(images):
+        asked.extend(images)
+        return model.ask(images)
+
+    watched = dataclasses.replace(model, ask=ask)
+    with pytest.raises(ValueError, match="benign, malignant apart, but there"):
+        judge_by(tiny_records, watched, batch_size=12)
+    # One that tells no names is asked until its answers have told them all.
+    assert len(asked) == (0 if tells_names else 24)
+    with pytest.raises(ValueError, match="tell the same classes apart"):
+        straight = dataclasses.replace(fake_model(), ask=ask)
+        swapped = fake_model(SWAPPED, columns=(1, 0))
+        judge_by(tiny_records, straight, swapped)
+    assert len(asked) <= 24  # none for the second one
+
+
 def test_decisions_against_the_scores_are_refused():
     model = fake_model()
 
