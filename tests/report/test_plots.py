@@ -2,9 +2,12 @@
 
 import dataclasses
 import io
+import warnings
 
 import numpy as np
 import pytest
+from fontTools import ttLib
+from matplotlib import font_manager
 from PIL import Image
 
 from tests.report.samples import HISTORY, make_splits
@@ -36,7 +39,17 @@ def draw_all(splits, **changes):
 
 @pytest.mark.parametrize(
     ("num_images", "num_classes"),
-    [(0, 2), (0, 3), (1, 2), (3, 2), (60, 2), (60, 3), (60, 4), (60, 24)],
+    [
+        (0, 2),
+        (0, 3),
+        (1, 2),
+        (3, 2),
+        (60, 2),
+        (60, 3),
+        (60, 4),
+        (60, 24),
+        (240, 120),
+    ],
 )
 def test_splits_are_drawn(num_images, num_classes):
     splits = make_splits(num_images, num_classes)
@@ -51,6 +64,45 @@ def test_one_class_is_drawn_and_dollar_signs_are_no_formulas(label):
     labels = np.full(20, label, np.int32)
     for png in draw_all(make_splits(20), labels=labels, class_names=names):
         assert_drawn(png)
+
+
+def test_letters_that_matplotlib_lacks_come_from_an_installed_font(
+    tmp_path, monkeypatch
+):
+    # A font that has these letters, and a file that is none.
+    names = "\u80bf\u7624", "\u6b63\u5e38"
+    own = ttLib.TTFont(font_manager.findfont("DejaVu Sans"))
+    for table in own["cmap"].tables:
+        table.cmap = {ord(letter): "A" for letter in "".join(names)}
+    for record in own["name"].names:
+        record.string = "Lightbox Test"
+    fonts = [str(tmp_path / name) for name in ("a.ttf", "b.ttf")]
+    (tmp_path / "a.ttf").write_bytes(b"no font")
+    own.save(fonts[1])
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: fonts)
+    with warnings.catch_warnings(), plots.fonts_for(names):
+        warnings.simplefilter("error")  # Matplotlib's of letters it lacks
+        for png in draw_all(make_splits(30), class_names=names):
+            assert_drawn(png)
+
+
+def test_legend_of_many_classes_stays_in_the_figure(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_png", lambda fig: drawn.append(fig) or b"")
+    names = tuple(f"class number {c}" for c in range(100))
+    test = make_splits(100, 100)["test"]
+    splits = {"test": dataclasses.replace(test, class_names=names)}
+    plots.roc_curve(splits)
+    plots.precision_recall_curve(splits)
+    for fig in drawn:
+        fig.draw_without_rendering()
+        legend = fig.axes[0].get_legend()
+        assert legend.get_title().get_text() == "the 24 lowest of 100"
+        low, high = fig.bbox.padded(1).corners()[[0, 3]]
+        inside = legend.get_window_extent()
+        assert (inside.min >= low).all() and (inside.max <= high).all()
+        shown = [float(t.get_text().split()[-1]) for t in legend.get_texts()]
+        assert shown == sorted(shown)
 
 
 def test_same_input_gives_the_same_bytes():

@@ -4,13 +4,15 @@ Figures are made without pyplot, which keeps global state and a window system.
 Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 """
 
+import contextlib
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import matplotlib
 import numpy as np
 import seaborn
-from matplotlib import figure
+from matplotlib import figure, font_manager
 from sklearn import metrics as sklearn_metrics
 
 from trainer.evaluation import intervals
@@ -20,6 +22,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SPLIT_COLORS = {"train": "#009E73", "validation": "#0072B2", "test": "#D55E00"}
 _LINE_STYLES = ("-", "--", ":", "-.")
 _MAX_ANNOTATED_CLASSES = 20
+_MAX_IN_LEGEND = 24
+_FONT = "DejaVu Sans"  # Matplotlib's own
 # An observed share of fewer images says nothing.
 _MIN_IMAGES_PER_BIN = 8
 _MAX_BINS = 10
@@ -37,20 +41,59 @@ def _png(fig: figure.Figure) -> bytes:
     return buffer.getvalue()
 
 
+@contextlib.contextmanager
+def fonts_for(texts: Iterable[str]) -> Iterator[None]:
+    """Draws with installed fonts what Matplotlib's own has no letters for."""
+    own = font_manager.get_font(font_manager.findfont(_FONT))
+    missing = set(map(ord, "".join(texts))) - set(own.get_charmap())
+    families = [_FONT]
+    paths = font_manager.findSystemFonts() if missing else []
+    for path in sorted(paths, key=lambda p: ("regular" not in p.lower(), p)):
+        try:
+            found = missing & set(font_manager.get_font(path).get_charmap())
+        except (RuntimeError, OSError):  # no font after all
+            continue
+        if found:
+            font_manager.fontManager.addfont(path)
+            properties = font_manager.FontProperties(fname=path)
+            families.append(properties.get_name())
+            missing -= found
+        if not missing:
+            break
+    with matplotlib.rc_context({"font.family": families}):
+        yield
+
+
 def _draw_diagonal(axes) -> None:
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
 
 
-def _finish(axes, num_drawn: int, place: str, nothing: str, **labels) -> None:
-    """Labels, and a legend at a place, or why there is nothing to draw."""
+def _finish(
+    axes, values: Sequence[float], place: str, nothing: str, **labels
+) -> None:
+    """Labels, and a legend at a place, or why there is nothing to draw.
+
+    Of too many curves for a legend it has those of the lowest values.
+    """
     axes.set(**labels)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    if num_drawn:
-        axes.legend(loc=place, fontsize=9 if num_drawn < 8 else 6)
+    if not len(values):
+        where = {"ha": "center", "va": "center", "transform": axes.transAxes}
+        axes.text(0.5, 0.5, nothing, **where)
         return
-    axes.text(
-        0.5, 0.5, nothing, ha="center", va="center", transform=axes.transAxes
+    handles, names = axes.get_legend_handles_labels()
+    shown, title = range(len(handles)), None
+    if len(handles) > _MAX_IN_LEGEND:
+        shown = np.argsort(values, kind="stable")[:_MAX_IN_LEGEND]
+        title = f"the {len(shown)} lowest of {len(handles)}"
+    axes.legend(
+        [handles[i] for i in shown],
+        [names[i] for i in shown],
+        loc=place,
+        fontsize=9 if len(handles) < 8 else 6,
+        title=title,
+        title_fontsize=6,
     )
 
 
@@ -153,18 +196,18 @@ def roc_curve(predictions: Mapping[str, Decided]) -> bytes:
     operating_point = next(iter(predictions.values())).operating_point
     fig, axes = _new_figure()
     _draw_diagonal(axes)
-    drawn = 0
+    areas = []
     for curve in _curves(predictions):
         if curve.truth.all() or not curve.truth.any():
             continue
         fpr, tpr, _ = sklearn_metrics.roc_curve(curve.truth, curve.score)
-        drawn += 1
+        areas.append(sklearn_metrics.auc(fpr, tpr))
         axes.plot(
             fpr,
             tpr,
             curve.style,
             color=curve.color,
-            label=f"{curve.label}: AUC {sklearn_metrics.auc(fpr, tpr):.3f}",
+            label=f"{curve.label}: AUC {areas[-1]:.3f}",
         )
         if operating_point is not None:
             decided = curve.score >= operating_point
@@ -179,7 +222,7 @@ def roc_curve(predictions: Mapping[str, Decided]) -> bytes:
         title += "; dots: operating point"
     _finish(
         axes,
-        drawn,
+        areas,
         "lower right",
         "needs images of both classes",
         xlabel="1 - specificity",
@@ -192,31 +235,30 @@ def roc_curve(predictions: Mapping[str, Decided]) -> bytes:
 def precision_recall_curve(predictions: Mapping[str, Decided]) -> bytes:
     """Precision-recall curves of each split; dotted: prevalence."""
     fig, axes = _new_figure()
-    drawn = 0
+    areas = []
     for curve in _curves(predictions):
         if not curve.truth.any():
             continue
         precision, recall, _ = sklearn_metrics.precision_recall_curve(
             curve.truth, curve.score
         )
-        average = sklearn_metrics.average_precision_score(
-            curve.truth, curve.score
+        areas.append(
+            sklearn_metrics.average_precision_score(curve.truth, curve.score)
         )
-        drawn += 1
         axes.plot(
             recall,
             precision,
             curve.style,
             color=curve.color,
             drawstyle="steps-post",
-            label=f"{curve.label}: AP {average:.3f}",
+            label=f"{curve.label}: AP {areas[-1]:.3f}",
         )
         axes.axhline(
             curve.truth.mean(), color=curve.color, linewidth=1, linestyle=":"
         )
     _finish(
         axes,
-        drawn,
+        areas,
         "lower left",
         "needs an image of the positive class",
         xlabel="recall (sensitivity)",
@@ -288,7 +330,7 @@ def _draw_reliability(
         xlabel += " of the class decided on"
     _finish(
         axes,
-        len(judged),
+        list(judged),
         "upper left",
         "no image was judged",
         xlabel=xlabel,
@@ -322,7 +364,7 @@ def training_history(rows: list[dict]) -> bytes:
         axes.xaxis.get_major_locator().set_params(integer=True)
         _finish(
             axes,
-            len(rows[:1]),
+            rows,
             "best",
             "no epoch was trained",
             xlabel="epoch",

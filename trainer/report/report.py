@@ -207,16 +207,19 @@ def _figures(
     findings: schema.Findings,
     history: list[dict] | None,
 ) -> dict[str, bytes]:
-    figures = {
-        "confusion_matrix.png": plots.confusion_matrix(
-            findings.split.confusion_matrix,
-            findings.class_names,
-            f"{findings.shown}, {findings.split.num_images} images",
-        ),
-        "roc_curve.png": plots.roc_curve(answered),
-        "precision_recall_curve.png": plots.precision_recall_curve(answered),
-        "calibration.png": plots.calibration(answered),
-    }
+    with plots.fonts_for(findings.class_names):
+        figures = {
+            "confusion_matrix.png": plots.confusion_matrix(
+                findings.split.confusion_matrix,
+                findings.class_names,
+                f"{findings.shown}, {findings.split.num_images} images",
+            ),
+            "roc_curve.png": plots.roc_curve(answered),
+            "precision_recall_curve.png": plots.precision_recall_curve(
+                answered
+            ),
+            "calibration.png": plots.calibration(answered),
+        }
     if history is not None:
         figures["training_history.png"] = plots.training_history(history)
     return figures
