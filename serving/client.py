@@ -269,15 +269,12 @@ def _find_proxy(target: str) -> str | None:
     parts = urllib.parse.urlsplit(target)
     if urllib.request.proxy_bypass(parts.hostname):
         return None
-    proxies = urllib.request.getproxies()
-    schemes = {
-        "grpc": ("grpc", "https", "http"),
-        "grpcs": ("grpc", "https", "http"),
-    }
-    for scheme in (*schemes.get(parts.scheme, (parts.scheme,)), "all"):
-        if scheme in proxies:
-            # Its name may come with a password.
-            return proxies[scheme].rpartition("@")[2].rpartition("/")[2]
+    proxies, schemes = urllib.request.getproxies(), (parts.scheme, "all")
+    if parts.scheme.startswith("grpc"):
+        schemes = ("grpc", "https", "http")
+    for scheme in filter(proxies.get, schemes):
+        # Its name may come with a password.
+        return urllib.parse.urlsplit(proxies[scheme]).netloc.rpartition("@")[2]
     return None
 
 

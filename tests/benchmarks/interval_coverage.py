@@ -115,7 +115,7 @@ def measure(num_patients, sick, alike, num_studies, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num_studies", type=int, default=2000)
+    parser.add_argument("--num_studies", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print("share of intervals that hold the truth (mean width)")

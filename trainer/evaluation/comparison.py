@@ -93,17 +93,11 @@ def _differences(
 ) -> dict[str, results.Difference]:
     names = _OF_MANY if this.positive_index is None else _OF_TWO
     models = {"this": this, "other": other}
-    of_models = {
-        model: metrics.make_statistics(predictions)
-        for model, predictions in models.items()
-    }
+    of_models = {m: metrics.make_statistics(p) for m, p in models.items()}
 
     def statistics(weights):
-        figures = {}
-        for model, of_model in of_models.items():
-            found = of_model(weights)
-            figures |= {(model, name): found["", name] for name in names}
-        return figures
+        found = {m: of_model(weights) for m, of_model in of_models.items()}
+        return {(m, name): found[m]["", name] for m in models for name in names}
 
     values, resampled = resampling.resample(
         statistics,
@@ -150,13 +144,10 @@ def _differences(
 
 def _num_groups(predictions: Decided, name: str) -> int:
     """Groups that a metric is of, of the class that has the fewest."""
-    groups, positive = (
-        np.asarray(predictions.groups),
-        predictions.positive_index,
-    )
-    if name == "accuracy":
-        return len(set(groups))
-    if name in ("sensitivity", "specificity"):
-        is_positive = predictions.labels == positive
-        return len(set(groups[is_positive == (name == "sensitivity")]))
+    groups = np.asarray(predictions.groups)
+    is_positive = predictions.labels == predictions.positive_index
+    counted = {"sensitivity": is_positive, "specificity": ~is_positive}
+    counted["accuracy"] = slice(None)
+    if name in counted:
+        return len(set(groups[counted[name]]))
     return intervals.fewest_groups(groups, predictions.labels)
