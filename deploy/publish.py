@@ -91,6 +91,7 @@ def publish(version_dir: str, base, force: bool = False) -> int:
     Raises:
         ValueError: if it must not or cannot be published.
     """
+    versions.list_plain_files(version_dir)
     refusal = blessing.refusal(version_dir)
     if refusal and not force:
         raise ValueError(f"{refusal} Or publish it all the same with --force.")

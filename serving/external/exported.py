@@ -33,6 +33,7 @@ def load(directory: str, meaning: foreign.Meaning = _UNKNOWN) -> AskedModel:
     Raises:
         ValueError: if it is damaged, or cannot be asked.
     """
+    files = versions.list_plain_files(directory)
     loaded, functions = _load(directory)
     function = functions.get(signature.SERVING_DEFAULT)
     if function is None or not set(_OUTPUTS) <= set(
@@ -65,7 +66,7 @@ def load(directory: str, meaning: foreign.Meaning = _UNKNOWN) -> AskedModel:
 
     info = _read_info(directory)
     facts = {}
-    if os.path.exists(os.path.join(directory, signature.MANIFEST_FILE)):
+    if signature.MANIFEST_FILE in files:
         facts = versions.read_manifest(directory)
     return AskedModel(
         directory,

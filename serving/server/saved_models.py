@@ -92,8 +92,8 @@ def load(directory: str, version: int) -> LoadedModel:
         version: the number that the directory stands for.
 
     Raises:
-        ValueError: a file differs from the manifest, or the graph has no
-            signatures.
+        ValueError: a file differs from the manifest or is no file, or the
+            graph has no signatures.
         StatusError: a warm-up request fails.
         Exception: whatever TensorFlow raises on a damaged SavedModel.
     """
@@ -232,7 +232,7 @@ def _verify_manifest(directory: str) -> None:
     The graph has no checksum of its own: with a flipped bit it loads, and
     answers wrongly. A SavedModel from elsewhere has no manifest.
     """
-    if not os.path.exists(os.path.join(directory, signature.MANIFEST_FILE)):
+    if signature.MANIFEST_FILE not in versions.list_plain_files(directory):
         return
     changed = versions.changed_files(directory)
     if changed:

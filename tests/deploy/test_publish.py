@@ -109,6 +109,15 @@ def test_damaged_or_unblessed_export_is_refused(path, exports):
     assert publish_one(path, exports[0], force=True) == 1
 
 
+@pytest.mark.parametrize("name", ["saved_model.pb", "blessing.json"])
+def test_file_that_is_none_of_the_exports_own_is_not_read(path, exports, name):
+    os.remove(os.path.join(exports[0], name))
+    os.mkfifo(os.path.join(exports[0], name))
+    with pytest.raises(ValueError, match=f"1/{name} must be a file of its own"):
+        publish_one(path, exports[0], force=True)
+    assert not read(path)
+
+
 def assert_complete(path, exports):
     """Every version that has a graph is one of the exports."""
     whole = [read(export) for export in exports]

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
@@ -180,6 +181,15 @@ def test_absent_files_and_records_of_another_set_are_refused(
     path.write_text(json.dumps(info))
     with pytest.raises(ValueError, match=r"another data set .* ffffffffffff"):
         run_checks(version, tiny_records, predictions_path)
+
+
+def test_version_with_a_pipe_is_not_tried(tmp_path):
+    (tmp_path / "assets").mkdir()
+    os.mkfifo(tmp_path / "assets/dataset.json")
+    with pytest.raises(
+        ValueError, match=r"dataset\.json must be a file of its"
+    ):
+        run_checks(tmp_path, "records", "absent.csv")
 
 
 def test_process_that_cannot_try_says_why_and_leaves_no_old_blessing(

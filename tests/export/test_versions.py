@@ -1,6 +1,8 @@
 """Which directories are versions, and whether they are as exported."""
 
+import hashlib
 import json
+import os
 
 import pytest
 
@@ -80,6 +82,35 @@ def test_damaged_manifest_is_named(version, text):
     with pytest.raises(ValueError, match=r"1/manifest\.json cannot be read"):
         versions.changed_files(str(version))
     assert versions.find_same(str(version.parent), {}) is None
+
+
+@pytest.mark.parametrize("make", [os.symlink, lambda _, new: os.mkfifo(new)])
+@pytest.mark.parametrize("name", ["x", "assets/x", "saved_model.pb"])
+def test_only_files_of_its_own_are_in_a_version(version, tmp_path, make, name):
+    (tmp_path / "other").write_text("other")
+    (version / name).unlink(missing_ok=True)
+    make(tmp_path / "other", version / name)
+    for look in (versions.list_plain_files, versions.changed_files):
+        with pytest.raises(ValueError, match=f"{name} must be a file of its"):
+            look(str(version))
+    (version / "manifest.json").unlink()
+    if make is os.symlink:  # As in a SavedModel that was downloaded.
+        assert name in versions.list_plain_files(str(version))
+        return
+    with pytest.raises(ValueError, match=f"{name} must be a file of its"):
+        versions.list_plain_files(str(version))
+
+
+@pytest.mark.parametrize("name", ["../2", "assets/../../2", "ABSOLUTE"])
+def test_manifest_names_no_file_elsewhere(version, tmp_path, name):
+    (tmp_path / "2").write_text("other")
+    name = name.replace("ABSOLUTE", str(tmp_path / "2"))
+    digest = hashlib.sha256(b"other").hexdigest()
+    manifest = json.loads((version / "manifest.json").read_text())
+    manifest["files"][name] = {"sha256": digest}
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=f"{name} is not below the version"):
+        versions.list_plain_files(str(version))
 
 
 def test_same_model_is_found_by_its_facts(version):

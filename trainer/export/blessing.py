@@ -13,7 +13,8 @@ beside `saved_model.pb`, where TF Serving does not look:
     checks            list of name, passed and detail, a sentence
 
 What is tried: `version_checks`. Who publishes asks `refusal`; it needs no
-TensorFlow.
+TensorFlow. A blessing guards against accidents; it is no signature: who can
+write to the version can write another.
 """
 
 import json

@@ -65,8 +65,10 @@ def run_checks(
 
     Raises:
         FileNotFoundError: if there is no such version, data or file.
-        ValueError: if the records are not those that the version was made of.
+        ValueError: if the records are not those that the version was made of,
+            or see `versions.list_plain_files`.
     """
+    versions.list_plain_files(version_dir)
     info = evaluated_images.read_info(version_dir)
     evaluated = evaluated_images.read_evaluated(
         data_dir, predictions_path, info

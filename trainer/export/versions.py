@@ -8,6 +8,7 @@ because `saved_model.pb` has no checksum of its own: a flipped bit would load.
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable
 
 from trainer.export import signature
@@ -95,6 +96,37 @@ def find_same(base_path: str, facts: dict) -> str | None:
     return newest if is_same else None
 
 
+def list_plain_files(version_dir: str) -> list[str]:
+    """Relative names of a version's files, which may then be read.
+
+    Whoever loads, tries or publishes a version asks this first: a manifest
+    from elsewhere could name any file of this machine, a pipe would be read
+    for ever. A SavedModel without a manifest may have links, as downloaded
+    ones do.
+
+    Raises:
+        ValueError: if a file is none of the version's own: a link, a pipe, a
+            device, or a name in the manifest that leads elsewhere.
+        OSError: if a link leads nowhere.
+    """
+    path = os.path.join(version_dir, signature.MANIFEST_FILE)
+    has_manifest = os.path.lexists(path)
+    names = []
+    for folder, directories, files in os.walk(version_dir):
+        for name in directories + files:
+            path = os.path.join(folder, name)
+            mode = os.stat(path, follow_symlinks=not has_manifest).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise ValueError(
+                    f"{path} must be a file of its own, not a link, pipe or "
+                    "device: export the model again."
+                )
+        names += [os.path.join(folder, name) for name in files]
+    if has_manifest:
+        read_manifest(version_dir)
+    return [os.path.relpath(name, version_dir) for name in names]
+
+
 def write_manifest(version_dir: str, facts: dict) -> None:
     """Writes the sha256 of every file of a version, and `facts`."""
     files = {
@@ -114,13 +146,15 @@ def read_manifest(version_dir: str) -> dict:
     """The manifest of a version: `files`, and what is known of them.
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: if it cannot be read or names files outside the version.
     """
     path = paths.join(version_dir, signature.MANIFEST_FILE)
     try:
         manifest = json.loads(paths.read_bytes(path))
-        for facts in manifest["files"].values():
+        for name, facts in manifest["files"].items():
             facts["sha256"]
+            if os.path.isabs(name) or ".." in name.split("/"):
+                raise ValueError(f"{name} is not below the version")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): export the model again."
@@ -140,12 +174,13 @@ def changed_files(version_dir: str) -> list[str]:
     """Names of files that are missing, changed or not in the manifest.
 
     Raises:
-        ValueError: if there is no manifest.
+        ValueError: if there is no manifest, or see `list_plain_files`.
     """
+    present = _list_files(version_dir)
     listed = read_manifest(version_dir)["files"]
     return [
         name
-        for name in sorted({*listed, *_list_files(version_dir)})
+        for name in sorted({*listed, *present})
         if name not in listed
         or _sha256(os.path.join(version_dir, name)) != listed[name]["sha256"]
     ]
@@ -159,15 +194,14 @@ def file_sizes(version_dir: str) -> list[int]:
 
 def _list_files(version_dir: str) -> list[str]:
     """Relative names of what a manifest lists."""
-    names = paths.list_files(version_dir)
+    names = list_plain_files(version_dir)
     # A blessing is written later, perhaps again and again.
     return sorted({*names} - {signature.MANIFEST_FILE, signature.BLESSING_FILE})
 
 
 def _sha256(path: str) -> str:
     """Hex digest; empty if there is no such file."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except FileNotFoundError:
+    if not os.path.isfile(path):
         return ""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()

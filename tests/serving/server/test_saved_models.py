@@ -1,5 +1,6 @@
 """What must hold for a version to load."""
 
+import os
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import status_codes
+from serving.external import exported
 from serving.server import saved_models as loader
 from tests.serving import brightness
 from trainer.export import versions
@@ -51,3 +53,10 @@ def test_file_that_differs_from_the_manifest_does_not_load(directory):
     graph.write_bytes(graph.read_bytes().replace(b"dark", b"dork"))
     with pytest.raises(ValueError, match=r"saved_model.pb differs"):
         loader.load(str(directory), 1)
+
+
+@pytest.mark.parametrize("load", [lambda d: loader.load(d, 1), exported.load])
+def test_pipe_is_not_waited_for(tmp_path, load):
+    os.mkfifo(tmp_path / "saved_model.pb")
+    with pytest.raises(ValueError, match=r"saved_model.pb must be a file of"):
+        load(str(tmp_path))
