@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 
 from absl import app, flags, logging
 
@@ -56,6 +57,20 @@ def define_flags() -> None:
         "127.0.0.1",
         "Address to listen on. Images of patients travel unencrypted: choose "
         "0.0.0.0 on a trusted network only.",
+    )
+    flags.DEFINE_list(
+        "allowed_hosts",
+        [],
+        "Names, without ports, that the REST API may be asked by, in Host, and "
+        "that web pages which ask it may have, in Origin. Where --host is this "
+        "machine alone, its own are always allowed and all others refused; "
+        "elsewhere, that is so if any are given.",
+    )
+    flags.DEFINE_bool(
+        "allow_config_reload",
+        True,
+        "Let clients replace the models that are served, over gRPC. On by "
+        "default because TF Serving always does.",
     )
     flags.DEFINE_integer(
         "rest_api_timeout_in_ms",
@@ -111,6 +126,8 @@ def start(
     config_file: str | None = None,
     timeout_s: float = TIMEOUT_S,
     max_request_bytes: int = MAX_REQUEST_BYTES,
+    allowed_hosts: Sequence[str] = (),
+    allow_config_reload: bool = True,
 ) -> LocalServer:
     """Loads the models and starts serving them.
 
@@ -131,11 +148,13 @@ def start(
     models = _load_models(model_base_path, model_name, config_file)
     counters = metrics.Metrics(models)
     grpc_server, grpc_port = grpc_service.start(
-        models, counters, host, port, max_request_bytes
+        models, counters, host, port, max_request_bytes, allow_config_reload
     )
     api = rest_api.RestApi(models, counters, max_request_bytes, timeout_s)
     try:
-        rest_server = rest_api.RestServer(api, host, rest_api_port)
+        rest_server = rest_api.RestServer(
+            api, host, rest_api_port, allowed_hosts
+        )
     except OSError:
         grpc_server.stop(None)
         raise
@@ -235,6 +254,11 @@ def run_model_server() -> None:
             "--engine=tensorflow_model_server cannot choose free ports. Pass "
             "--port and --rest_api_port."
         )
+    if FLAGS.allowed_hosts or not FLAGS.allow_config_reload:
+        raise ValueError(
+            "tensorflow_model_server knows neither --allowed_hosts nor "
+            "--noallow_config_reload. Leave them out, or use --engine=local."
+        )
     logging.warning(
         "tensorflow_model_server listens on all addresses, whatever --host"
     )
@@ -265,6 +289,8 @@ def serve_until_signal() -> None:
         config_file=FLAGS.model_config_file,
         timeout_s=FLAGS.rest_api_timeout_in_ms / 1000,
         max_request_bytes=FLAGS.max_request_bytes,
+        allowed_hosts=FLAGS.allowed_hosts,
+        allow_config_reload=FLAGS.allow_config_reload,
     )
     asked_to_stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

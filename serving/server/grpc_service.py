@@ -59,14 +59,22 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus and HandleReloadConfigRequest."""
 
-    def __init__(self, models: served_models.ServedModels):
+    def __init__(
+        self, models: served_models.ServedModels, allow_config_reload: bool
+    ):
         self._models = models
+        self._allow_config_reload = allow_config_reload
 
     def GetModelStatus(self, request, context):
         method = inference.get_model_status
         return _answer(method, self._models, request, context)
 
     def HandleReloadConfigRequest(self, request, context):
+        if not self._allow_config_reload:
+            context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "This server was started with --noallow_config_reload",
+            )
         return _answer(inference.reload_config, self._models, request, context)
 
 
@@ -76,12 +84,14 @@ def start(
     host: str,
     port: int,
     max_request_bytes: int,
+    allow_config_reload: bool,
 ) -> tuple[grpc.Server, int]:
     """Starts serving and returns the running server and its port.
 
     Args:
         port: port to bind, 0 for a free one.
         max_request_bytes: longer messages get RESOURCE_EXHAUSTED.
+        allow_config_reload: otherwise such requests get PERMISSION_DENIED.
 
     Raises:
         OSError: the port is taken.
@@ -104,7 +114,7 @@ def start(
         PredictionService(models, counters), server
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(models), server
+        ModelService(models, allow_config_reload), server
     )
     health_service = health.HealthServicer()
     for name in HEALTH_SERVICES:

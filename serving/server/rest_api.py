@@ -7,16 +7,24 @@ and of the metrics, get a plain 404 page, as with TF Serving's HTTP library.
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import socket
 import threading
 import time
+import urllib.parse
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent import futures
 
 import uvicorn
 from absl import logging
-from starlette import applications, requests, responses, routing
+from starlette import (
+    applications,
+    datastructures,
+    requests,
+    responses,
+    routing,
+)
 
 from serving import status_codes
 from serving.server import (
@@ -172,16 +180,29 @@ class RestApi:
 class RestServer:
     """An HTTP server in a thread of its own."""
 
-    def __init__(self, api: RestApi, host: str, port: int):
+    def __init__(
+        self,
+        api: RestApi,
+        host: str,
+        port: int,
+        allowed_hosts: Collection[str] = (),
+    ):
         """Binds the port, any free one for 0, and starts serving.
+
+        On a loopback address, or if any are given, only those who ask for
+        this machine or for one of `allowed_hosts` are answered.
 
         Raises:
             OSError: the port is taken.
         """
         self._socket = _bind(host, port)
         self.port = self._socket.getsockname()[1]
+        app = api.app
+        if allowed_hosts or _is_loopback(host):
+            allowed = {name.lower() for name in allowed_hosts}
+            app = _refuse_other_pages(app, host.lower(), allowed)
         config = uvicorn.Config(
-            api.app,
+            app,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -202,6 +223,57 @@ class RestServer:
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse_other_pages(
+    app: Callable, own: str, allowed: Collection[str]
+) -> Callable:
+    """An application that no web page from elsewhere reaches.
+
+    A browser on this machine sends what a page tells it to, and names the
+    page in `Origin`; other clients send none. A page whose own name was made
+    to lead here has that name in `Host`. Ports of hosts may differ, as they do
+    behind a tunnel.
+    """
+
+    def find_refusal(headers: datastructures.Headers) -> str:
+        host, origin = headers.get("host", "").lower(), headers.get("origin")
+        name = _host_name(f"//{host}")
+        if host and name not in {own, *allowed} and not _is_loopback(name):
+            return f"Host {host}"
+        if (
+            origin is None
+            or origin.lower().partition("://")[2] == host
+            or _host_name(origin) in allowed
+        ):
+            return ""
+        return f"Origin {origin}"
+
+    async def answer(scope, receive, send) -> None:
+        respond = app
+        refused = find_refusal(datastructures.Headers(scope=scope))
+        if refused:
+            message = f"{refused} is refused: --allowed_hosts can add its name."
+            error = json_responses.error(message)
+            respond = _to_response(error, "PERMISSION_DENIED")
+        await respond(scope, receive, send)
+
+    return answer
+
+
+def _host_name(url: str) -> str:
+    """Empty if there is none."""
+    try:
+        return urllib.parse.urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _bind(host: str, port: int) -> socket.socket:

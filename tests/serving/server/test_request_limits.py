@@ -48,7 +48,7 @@ def test_body_that_does_not_arrive_gets_deadline_exceeded(strict):
     address = ("127.0.0.1", strict.rest_port)
     with socket.create_connection(address, timeout=10) as opened:
         opened.sendall(
-            f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n"
+            f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\n"
             "Content-Length: 100\r\n\r\n{".encode()
         )
         answer = b""
