@@ -38,7 +38,12 @@ def make_pixels(index: int, label: int, size: int = 40) -> np.ndarray:
     return pixels
 
 
-def write_records(directory, counts: dict[str, int], num_shards: int = 2):
+def write_records(
+    directory,
+    counts: dict[str, int],
+    num_shards: int = 2,
+    positive_class: str = "tumor",
+):
     """Writes a two-class data set of grey 40 px PNGs and returns its info."""
     class_names = ("no_tumor", "tumor")
     shards, rows, split_counts = [], [], {}
@@ -74,14 +79,14 @@ def write_records(directory, counts: dict[str, int], num_shards: int = 2):
             shards.append(records.Shard(name, split, len(members), size, ""))
     info = records.DatasetInfo(
         class_names=class_names,
-        positive_class="tumor",
+        positive_class=positive_class,
         channels=1,
         stored_size=40,
         counts=split_counts,
         shards=tuple(shards),
-        fingerprint=records.compute_fingerprint(rows),
+        fingerprint="",
         options={},
-    )
+    ).with_fingerprint(rows)
     (directory / records.DATASET_FILE).write_text(info.to_json())
     return info
 

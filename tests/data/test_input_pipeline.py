@@ -1,3 +1,5 @@
+import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -197,3 +199,57 @@ def test_missing_records_are_counted(small_records):
     (directory / info.shard_names("validation")[1]).write_bytes(b"")
     with pytest.raises(ValueError, match=r"hold 2 records, .* lists 4"):
         input_pipeline.read_index(str(directory), info)
+
+
+MEANINGS = {
+    "class_names": (("tumor", "no_tumor"), "another class than no_tumor"),
+    "positive_class": ("no_tumor", "another positive class"),
+    "counts": (
+        {
+            split: {"no_tumor": count // 2 - 1, "tumor": count // 2 + 1}
+            for split, count in (("train", 8), ("validation", 4), ("test", 4))
+        },
+        "other counts",
+    ),
+    "schema_version": (1, "hold other images"),
+}
+
+
+@pytest.mark.parametrize("field", MEANINGS)
+def test_labels_that_mean_something_else_are_found(small_records, field):
+    directory, info = small_records
+    assert (info.class_names, info.positive_index) == (("no_tumor", "tumor"), 1)
+    value, message = MEANINGS[field]
+    other = dataclasses.replace(info, **{field: value})
+    with pytest.raises(ValueError, match=message):
+        input_pipeline.read_index(str(directory), other)
+
+
+def test_version_1_is_read_and_its_names_and_counts_are_compared(
+    small_records,
+):
+    directory, info = small_records
+    rows = [
+        [
+            f"{info.class_names[i % 2]}/{split}_{i}.png",
+            str(i + 1000 * number),
+            i % 2,
+            split,
+        ]
+        for number, split in enumerate(records.SPLITS)
+        for i in range(info.num_images(split))
+    ]
+    lines = "".join(f"{json.dumps(row)}\n" for row in sorted(rows))
+    old = records.DatasetInfo.from_json(
+        dataclasses.replace(
+            info,
+            schema_version=1,
+            fingerprint=hashlib.sha256(lines.encode()).hexdigest(),
+        ).to_json()
+    )
+    assert input_pipeline.read_index(str(directory), old)["test"].ids
+    for field in ("class_names", "counts"):
+        value, message = MEANINGS[field]
+        other = dataclasses.replace(old, **{field: value})
+        with pytest.raises(ValueError, match=message):
+            input_pipeline.read_index(str(directory), other)

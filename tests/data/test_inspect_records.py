@@ -1,5 +1,7 @@
 """The contact sheet shows every class, and damage is named."""
 
+import json
+
 import PIL.Image
 import pytest
 
@@ -33,6 +35,14 @@ def test_damaged_shard_is_named(data_dir, tmp_path):
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     with pytest.raises(ValueError, match=rf"{shard.name} is damaged"):
+        inspect_records.inspect(str(data_dir), str(tmp_path / "x.png"), 3, 0)
+
+
+def test_reversed_class_names_are_found(data_dir, tmp_path):
+    path = data_dir / "dataset.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"class_names": ["b", "a"]}))
+    with pytest.raises(ValueError, match=r"another class than [ab] for label"):
         inspect_records.inspect(str(data_dir), str(tmp_path / "x.png"), 3, 0)
 
 

@@ -1,13 +1,11 @@
 """Records of tiny images, and a sweep on features that are made up."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from tests.samples import write_records
 from trainer import config
-from trainer.data import input_pipeline, records
+from trainer.data import input_pipeline
 from tuning import search_space, trial, tuner
 
 
@@ -15,9 +13,8 @@ from tuning import search_space, trial, tuner
 def data_dir(tmp_path_factory):
     """22 images to train on and 30 to judge on; the first class is positive."""
     directory = tmp_path_factory.mktemp("records")
-    info = write_records(directory, {"train": 22, "validation": 30, "test": 7})
-    info = dataclasses.replace(info, positive_class="no_tumor")
-    (directory / records.DATASET_FILE).write_text(info.to_json())
+    counts = {"train": 22, "validation": 30, "test": 7}
+    write_records(directory, counts, positive_class="no_tumor")
     return directory
 
 

@@ -109,10 +109,9 @@ def write_fold(
             records.Shard(name, split, w.num_records, w.num_bytes, w.sha256())
             for (split, _), (name, w) in writers.items()
         ),
-        fingerprint=records.compute_fingerprint(rows),
         # Groups stay whole, whatever was let in before.
         leaks=0,
-    )
+    ).with_fingerprint(rows)
     # Last: a fold whose writing was interrupted is written again.
     paths.write_atomically(dataset_path, fold.to_json())
 

@@ -205,7 +205,7 @@ def read_index(
         ValueError: if a split has more or fewer records than `info` says, or
             they are not those that its fingerprint was taken of.
     """
-    index, rows = {}, []
+    index, rows, counts = {}, [], {}
     for split in info.splits:
         dataset = tf.data.TFRecordDataset(split_files(data_dir, info, split))
         dataset = dataset.map(
@@ -215,6 +215,13 @@ def read_index(
         for example in dataset.as_numpy_iterator():
             image_id = example["id"].decode("utf-8")
             label = int(example["label"])
+            name = example["class_name"].decode("utf-8")
+            if info.class_names[label : label + 1] != (name,):
+                raise ValueError(
+                    f"{records.DATASET_FILE} in {data_dir} has another class "
+                    f"than {name} for label {label} of the records: copy the "
+                    "directory again, or build the records again."
+                )
             index[split].ids.append(image_id)
             index[split].groups.append(example["group"].decode("utf-8"))
             index[split].labels.append(label)
@@ -226,11 +233,18 @@ def read_index(
                 f"lists {info.num_images(split)}: copy the directory again, "
                 "or build the records again."
             )
-    if records.compute_fingerprint(rows) != info.fingerprint:
+        counts[split] = {
+            name: index[split].labels.count(label)
+            for label, name in enumerate(info.class_names)
+        }
+    if counts != {s: info.counts[s] for s in info.splits} or (
+        info.with_fingerprint(rows) != info
+    ):
         raise ValueError(
             f"The shards in {data_dir} hold other images, labels or splits "
-            f"than {records.DATASET_FILE} was written for: copy the directory "
-            "again, or build the records again."
+            f"than {records.DATASET_FILE} was written for, or it has another "
+            "positive class or other counts: copy the directory again, or "
+            "build the records again."
         )
     return index
 

@@ -2,7 +2,7 @@ r"""Shows what a data set holds, as the network will see it.
 
     python -m trainer.data.inspect_records --data_dir=records
 
-Prints counts and class balance, checks every shard against `dataset.json`, and
+Prints counts and class balance, checks every record against `dataset.json`, and
 draws a contact sheet: for each class, images as they are and, below each, as
 augmented for training.
 """
@@ -100,12 +100,14 @@ def inspect(data_dir: str, sheet_path: str, num_samples: int, seed: int) -> str:
 
     Raises:
         FileNotFoundError: if `data_dir` has no `dataset.json`.
-        ValueError: if a shard is missing or damaged.
+        ValueError: if a shard is missing or damaged, or holds something else
+            than `dataset.json` says.
     """
     from trainer.data import input_pipeline
 
     info = input_pipeline.read_dataset_info(data_dir)
     check_shards(data_dir, info)
+    input_pipeline.read_index(data_dir, info)
     samples = read_samples(data_dir, info, num_samples)
     os.makedirs(os.path.dirname(sheet_path) or ".", exist_ok=True)
     draw_sheet(samples, info.channels, seed).save(sheet_path, "PNG")

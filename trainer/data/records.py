@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from trainer.data import tfrecord
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DATASET_FILE = "dataset.json"
 SPLITS = ("train", "validation", "test")
 
@@ -40,11 +40,11 @@ class DatasetInfo:
         stored_size: short side of stored training images, in pixels.
         counts: images per split and class, `counts["train"]["tumor"]`.
         shards: every TFRecord file.
-        fingerprint: see `compute_fingerprint`.
+        fingerprint: see `with_fingerprint`.
         options: the flags that the data set was built with.
         leaks: images that share a group with another split and were let in on
             purpose (`--on_leak=allow`), 0 if none.
-        schema_version: version of this schema.
+        schema_version: of what was read; 1 differs in its fingerprint alone.
     """
 
     class_names: tuple[str, ...]
@@ -97,6 +97,23 @@ class DatasetInfo:
         """Records in each shard of a split."""
         return [s.num_records for s in self.shards if s.split == split]
 
+    def with_fingerprint(
+        self, rows: Iterable[tuple[str, str, int, str]]
+    ) -> "DatasetInfo":
+        """The same with the fingerprint of `(id, pixel sha256, label, split)`.
+
+        A hex sha256. Two data sets with the same fingerprint hold the same
+        images in the same splits, whatever the order they were written in,
+        with labels that mean the same; of version 1, with the same labels.
+        """
+        meaning = [self.class_names, self.positive_class, self.counts]
+        head = [] if self.schema_version == 1 else [meaning]
+        digest = hashlib.sha256()
+        for row in head + sorted(rows):
+            line = json.dumps(row, sort_keys=True)
+            digest.update(line.encode("utf-8") + b"\n")
+        return dataclasses.replace(self, fingerprint=digest.hexdigest())
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
@@ -116,10 +133,10 @@ class DatasetInfo:
             ) from error
         is_dict = isinstance(fields, dict)
         version = fields.get("schema_version") if is_dict else None
-        if version != SCHEMA_VERSION:
+        if version not in (1, SCHEMA_VERSION):
             raise ValueError(
                 f"{source} has schema version {version}, this program reads "
-                f"version {SCHEMA_VERSION}: build the records again with "
+                f"up to version {SCHEMA_VERSION}: build the records again with "
                 "`python -m trainer.data.build_records`."
             )
         try:
@@ -156,18 +173,6 @@ def describe(info: DatasetInfo) -> str:
             "them are inflated."
         )
     return "\n".join(lines)
-
-
-def compute_fingerprint(rows: Iterable[tuple[str, str, int, str]]) -> str:
-    """Hex sha256 over the sorted `(id, pixel sha256, label, split)` rows.
-
-    Two data sets with the same fingerprint hold the same images, with the same
-    labels, in the same splits, whatever the order they were written in.
-    """
-    digest = hashlib.sha256()
-    for row in sorted(rows):
-        digest.update(json.dumps(row).encode("utf-8") + b"\n")
-    return digest.hexdigest()
 
 
 def shard_name(split: str, index: int, num_shards: int) -> str:
@@ -214,7 +219,8 @@ def parse_example(serialized):
 
     Returns:
         Dictionary of scalars: `image` (string, JPEG or PNG bytes), `id`,
-        `group`, `sha256` (of the decoded pixels; strings) and `label` (int32).
+        `group`, `sha256` (of the decoded pixels), `class_name` (strings) and
+        `label` (int32).
     """
     import tensorflow as tf
 
@@ -227,6 +233,7 @@ def parse_example(serialized):
             "image/group": text,
             "image/sha256": text,
             "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+            "image/class/text": text,
         },
     )
     return {
@@ -234,5 +241,6 @@ def parse_example(serialized):
         "id": features["image/id"],
         "group": features["image/group"],
         "sha256": features["image/sha256"],
+        "class_name": features["image/class/text"],
         "label": tf.cast(features["image/class/label"], tf.int32),
     }

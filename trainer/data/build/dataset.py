@@ -187,10 +187,10 @@ def _describe(
         stored_size=options.stored_size,
         counts=plan.counts,
         shards=tuple(written),
-        fingerprint=records.compute_fingerprint(
-            (m.facts.image_id, m.facts.sha256, m.label, m.split)
-            for m in plan.members
-        ),
+        fingerprint="",
         options=options.to_record(),
         leaks=plan.leaks.num_held_out if options.on_leak == "allow" else 0,
+    ).with_fingerprint(
+        (m.facts.image_id, m.facts.sha256, m.label, m.split)
+        for m in plan.members
     )
