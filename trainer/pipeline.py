@@ -1,5 +1,6 @@
 """The one place that says what happens in what order."""
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -30,7 +31,7 @@ from trainer.model import out_of_distribution, saliency
 from trainer.report import data_audit, page, report, tables
 from trainer.report.context import Context, SplitFacts
 from trainer.run import Run
-from trainer.storage import paths
+from trainer.storage import locks, paths
 from trainer.training import cluster, features, run_record
 
 MODEL_FILE = "medical_image_classifier.keras"
@@ -50,6 +51,7 @@ def run(cfg: config.TrainConfig) -> str:
         FileNotFoundError: if data or weights are missing.
         ValueError: if data, weights, job directory or hardware do not fit the
             configuration.
+        FileExistsError: if another run writes to the job directory.
     """
     # What evaluation needs is checked before hours of training.
     calibration.parse_rule(cfg.operating_point)
@@ -67,6 +69,18 @@ def run(cfg: config.TrainConfig) -> str:
             "nothing to do."
         )
         return ""
+    is_chief = cluster.is_chief() and not paths.is_remote(cfg.job_dir)
+    with (
+        locks.held(cfg.job_dir, f"--job_dir={cfg.job_dir}")
+        if is_chief
+        else contextlib.nullcontext()
+    ):
+        return _train_and_export(cfg, info)
+
+
+def _train_and_export(
+    cfg: config.TrainConfig, info: records.DatasetInfo
+) -> str:
     strategy = train.set_up(cfg)
     by_fold = folds.train_folds(cfg, info, strategy)
     trained = train.train_and_predict(cfg, info, strategy)

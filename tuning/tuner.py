@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainer import config, train
 from trainer.data import input_pipeline
 from trainer.evaluation import metrics
-from trainer.storage import paths
+from trainer.storage import locks, paths
 from tuning import (
     objectives,
     optimism,
@@ -65,6 +65,11 @@ def run(cfg: config.TrainConfig, options: SweepOptions) -> dict:
         ValueError: if flags, records or job directory do not fit, or no trial
             succeeded.
     """
+    with locks.held(cfg.job_dir, f"--job_dir={cfg.job_dir}"):
+        return _run(cfg, options)
+
+
+def _run(cfg: config.TrainConfig, options: SweepOptions) -> dict:
     make_oracle = functools.partial(
         oracles.make_oracle,
         options.oracle,

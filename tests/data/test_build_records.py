@@ -318,6 +318,24 @@ def test_killed_build_leaves_nothing_that_counts_and_can_be_repeated(tmp_path):
     assert_same_files(output_dir, tmp_path / "undisturbed")
 
 
+def test_second_build_is_refused_and_harms_neither(folders, tmp_path):
+    build(folders, tmp_path / "r", seed=1)
+    build(folders, tmp_path / "undisturbed", seed=2)
+    before = read_files(tmp_path / "r")
+
+    def interfere(*arguments):
+        patch.undo()
+        with pytest.raises(FileExistsError, match=rf"by process {os.getpid()}"):
+            build(folders, tmp_path / "r", seed=3)
+        assert {n: read_files(tmp_path / "r").get(n) for n in before} == before
+        return shards.plan_shards(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "plan_shards", interfere)
+        build(folders, tmp_path / "r", seed=2)
+    assert_same_files(tmp_path / "r", tmp_path / "undisturbed")
+
+
 def test_full_disk_is_one_sentence_and_no_data_set(folders, tmp_path):
     def limit_file_size():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from trainer.data import records
 from trainer.data.build import scan, shards, sources, splits
-from trainer.storage import paths
+from trainer.storage import locks, paths
 
 AUDIT_FILE = "audit.json"
 IMAGES_FILE = "images.csv"
@@ -57,32 +57,42 @@ def check_output_dir(output_dir: str, input_dir: str) -> None:
 
 @contextlib.contextmanager
 def building(output_dir: str) -> Iterator[str]:
-    """Gives an empty folder to build in, which goes if the build fails.
+    """Gives a folder to build in, which goes if the build fails.
 
     Raises:
-        OSError: with a sentence, if the disk is full.
+        OSError: with a sentence, if the disk is full or another build runs.
     """
     folder = os.path.join(output_dir, BUILDING)
-    shutil.rmtree(folder, ignore_errors=True)
     try:
-        os.makedirs(folder)
+        os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"--output_dir={output_dir} cannot be made ({error.strerror}); "
             "choose another."
         ) from error
-    try:
-        yield folder
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not os.listdir(output_dir):
-            os.rmdir(output_dir)
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            raise OSError(
-                f"{output_dir} cannot be written ({error.strerror}); free some "
-                "space, or choose another --output_dir."
-            ) from error
-        raise
+    with locks.held(folder, f"--output_dir={output_dir}"):
+        for name in _list_building(folder):  # Of a build that was killed.
+            path = os.path.join(folder, name)
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            else:
+                os.remove(path)
+        try:
+            yield folder
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if not os.listdir(output_dir):
+                os.rmdir(output_dir)
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
+                raise OSError(
+                    f"{output_dir} cannot be written ({error.strerror}); free "
+                    "some space, or choose another --output_dir."
+                ) from error
+            raise
+
+
+def _list_building(folder: str) -> list[str]:
+    return sorted({*os.listdir(folder)} - {locks.LOCK_FILE})
 
 
 def publish(folder: str) -> None:
@@ -94,11 +104,11 @@ def publish(folder: str) -> None:
     for name in os.listdir(output_dir):
         if _SHARD_PATTERN.fullmatch(name):
             os.remove(os.path.join(output_dir, name))
-    names = sorted(os.listdir(folder))
+    names = _list_building(folder)
     names.remove(records.DATASET_FILE)
     for name in [*names, records.DATASET_FILE]:
         os.replace(os.path.join(folder, name), os.path.join(output_dir, name))
-    os.rmdir(folder)
+    shutil.rmtree(folder)  # With the lock, which is still held.
 
 
 def fetch_earlier(output_dir: str) -> str:
