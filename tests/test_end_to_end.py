@@ -250,7 +250,13 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
     preempt_in_fine_tuning(run, ["--nostage_data", *arguments])
     assert not os.listdir(tmp_path / "scratch")
     inject_faults(cloud)
-    done = processes.run("trainer.task", *arguments)
+    # As a trial of a tuning job on Vertex AI.
+    trial = {
+        "AIP_MODEL_DIR": f"{bucket}/model/",
+        "CLOUD_ML_TRIAL_ID": "3",
+        "CLOUD_ML_HP_METRIC_FILE": str(tmp_path / "output.metrics"),
+    }
+    done = processes.run("trainer.task", *arguments, env=os.environ | trial)
     assert done.returncode == 0, done.stderr
     assert re.search("fine_tune (continues after|already)", done.stderr)
     assert_faults_were_met(cloud)
@@ -262,23 +268,35 @@ def test_run_in_a_bucket_that_is_preempted_is_the_same_run(
     report = (tmp_path / "run/evaluation/report.html").read_text()
     assert f"{bucket}/records" in report
     assert str(tmp_path / "scratch") not in report
-    judge_in_bucket(bucket, tmp_path / "run/evaluation/metrics.json")
+    judged = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
+    assert_reported(tmp_path / "output.metrics", judged)
+    judge_in_bucket(bucket, judged)
     publish_and_ask(cloud, bucket, workspace)
 
 
-def judge_in_bucket(bucket, expected):
+def assert_reported(path, judged):
+    """To the study of the trial, under the names of `metrics.json`."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    validation = judged["splits"]["validation"]["metrics"]
+    assert {
+        line["trial"]: float(line["roc_auc"])
+        for line in lines
+        if "roc_auc" in line
+    } == {"3": pytest.approx(validation["roc_auc"]["value"])}
+
+
+def judge_in_bucket(bucket, judged):
     runs.command(
         "serving.evaluate",
-        f"--export={bucket}/run/export",
+        f"--export={bucket}/model",
         f"--data_dir={bucket}/records",
         f"--output_dir={bucket}/again",
     )
     again = json.loads(paths.read_bytes(f"{bucket}/again/metrics.json"))
-    of_run = json.loads(expected.read_text())
     for metric in ("log_loss", "brier"):
         values = [
             one["splits"]["test"]["metrics"][metric]["value"]
-            for one in (again, of_run)
+            for one in (again, judged)
         ]
         assert values[0] == pytest.approx(values[1], abs=1e-5)
 
@@ -288,7 +306,7 @@ def publish_and_ask(cloud, bucket, workspace):
     for _ in range(2):
         runs.command(
             "deploy.publish",
-            f"--export_dir={bucket}/run/export",
+            f"--export_dir={bucket}/model",
             f"--model_base_path={bucket}/models",
         )
     assert_faults_were_met(cloud)

@@ -48,7 +48,7 @@ def draw_all(splits, **changes):
         (60, 3),
         (60, 4),
         (60, 24),
-        (240, 120),
+        (70, 35),
     ],
 )
 def test_splits_are_drawn(num_images, num_classes):

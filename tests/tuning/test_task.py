@@ -3,16 +3,18 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
 import signal
 import time
 
+import keras
 import numpy as np
 import pytest
 
-from tests import processes
+from tests import processes, quick
 from tests.samples import make_strategy, write_backbone
 from trainer import config
 from trainer.storage import buckets
@@ -22,11 +24,23 @@ SETTINGS = {"image_size": 32, "head_epochs": 6, "feature_views": 2}
 NUM_TRIALS = 20
 
 
+@pytest.fixture(scope="module", autouse=True)
+def four_blocks():
+    """The backbone that commands get which only train."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            keras.applications,
+            "EfficientNetB0",
+            functools.partial(quick.build_backbone, 3),
+        )
+        yield
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """Weights and a space, and later the job directories of sweeps."""
     directory = tmp_path_factory.mktemp("sweeps")
-    write_backbone(directory / "backbone.weights.h5")
+    write_backbone(directory / "backbone.weights.h5", num_kinds=3)
     # One graph for all heads.
     (directory / "space.json").write_text(
         '{"num_hidden_layers": 1, "head_batch_norm": true}'
