@@ -117,8 +117,7 @@ def train_head(
     )
     weights = [tf.constant(w) for w in _initial_weights(s)]
     state = (weights, *([tf.zeros_like(w) for w in weights] for _ in "mv"))
-    # The initial weights are the first candidate: a phase that only makes
-    # things worse changes nothing.
+    # The initial weights are the first candidate: training may make all worse.
     logits, best_loss = predict(weights, *judged)
     history, epoch_logits, best_epoch = [], [logits.numpy()], 0
     for epoch in range(1, s.head_epochs + 1):
