@@ -43,7 +43,7 @@ def run_seed(directory: str, seed: int, flags_of_task: list[str]) -> list:
         )
     with open(os.path.join(job, "evaluation", "metrics.json")) as file:
         found = json.load(file)["splits"]["test"]["metrics"]
-    return [found[name]["value"] for name in METRICS]
+    return [(found[name]["value"], found[name]["interval"]) for name in METRICS]
 
 
 def main(argv):
@@ -51,9 +51,13 @@ def main(argv):
     for seed in range(FLAGS.num_seeds):
         with tempfile.TemporaryDirectory() as directory:
             rows.append(run_seed(directory, seed, argv[1:]))
-        figures = zip(METRICS, rows[-1], strict=True)
-        print(f"seed {seed}", *(f"{n} {v:.3f}" for n, v in figures))
-    means = zip(METRICS, np.mean(rows, axis=0), strict=True)
+        figures = (
+            f"{name} {value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+            for name, (value, interval) in zip(METRICS, rows[-1], strict=True)
+        )
+        print(f"seed {seed}", *figures, flush=True)
+    values = [[value for value, _ in row] for row in rows]
+    means = zip(METRICS, np.mean(values, axis=0), strict=True)
     print("mean  ", *(f"{n} {v:.3f}" for n, v in means))
 
 
