@@ -36,6 +36,13 @@ def classifier_model():
     return classifier.build_classifier(IMAGE_SIZE, 1, head)
 
 
+@pytest.fixture
+def few_kinds():
+    """The whole backbone takes a minute to trace twice."""
+    with quick.few_kinds():
+        yield
+
+
 def pytest_make_parametrize_id(val):
     """Names no test by bytes: those of gzip tell the time, and two processes
     that share the tests must give them the same names."""

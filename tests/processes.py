@@ -23,7 +23,11 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([__name__])
 # Kinds of blocks in the backbone of what trains: what is served and explained
 # needs them all.
-_NUM_KINDS = {"trainer.task": 7, "tuning.task": 3, "tests.train_only": 3}
+_NUM_KINDS = {
+    "trainer.task": 7,
+    "tuning.task": quick.FEW_KINDS,
+    "tests.train_only": quick.FEW_KINDS,
+}
 
 
 class Command:

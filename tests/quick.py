@@ -4,12 +4,16 @@ Nine of the sixteen layer blocks, two of them residual, take half the time to
 build and trace. Logical CPUs stand for a machine's GPUs.
 """
 
+import contextlib
 import functools
 
 import keras
+import pytest
 import tensorflow as tf
 from keras.src.applications import efficientnet
 
+# Kinds of blocks that suffice where nothing is served or explained.
+FEW_KINDS = 2
 WHOLE_BACKBONE = keras.applications.EfficientNetB0
 
 
@@ -31,6 +35,15 @@ def build_backbone(num_kinds: int = 7, **arguments) -> keras.Model:
         name="efficientnetb0",
         **arguments,
     )
+
+
+@contextlib.contextmanager
+def few_kinds():
+    """Builds the backbone of `FEW_KINDS` meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        build = functools.partial(build_backbone, FEW_KINDS)
+        patch.setattr(keras.applications, "EfficientNetB0", build)
+        yield
 
 
 def set_up(num_devices: int, num_kinds: int | None = 7) -> None:

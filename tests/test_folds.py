@@ -1,11 +1,9 @@
 """Each fold is trained once, whatever interrupts."""
 
 import dataclasses
-import functools
 import pathlib
 import shutil
 
-import keras
 import numpy as np
 import pytest
 
@@ -26,7 +24,7 @@ def make_config(tmp_path_factory):
     write_records(
         directory / "records", {"train": 24, "validation": 12, "test": 8}
     )
-    write_backbone(directory / "backbone.weights.h5", num_kinds=3)
+    write_backbone(directory / "backbone.weights.h5", quick.FEW_KINDS)
 
     def make(num_folds):
         return config.TrainConfig(
@@ -41,12 +39,7 @@ def make_config(tmp_path_factory):
             num_folds=num_folds,
         )
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            keras.applications,
-            "EfficientNetB0",
-            functools.partial(quick.build_backbone, 3),
-        )
+    with quick.few_kinds():
         yield make
 
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests import processes, runs
+from tests import processes, quick, runs
 from tests.samples import write_backbone, write_records
 from trainer import startup
 
@@ -29,7 +29,7 @@ def workspace(tmp_path_factory):
     write_records(
         directory / "records", {"train": 22, "validation": 9, "test": 7}
     )
-    write_backbone(directory / "backbone.weights.h5", num_kinds=3)
+    write_backbone(directory / "backbone.weights.h5", quick.FEW_KINDS)
     codes, errors = wait([start(directory, "one_device")])
     assert codes == [0], errors
     return directory

@@ -1,13 +1,10 @@
 """The whole classifier, trained on one device and on two replicas."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import quick
 from tests.samples import IMAGE_SIZE, make_strategy
 from trainer.data import augmentation, input_pipeline
 from trainer.model import classifier, dropout
@@ -56,7 +53,7 @@ def run_steps(
         head = classifier.build_head(2, (8,), 0.3, drop)
         model = classifier.build_classifier(image_size, 1, head, "none", drop)
         # Of the blocks that there are, all, or the top two.
-        blocks = 9 if train_batch_norm else 6
+        blocks = 9 if train_batch_norm else 7
         classifier.set_trainable(model, blocks, train_batch_norm)
         # SGD: a first step of Adam is the sign of a gradient, and turns
         # rounding of a zero gradient into a step.
@@ -89,18 +86,8 @@ def run_steps(
     return sums.numpy()[:3], model.get_weights()
 
 
-@pytest.fixture
-def three_kinds(monkeypatch):
-    """A backbone of four blocks: the whole takes a minute to trace twice."""
-    monkeypatch.setattr(
-        keras.applications,
-        "EfficientNetB0",
-        functools.partial(quick.build_backbone, 3),
-    )
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("three_kinds")
+@pytest.mark.usefixtures("few_kinds")
 @pytest.mark.parametrize(
     ("train_batch_norm", "accumulation_steps", "gradient_clip_norm"),
     [(False, 2, 0.1), (True, 1, 0.0)],
@@ -129,7 +116,7 @@ def test_two_replicas_train_as_one_device(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("three_kinds")
+@pytest.mark.usefixtures("few_kinds")
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_on_two_replicas_stays_finite(tiny_records, policy):
     keras.config.set_dtype_policy(policy)

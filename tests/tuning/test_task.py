@@ -3,14 +3,12 @@
 import contextlib
 import csv
 import dataclasses
-import functools
 import io
 import json
 import os
 import signal
 import time
 
-import keras
 import numpy as np
 import pytest
 
@@ -25,14 +23,9 @@ NUM_TRIALS = 20
 
 
 @pytest.fixture(scope="module", autouse=True)
-def four_blocks():
+def few_blocks():
     """The backbone that commands get which only train."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            keras.applications,
-            "EfficientNetB0",
-            functools.partial(quick.build_backbone, 3),
-        )
+    with quick.few_kinds():
         yield
 
 
@@ -40,7 +33,7 @@ def four_blocks():
 def workspace(tmp_path_factory):
     """Weights and a space, and later the job directories of sweeps."""
     directory = tmp_path_factory.mktemp("sweeps")
-    write_backbone(directory / "backbone.weights.h5", num_kinds=3)
+    write_backbone(directory / "backbone.weights.h5", quick.FEW_KINDS)
     # One graph for all heads.
     (directory / "space.json").write_text(
         '{"num_hidden_layers": 1, "head_batch_norm": true}'

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests import processes, test_train
+from tests import processes, quick, test_train
 from tests.samples import write_backbone
 from trainer.storage import buckets
 from trainer.training import cluster
@@ -87,7 +87,7 @@ def test_chief_and_worker_of_a_trial_train_one_model(
         scratch = tmp_path / f"scratch{index}"
         scratch.mkdir()
         variables["TMPDIR"] = str(scratch)
-    write_backbone(tmp_path / "backbone.weights.h5", num_kinds=3)
+    write_backbone(tmp_path / "backbone.weights.h5", quick.FEW_KINDS)
     weights = f"--weights={tmp_path / 'backbone.weights.h5'}"
     own = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
     codes, errors = test_train.wait(
