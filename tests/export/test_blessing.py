@@ -20,6 +20,8 @@ from trainer.export import (
 )
 from trainer.report import tables
 
+pytestmark = pytest.mark.slow
+
 ALL_CHECKS = (
     "manifest",
     "size",

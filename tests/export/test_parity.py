@@ -15,6 +15,8 @@ from tests.export import examples
 from tests.samples import encode, make_pixels
 from trainer.export import signature
 
+pytestmark = pytest.mark.slow
+
 IMAGES = [encode(make_pixels(i, i % 2)) for i in range(31)] + [b"garbage"]
 
 

@@ -9,6 +9,8 @@ from tests.export import examples
 from trainer.export import saved_model, signature, versions
 from trainer.storage import paths
 
+pytestmark = pytest.mark.slow
+
 
 def test_version_is_one_file_of_weights_under_18_megabytes(exported):
     sizes = {

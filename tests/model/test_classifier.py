@@ -123,6 +123,7 @@ def test_imagenet_without_network_says_what_to_do(monkeypatch):
         build(weights="imagenet")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_backbone")
 @pytest.mark.parametrize("weights", ["none", "imagenet"])
 def test_reloaded_keras_file_gives_identical_outputs(
