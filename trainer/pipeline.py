@@ -69,12 +69,10 @@ def run(cfg: config.TrainConfig) -> str:
             "nothing to do."
         )
         return ""
-    is_chief = cluster.is_chief() and not paths.is_remote(cfg.job_dir)
-    with (
-        locks.held(cfg.job_dir, f"--job_dir={cfg.job_dir}")
-        if is_chief
-        else contextlib.nullcontext()
-    ):
+    lock = contextlib.nullcontext()
+    if cluster.is_chief() and not paths.is_remote(cfg.job_dir):
+        lock = locks.held(cfg.job_dir, f"--job_dir={cfg.job_dir}")
+    with lock:
         return _train_and_export(cfg, info)
 
 

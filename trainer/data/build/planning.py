@@ -76,8 +76,9 @@ def examine(
         dataclasses.replace(fact, image_id=image_id, group=group)
         for fact, image_id, group in named
     ]
+    # If nothing else is there, it is what is wrong.
     no_images = [file for file in failed if facts and file.is_no_image]
-    unreadable = [file for file in failed if file not in no_images]
+    unreadable = [f for f in failed if not (facts and f.is_no_image)]
     return Findings(facts, near_pairs, unreadable, no_images, is_common)
 
 
