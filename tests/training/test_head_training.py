@@ -1,4 +1,6 @@
 import dataclasses
+import random
+import threading
 
 import keras
 import numpy as np
@@ -60,6 +62,36 @@ def build_head(s, layer=keras.layers.Dropout):
         s.head_activation,
         s.head_batch_norm,
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_units": ()},
+        {"hidden_units": (), "dropout": 0.3},
+        {"hidden_units": (5, 3), "head_batch_norm": True},
+        {"hidden_units": (5, 3), "dropout": 0.3, "num_classes": 3},
+    ],
+)
+def test_head_begins_as_by_keras_whatever_other_threads_draw(changes):
+    settings = dataclasses.replace(SETTINGS, seed=7, **changes)
+    keras.utils.set_random_seed(7)
+    expected = build_head(settings).get_weights()
+    head_training._draw_weights.cache_clear()
+    done = threading.Event()
+
+    def upload():
+        while not done.is_set():
+            random.random()
+
+    thread = threading.Thread(target=upload)
+    thread.start()
+    weights = head_training._initial_weights(settings)
+    done.set()
+    thread.join()
+    assert len(weights) == len(expected)
+    for one, other in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def train_by_keras(s, views, rows, labels, validation, validation_labels):

@@ -8,6 +8,8 @@ the head, whatever its widths and hyperparameters.
 
 import dataclasses
 import functools
+import itertools
+import random
 import time
 from collections.abc import Callable, Sequence
 
@@ -173,11 +175,24 @@ def _initial_weights(s: HeadSettings) -> list[np.ndarray]:
 # Heads that differ in what they are trained with begin alike.
 @functools.lru_cache(maxsize=64)
 def _draw_weights(num_classes, hidden_units, batch_norm, drops, seed):
-    keras.utils.set_random_seed(seed)
-    head = classifier.build_head(
-        num_classes, hidden_units, 0.5 * drops, batch_norm=batch_norm
-    )
-    return head.get_weights()
+    """What a `classifier.build_head` has after `keras.utils.set_random_seed`.
+
+    Keras draws its seeds from Python's global generator, and so do uploads to
+    buckets in other threads: beside one, a head would begin otherwise.
+    """
+    draw_seed = functools.partial(random.Random(seed).randint, 1, 10**9)
+    widths = (*hidden_units, classifier.num_logits(num_classes))
+    weights = []
+    for inputs, units in itertools.pairwise((classifier.NUM_FEATURES, *widths)):
+        if drops:
+            draw_seed()  # of the Dropout in front
+        draw = keras.initializers.GlorotUniform(draw_seed())
+        zeros, ones = np.zeros(units, np.float32), np.ones(units, np.float32)
+        weights += [draw([inputs, units]).numpy(), zeros]
+        if batch_norm:
+            weights += [ones, zeros, zeros, ones]
+    # There is none behind the logits.
+    return weights[:-4] if batch_norm else weights
 
 
 ACTIVATIONS = ("relu", "gelu", "swish")
