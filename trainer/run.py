@@ -87,12 +87,14 @@ class Run:
             cfg.head_activation,
             cfg.head_batch_norm,
         )
+        self.head.set_weights(head_training.initial_weights(self.head_settings))
         self.model = classifier.build_classifier(
             cfg.image_size,
             info.channels,
             self.head,
             cfg.weights,
             dropout.GlobalBatchDropout,
+            cfg.seed,
         )
         logging.info(
             "Model: EfficientNetB0 at %d px, %d channel(s), weights=%s, built "

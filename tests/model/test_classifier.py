@@ -60,6 +60,26 @@ def test_head_shares_its_weights_with_the_classifier():
     np.testing.assert_allclose(head(features), model(images), atol=1e-6)
 
 
+def test_a_seed_gives_weights_whatever_is_drawn_beside_it(few_kinds):
+    def backbone_weights(global_seed, seed):
+        keras.utils.set_random_seed(global_seed)
+        head = classifier.build_head(2, (), 0.2)
+        model = classifier.build_classifier(IMAGE_SIZE, 1, head, seed=seed)
+        return classifier.features_model(model).get_weights()
+
+    one, same, other = (
+        backbone_weights(*seeds) for seeds in ((1, 7), (2, 7), (2, 8))
+    )
+    for a, b in zip(one, same, strict=True):
+        np.testing.assert_array_equal(a, b)
+    kernels = [a.ndim == 4 for a in one]
+    assert sum(kernels) > 10
+    differs = [np.any(a != b) for a, b in zip(one, other, strict=True)]
+    np.testing.assert_array_equal(
+        [d for d, k in zip(differs, kernels, strict=True) if k], True
+    )
+
+
 def test_weights_file_reaches_grey_and_colour_models(backbone_file):
     backbone, path = backbone_file
     grey = pixels(1)

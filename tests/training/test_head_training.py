@@ -86,7 +86,7 @@ def test_head_begins_as_by_keras_whatever_other_threads_draw(changes):
 
     thread = threading.Thread(target=upload)
     thread.start()
-    weights = head_training._initial_weights(settings)
+    weights = head_training.initial_weights(settings)
     done.set()
     thread.join()
     assert len(weights) == len(expected)

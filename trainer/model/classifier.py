@@ -1,6 +1,7 @@
 """EfficientNetB0 and a head, one flat Keras model that returns logits."""
 
 import os
+import random
 import warnings
 
 import keras
@@ -83,6 +84,7 @@ def build_classifier(
     head: keras.Sequential,
     weights: str = "none",
     dropout_layer: type[keras.layers.Layer] = keras.layers.Dropout,
+    seed: int | None = None,
 ) -> keras.Model:
     """EfficientNetB0 with `head` on top, as one flat model.
 
@@ -96,6 +98,8 @@ def build_classifier(
         weights: "imagenet", "none", or the path of a `.weights.h5` file of
             `keras.applications.EfficientNetB0(include_top=False)`.
         dropout_layer: class of the backbone's drop-connect layers.
+        seed: of weights "none"; without one they are drawn from Python's
+            global generator, as uploads in other threads do.
 
     Returns:
         Model: float32 `[batch, image_size, image_size, channels]` in [0, 255]
@@ -128,6 +132,8 @@ def build_classifier(
     # breaks Grad-CAM.
     backbone = keras.models.clone_model(source, clone_function=clone_layer)
     backbone.set_weights(source.get_weights())
+    if weights == "none" and seed is not None:
+        _draw_kernels(backbone, seed)
     finalize_normalization(backbone)
     x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(backbone.outputs[0])
     for layer in head.layers:
@@ -175,6 +181,20 @@ def _load_backbone(x: keras.KerasTensor, weights: str) -> keras.Model:
             ".weights.h5 file saved from that model."
         ) from error
     return backbone
+
+
+def _draw_kernels(model: keras.Model, seed: int) -> None:
+    """Draws all kernels anew, by the initializers of their layers."""
+    draw_seed = random.Random(seed)
+    for layer in model.layers:
+        initializer = getattr(layer, "depthwise_initializer", None) or getattr(
+            layer, "kernel_initializer", None
+        )
+        if initializer is not None:
+            config = initializer.get_config()
+            config["seed"] = draw_seed.randint(1, 10**9)
+            draw = initializer.from_config(config)
+            layer.kernel.assign(draw(layer.kernel.shape))
 
 
 def finalize_normalization(model: keras.Model) -> None:

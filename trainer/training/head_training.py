@@ -117,7 +117,7 @@ def train_head(
         tf.constant(validation_labels),
         constants,
     )
-    weights = [tf.constant(w) for w in _initial_weights(s)]
+    weights = [tf.constant(w) for w in initial_weights(s)]
     state = (weights, *([tf.zeros_like(w) for w in weights] for _ in "mv"))
     # The initial weights are the first candidate: training may make all worse.
     logits, best_loss = predict(weights, *judged)
@@ -165,7 +165,8 @@ def _learning_rates(s: HeadSettings, num_steps: int) -> np.ndarray:
     )
 
 
-def _initial_weights(s: HeadSettings) -> list[np.ndarray]:
+def initial_weights(s: HeadSettings) -> list[np.ndarray]:
+    """What an untrained head begins with, as `build_head` orders them."""
     # Dropout that drops nothing draws no seed of its own.
     return _draw_weights(
         s.num_classes, s.hidden_units, s.head_batch_norm, s.dropout > 0, s.seed
