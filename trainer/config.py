@@ -109,6 +109,18 @@ class TrainConfig:
         "weights, 2e-3 from scratch.",
         between=(0.0, 10.0),
     )
+    layer_rate_decay: float = _field(
+        1.0,
+        "Factor of the rate of fine-tuning from each block of the backbone "
+        "to the one below it.",
+        between=(0.01, 1.0),
+    )
+    average_epochs: float = _field(
+        1.0,
+        "Epochs that the averages of the weights reach back, which are "
+        "validated and kept in fine-tuning; 0: the weights themselves.",
+        between=(0.0, 100.0),
+    )
     learning_rate_scaling: str = _field(
         "sqrt",
         "How peak rates grow with --global_batch_size / 32: sqrt (the rule of "

@@ -1,5 +1,6 @@
 """The two phases of training: the head on features, then fine-tuning."""
 
+import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -26,6 +27,7 @@ from trainer.training import (
     schedules,
     train_step,
 )
+from trainer.training.averages import WeightAverages
 
 HEAD_FILE = "head.npz"
 _SHARE_STORAGE = (
@@ -194,7 +196,12 @@ def _fine_tune(run: Run, rows_before: list[dict]) -> list[dict]:
     )
     steps_per_epoch = -(-run.info.num_images("train") // cfg.global_batch_size)
     optimizer = _make_optimizer(run, steps_per_epoch * cfg.fine_tune_epochs)
-    checkpoint = _restore(run, optimizer)
+    averages = None
+    if cfg.average_epochs:
+        averages = WeightAverages(
+            run.model, cfg.average_epochs * steps_per_epoch
+        )
+    checkpoint = _restore(run, optimizer, averages)
     progress = checkpoint.progress
     if progress.finished:
         logging.info("fine_tune already finished; its result is kept.")
@@ -206,7 +213,7 @@ def _fine_tune(run: Run, rows_before: list[dict]) -> list[dict]:
         optimizer=optimizer,
         train_steps=train_step.make_train_function(
             run.strategy,
-            _make_replica_step(run, optimizer),
+            _make_replica_step(run, optimizer, averages),
             cfg.accumulation_steps,
             measures_waiting=not cfg.deterministic,
         ),
@@ -224,6 +231,7 @@ def _fine_tune(run: Run, rows_before: list[dict]) -> list[dict]:
             paths.join(cfg.job_dir, "logs/fine_tune") if run.is_chief else "",
             cfg.profile_range,
         ),
+        judged=averages.in_model if averages else contextlib.nullcontext,
     )
     log = None
     if run.is_chief:
@@ -269,7 +277,9 @@ def _make_optimizer(run: Run, total_steps: int) -> keras.optimizers.Optimizer:
 
 
 def _restore(
-    run: Run, optimizer: keras.optimizers.Optimizer
+    run: Run,
+    optimizer: keras.optimizers.Optimizer,
+    averages: WeightAverages | None,
 ) -> checkpoints.PhaseCheckpoint:
     """The checkpoints of fine-tuning; model and optimizer go on at the last."""
     checkpoint = checkpoints.PhaseCheckpoint(
@@ -277,6 +287,7 @@ def _restore(
         run.model,
         optimizer,
         None if run.is_chief else paths.join(run.scratch_dir, "fine_tune"),
+        averages.variables if averages else (),
     )
     if checkpoint.restore():
         logging.info(
@@ -292,7 +303,9 @@ def _restore(
 
 
 def _make_replica_step(
-    run: Run, optimizer: keras.optimizers.Optimizer
+    run: Run,
+    optimizer: keras.optimizers.Optimizer,
+    averages: WeightAverages | None,
 ) -> train_step.ReplicaStep:
     cfg = run.cfg
     class_weights = np.ones(run.info.num_classes, np.float32)
@@ -310,6 +323,8 @@ def _make_replica_step(
         seed=cfg.seed,
         focal_gamma=cfg.focal_gamma,
         gradient_clip_norm=cfg.gradient_clip_norm,
+        rate_factors=classifier.rate_factors(run.model, cfg.layer_rate_decay),
+        averages=averages,
     )
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -18,6 +19,7 @@ from trainer.training import (
     preemption,
     train_step,
 )
+from trainer.training.averages import WeightAverages
 
 
 def linear_model(num_features=6, num_logits=1):
@@ -42,6 +44,7 @@ def feature_phase(
     model = linear_model()
     optimizer = keras.optimizers.AdamW(0.05)
     optimizer.build(model.trainable_variables)
+    averages = WeightAverages(model, 4.0)
     per_replica = distribution.per_replica_batch_size(
         strategy, 4, accumulation_steps
     )
@@ -71,6 +74,7 @@ def feature_phase(
                 label_smoothing=0.0,
                 global_batch_size=4,
                 seed=0,
+                averages=averages,
             ),
             accumulation_steps,
         ),
@@ -80,10 +84,13 @@ def feature_phase(
         "num_epochs": num_epochs,
         "patience": patience,
         "steps_per_execution": 2,
+        "judged": averages.in_model,
         **overrides,
     }
     phase = loop.Phase(**arguments)
-    checkpoint = checkpoints.PhaseCheckpoint(str(directory), model, optimizer)
+    checkpoint = checkpoints.PhaseCheckpoint(
+        str(directory), model, optimizer, averages=averages.variables
+    )
     return phase, checkpoint, (x, y)
 
 
@@ -144,6 +151,7 @@ def test_phase_stops_early_and_returns_to_the_best_epoch(tmp_path):
             tmp_path,
             50,
             patience=3,
+            judged=contextlib.nullcontext,
             validate=lambda: {
                 "val_loss": next(val_losses),
                 "val_accuracy": 0.5,

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import zipfile
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -130,6 +131,7 @@ class PhaseCheckpoint:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         save_directory: str | None = None,
+        averages: Sequence[tf.Variable] = (),
     ):
         """Ties model and optimizer to a directory.
 
@@ -140,12 +142,14 @@ class PhaseCheckpoint:
             model: whose weights are kept.
             optimizer: already built on the model's trainable variables:
                 otherwise its slots would be restored too late, or never.
+            averages: of the weights.
         """
         self.progress = Progress()
         self._checkpoint = tf.train.Checkpoint(
             model=model,
             optimizer=optimizer,
             progress=_ProgressState(self.progress),
+            averages=list(averages),
         )
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, save_directory or directory, max_to_keep=3

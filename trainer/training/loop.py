@@ -4,6 +4,7 @@ The inner loop runs `steps_per_execution` steps in one `tf.function`. The outer
 loop validates, keeps the best weights, stops early, checkpoints and reports.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -124,6 +125,8 @@ class Phase:
         stop_requested: whether this worker has been told to stop.
         profiler: of some steps.
         checkpoint_every_s: seconds between checkpoints within an epoch.
+        judged: context in which the model has the weights to be judged and
+            kept, where they are not those that are trained on.
     """
 
     name: str
@@ -141,6 +144,9 @@ class Phase:
         default_factory=profiling.StepProfiler
     )
     checkpoint_every_s: float = 300.0
+    judged: Callable[[], contextlib.AbstractContextManager] = (
+        contextlib.nullcontext
+    )
 
 
 def run_phase(
@@ -166,11 +172,7 @@ def run_phase(
     if not progress.best_weights:
         # The weights a phase starts with are its first candidate: a phase
         # that only makes things worse changes nothing.
-        validation = phase.validate()
-        _check_finite(
-            phase, progress, validation["val_loss"], "validation loss"
-        )
-        _keep_if_best(phase, progress, validation, epoch=0)
+        _validate(phase, progress, epoch=0)
     try:
         iterator = None
         while not progress.finished:
@@ -184,8 +186,7 @@ def run_phase(
                 _stop(phase, progress)
     finally:
         phase.profiler.stop()
-    if progress.best_epoch < len(progress.history):
-        phase.model.set_weights(progress.best_weights)
+    phase.model.set_weights(progress.best_weights)
     return progress.history
 
 
@@ -282,8 +283,7 @@ def _finish_epoch(
 ) -> dict:
     """Validates, updates `progress` and returns the row of the epoch."""
     loss_sum, correct, images = progress.sums
-    validation = phase.validate()
-    _check_finite(phase, progress, validation["val_loss"], "validation loss")
+    validation = _validate(phase, progress, epoch)
     row = {
         "phase": phase.name,
         "epoch": epoch,
@@ -301,7 +301,6 @@ def _finish_epoch(
     progress.history.append(row)
     progress.sums, progress.seconds = [0.0] * 3, 0.0
     progress.input_seconds = 0.0
-    _keep_if_best(phase, progress, validation, epoch)
     stale = epoch - progress.best_epoch
     progress.finished = epoch >= phase.num_epochs or stale >= phase.patience
     history.log_epoch(row, phase.num_epochs, is_best=not stale)
@@ -314,8 +313,15 @@ def _finish_epoch(
     return row
 
 
-def _keep_if_best(phase, progress, validation, epoch):
-    if validation["val_loss"] < progress.best_loss:
-        progress.best_loss = validation["val_loss"]
-        progress.best_epoch = epoch
-        progress.best_weights = phase.model.get_weights()
+def _validate(phase: Phase, progress: checkpoints.Progress, epoch: int) -> dict:
+    """Judges the weights, and keeps them if they are the best so far."""
+    with phase.judged():
+        validation = phase.validate()
+        _check_finite(
+            phase, progress, validation["val_loss"], "validation loss"
+        )
+        if validation["val_loss"] < progress.best_loss:
+            progress.best_loss = validation["val_loss"]
+            progress.best_epoch = epoch
+            progress.best_weights = phase.model.get_weights()
+    return validation
