@@ -30,7 +30,7 @@ demo: setup  ## sample data -> records -> train -> evaluate -> export -> serve -
 	PYTHON=$(BIN)/python tests/demo.sh $(DEMO)
 
 docs: setup  ## build the documentation into site/; a dead link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 test: check clients  ## lint, check the import direction, run all CPU-only tests
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

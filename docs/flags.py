@@ -5,6 +5,7 @@ Each command is asked in a process of its own: several have flags of one name.
 
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def _describe(command: str) -> None:
             if heading != last:
                 print(f"\n**{heading}**\n\n| flag | what |\n|---|---|")
                 last = heading
-            cell = text.replace("|", "\\|").replace("<", "&lt;")
+            cell = re.sub(r"([|<\[\]*_])", r"\\\1", text)
             print(f"| `{name}` | {cell} |")
         print()
 
