@@ -137,11 +137,7 @@ def test_readme_stays_short():
 
 def test_site_is_built_whole_and_asks_nobody_else(tmp_path):
     done = subprocess.run(
-        [
-            sys.executable,
-            *["-m", "mkdocs", "build", "--quiet", "-d"],
-            str(tmp_path),
-        ],
+        [sys.executable, "-m", "mkdocs", "build", "-d", str(tmp_path)],
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         cwd=ROOT,
         capture_output=True,
