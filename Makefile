@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo test test-fast check format pins test-images clean
+.PHONY: help setup clients demo docs test test-fast check format pins test-images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ clients: $(VENV)/clients/.installed  ## install a third-party client of TF Servi
 demo: setup  ## sample data -> records -> train -> evaluate -> export -> serve -> ask
 	rm -rf $(DEMO)
 	PYTHON=$(BIN)/python tests/demo.sh $(DEMO)
+
+docs: setup  ## build the documentation into site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 test: check clients  ## lint, check the import direction, run all CPU-only tests
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
@@ -64,4 +67,4 @@ test-images: setup  ## install what the images do (12 GB, one by one), and train
 	$(BIN)/python -m pytest tests/deploy/images.py
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(DEMO) *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) site *.egg-info .pytest_cache .ruff_cache

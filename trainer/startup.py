@@ -41,21 +41,34 @@ def run(
     app.run(main, flags_parser=parse)
 
 
-def _help(headings: Mapping[str, str]) -> str:
-    lines, heading = [sys.modules["__main__"].__doc__.strip()], ""
+def describe_flags(
+    headings: Mapping[str, str],
+) -> Iterator[tuple[str, str, str]]:
+    """Heading, name and text of each flag of a command, as its help has them.
+
+    Args:
+        headings: as of `run`.
+    """
+    heading = "Flags"
     for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
-        found = headings.get(flag.name, heading or "Flags")
-        if found != heading:
-            heading = found
-            lines.append(f"\n{heading}:")
+        heading = headings.get(flag.name, heading)
         text = flag.help
         if getattr(flag.parser, "lower_bound", None) is not None:
             text += f" ({flag.parser.syntactic_help})"
         if flag.default not in (None, "", []):
             text += f" (default: {flag.default_as_str})"
         name = f"[no]{flag.name}" if flag.boolean else flag.name
+        yield heading, f"--{name}", " ".join(text.split())
+
+
+def _help(headings: Mapping[str, str]) -> str:
+    lines, heading = [sys.modules["__main__"].__doc__.strip()], ""
+    for found, name, text in describe_flags(headings):
+        if found != heading:
+            heading = found
+            lines.append(f"\n{heading}:")
         lines += textwrap.wrap(
-            " ".join(f"--{name}: {text}".split()),
+            f"{name}: {text}",
             80,
             initial_indent="  ",
             subsequent_indent="    ",

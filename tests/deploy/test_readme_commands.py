@@ -1,4 +1,4 @@
-"""The commands of the README's table "From laptop to pod" are accepted."""
+"""The commands of the tables "From laptop to pod" and of docs/cloud.md."""
 
 import importlib
 import re
@@ -10,16 +10,16 @@ from deploy import command_lines
 from tests.samples import ROOT
 
 IMAGE = "us-central1-docker.pkg.dev/project/lightbox/train:1"
-TEXT = (
-    (ROOT / "README.md")
-    .read_text()
-    .split("## From laptop to pod")[1]
-    .split("\n## ")[0]
+README = (ROOT / "README.md").read_text().split("## From laptop to pod")[1]
+TEXT = README.split("\n## ")[0] + (ROOT / "docs/cloud.md").read_text()
+COMMANDS = list(
+    dict.fromkeys(
+        " ".join(command.split())
+        for command in re.findall(
+            r"`(python -m (?:deploy|trainer)[^`]*)`", TEXT
+        )
+    )
 )
-COMMANDS = [
-    " ".join(command.split())
-    for command in re.findall(r"`(python -m (?:deploy|trainer)[^`]*)`", TEXT)
-]
 DRY_RUN = ("deploy.vertex.submit", "deploy.vertex.serve", "deploy.tpu.run")
 
 
