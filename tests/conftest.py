@@ -9,11 +9,12 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import keras
+import numpy as np
 import pytest
 
 from tests import quick
 from tests.cloud_storage import bucket_name, cloud, cloud_server  # noqa: F401
-from tests.samples import IMAGE_SIZE, write_records
+from tests.samples import IMAGE_SIZE, make_pixels, write_records
 
 quick.set_up(num_devices=2)
 
@@ -29,11 +30,15 @@ def tiny_records(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def classifier_model():
     """An untrained two-class classifier of one channel at 32 px."""
+    from trainer.data import preprocessing
     from trainer.model import classifier
 
     keras.utils.set_random_seed(0)
     head = classifier.build_head(2, (8,), 0.3)
-    return classifier.build_classifier(IMAGE_SIZE, 1, head)
+    model = classifier.build_classifier(IMAGE_SIZE, 1, head)
+    pixels = [make_pixels(50 + i, i % 2)[..., np.newaxis] for i in range(24)]
+    pixels = preprocessing.resize_image(np.stack(pixels), IMAGE_SIZE)
+    return quick.normalize(model, pixels)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import contextlib
 import functools
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.applications import efficientnet
@@ -44,6 +45,25 @@ def few_kinds():
         build = functools.partial(build_backbone, FEW_KINDS)
         patch.setattr(keras.applications, "EfficientNetB0", build)
         yield
+
+
+def normalize(model: keras.Model, pixels: np.ndarray) -> keras.Model:
+    """Gives batch norm the statistics of some images.
+
+    Without them an untrained backbone multiplies every image by nearly zero:
+    all would have the same answer.
+    """
+    layers = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    for layer in layers:
+        layer.momentum, layer.synchronized = 0.0, False
+    model(pixels, training=True)
+    for layer in layers:
+        layer.momentum, layer.synchronized = 0.99, True
+    return model
 
 
 def set_up(num_devices: int, num_kinds: int | None = 7) -> None:

@@ -189,6 +189,13 @@ class TrainConfig:
         "Where features are kept for the next run; empty: DATA_DIR/features.",
         varies=BETWEEN_WORKERS,
     )
+    test_views: int = _field(
+        1,
+        "Views of each image whose logits are averaged in evaluation and in "
+        "the exported model: 1: the image; 2: and its mirror; 6: and four "
+        "small shifts.",
+        between=(1, 6),
+    )
     rotation_degrees: float = _field(
         15.0, "Random rotation either way, in degrees.", between=(0.0, 180.0)
     )
@@ -296,6 +303,12 @@ class TrainConfig:
             raise ValueError(
                 "--head_learning_rate must be positive. Received: "
                 f"head_learning_rate={self.head_learning_rate}."
+            )
+        if self.test_views > 1 and not self.horizontal_flip:
+            raise ValueError(
+                "--test_views above 1 averages over an image and its mirror, "
+                "which --nohorizontal_flip says are not alike: give "
+                "--test_views=1."
             )
         if self.profile_steps and not self.profile_range:
             raise ValueError(

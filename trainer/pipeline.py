@@ -257,6 +257,7 @@ def _export(
         operating_point=evaluation.findings.operating_point,
         detector=detector,
         window=info.window,
+        num_views=cfg.test_views,
     )
     count = min(8, info.num_images("validation"))
     images = input_pipeline.read_encoded(

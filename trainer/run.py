@@ -13,7 +13,7 @@ from absl import logging
 from trainer import config
 from trainer.data import augmentation, input_pipeline, records
 from trainer.evaluation.predictions import Predictions, make_predictions
-from trainer.model import classifier, dropout, folding
+from trainer.model import classifier, dropout, folding, views
 from trainer.storage import paths
 from trainer.training import (
     distribution,
@@ -115,8 +115,13 @@ class Run:
     # Traced once, and used for every split and phase.
     @functools.cached_property
     def predict_step(self):
-        """Compiled: the logits of the model."""
-        return loop.make_predict_function(self.strategy, self.model)
+        """Compiled: the logits of the model, averaged over views."""
+        return self._make_predict_step(self.model)
+
+    def _make_predict_step(self, model: keras.Model):
+        return loop.make_predict_function(
+            self.strategy, views.averaged(model, self.cfg.test_views)
+        )
 
     @functools.cached_property
     def _backbone(self) -> keras.Model:
@@ -223,9 +228,7 @@ class Run:
         # trained in.
         predict_step = self.predict_step
         if keras.config.dtype_policy().name != "float32":
-            predict_step = loop.make_predict_function(
-                self.strategy, self.copy_for_inference()
-            )
+            predict_step = self._make_predict_step(self.copy_for_inference())
         # GPUs would round what they multiply to ten bits.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         return {

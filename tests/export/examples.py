@@ -20,7 +20,7 @@ def prepare(images):
     )
 
 
-def make_module(model, detector):
+def make_module(model, detector, **settings):
     """What is exported of a model with two classes."""
     return serving_module.ServingModule(
         model,
@@ -29,6 +29,7 @@ def make_module(model, detector):
         temperature=TEMPERATURE,
         operating_point=OPERATING_POINT,
         detector=detector,
+        **settings,
     )
 
 

@@ -17,7 +17,7 @@ from tests.export.examples import (
 from tests.samples import IMAGE_SIZE, encode, make_pixels
 from trainer.data.images import readers
 from trainer.export import serving_module, signature
-from trainer.model import classifier, out_of_distribution, saliency
+from trainer.model import classifier, out_of_distribution, saliency, views
 
 BROKEN = [b"", b"no image", IMAGES[1][:50]]
 
@@ -169,6 +169,32 @@ def test_large_batch_equals_its_parts(signatures, num_images):
             outputs[name][:-1], parts[name][order], rtol=1e-3, atol=1e-5
         )
     np.testing.assert_array_equal(outputs["label"][:-1], parts["label"][order])
+
+
+def test_logits_are_averaged_over_views(classifier_model, detector, signatures):
+    module = make_module(classifier_model, detector, num_views=6)
+    pixels = prepare(IMAGES)
+    outputs = module._serve_pixels(tf.constant(pixels))
+    logits = np.mean(
+        [
+            classifier_model(views.make_view(pixels, i), training=False)
+            for i in range(6)
+        ],
+        axis=0,
+    )
+    probability = 1 / (1 + np.exp(-logits[:, 0] / TEMPERATURE))
+    np.testing.assert_allclose(outputs["score"], probability, atol=1e-5)
+    alone = signatures["pixels"](pixels)
+    assert np.abs(outputs["score"] - alone["score"]).max() > 1e-5
+    # The image itself is compared with the training set, and explained.
+    name = "out_of_distribution"
+    np.testing.assert_allclose(outputs[name], alone[name], rtol=1e-4)
+    _, features, _ = module._judge(tf.constant(pixels))
+    backbone = keras.Model(
+        classifier_model.input,
+        classifier_model.get_layer(saliency.FEATURE_MAP).output,
+    )
+    np.testing.assert_allclose(features, backbone(pixels), atol=1e-4)
 
 
 def test_three_classes_give_softmax_and_no_decision():

@@ -11,7 +11,7 @@ from tensorflow.python.framework import convert_to_constants
 from trainer.data import preprocessing
 from trainer.data.images.image import Window
 from trainer.export import signature
-from trainer.model import folding, out_of_distribution, saliency
+from trainer.model import folding, out_of_distribution, saliency, views
 
 # Images in the network at a time. A larger batch goes through it in parts:
 # a thousand at once would take gigabytes.
@@ -40,6 +40,7 @@ class ServingModule(tf.Module):
         operating_point: float | None,
         detector: out_of_distribution.Detector,
         window: Window | None = None,
+        num_views: int = 1,
     ):
         """Wraps a model.
 
@@ -54,6 +55,8 @@ class ServingModule(tf.Module):
             detector: of images unlike the training set.
             window: that the training set's values of more than 8 bits were
                 seen through; None if each image has its own.
+            num_views: of an image, whose logits are averaged; explained and
+                compared with the training set is the first.
         """
         super().__init__(name="lightbox")
         _, self._image_size, _, self._channels = model.input.shape
@@ -62,16 +65,21 @@ class ServingModule(tf.Module):
         describe = out_of_distribution.descriptor_model(model)
         backbone = keras.Model(model.input, [feature_map, describe.output])
         head = saliency.head_model(model)
-        # Pixels -> feature map, descriptor; feature map -> logits; feature map
-        # -> heat. Gradients are taken before freezing, which forgets them.
-        self._backbone = _freeze(
-            lambda pixels: backbone(pixels, training=False),
-            [None, *model.input.shape[1:]],
-        )
-        self._head = _freeze(
-            lambda features: head(features, training=False),
-            [None, *feature_map.shape[1:]],
-        )
+
+        def judge(pixels):
+            every = [views.make_view(pixels, i) for i in range(num_views)]
+            features, descriptors = backbone(
+                tf.concat(every, 0), training=False
+            )
+            logits = views.mean_over_views(
+                head(features, training=False), num_views
+            )
+            count = tf.shape(pixels)[0]
+            return logits, features[:count], descriptors[:count]
+
+        # Pixels -> logits, feature map, descriptor; feature map -> heat.
+        # Gradients are taken before freezing, which forgets them.
+        self._judge = _freeze(judge, [None, *model.input.shape[1:]])
         self._heat = _freeze(
             lambda features: saliency.grad_cam(head, features)[0],
             [None, *feature_map.shape[1:]],
@@ -84,10 +92,10 @@ class ServingModule(tf.Module):
         self._window = window
 
     def _answer(
-        self, feature_map: tf.Tensor, descriptor: tf.Tensor, valid: tf.Tensor
+        self, logits: tf.Tensor, descriptor: tf.Tensor, valid: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """The outputs that all signatures share."""
-        logits = self._head(feature_map)[0] / self._temperature
+        logits = logits / self._temperature
         if logits.shape[-1] == 1:
             logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
         # Zeros, not NaN, for what could not be read: TF Serving writes NaN as
@@ -121,20 +129,22 @@ class ServingModule(tf.Module):
         pixels, valid = preprocessing.prepare_batch(
             image_bytes, self._image_size, self._channels, self._window
         )
-        return self._answer(*self._backbone(pixels), valid)
+        logits, _, descriptor = self._judge(pixels)
+        return self._answer(logits, descriptor, valid)
 
     def _serve_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         valid = tf.reduce_all(tf.math.is_finite(pixels), axis=[1, 2, 3])
         finite = tf.where(
             valid[:, tf.newaxis, tf.newaxis, tf.newaxis], pixels, 0.0
         )
-        return self._answer(*self._backbone(finite), valid)
+        logits, _, descriptor = self._judge(finite)
+        return self._answer(logits, descriptor, valid)
 
     def _explain(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels, valid = preprocessing.prepare_batch(
             image_bytes, self._image_size, self._channels, self._window
         )
-        feature_map, descriptor = self._backbone(pixels)
+        logits, feature_map, descriptor = self._judge(pixels)
         heat = self._heat(feature_map)[0]
 
         def draw(row):
@@ -154,7 +164,7 @@ class ServingModule(tf.Module):
             fn_output_signature=tf.TensorSpec([], tf.string),
         )
         return {
-            **self._answer(feature_map, descriptor, valid),
+            **self._answer(logits, descriptor, valid),
             signature.OVERLAY: overlays,
         }
 
