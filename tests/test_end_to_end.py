@@ -1,7 +1,9 @@
 """Drives the commands as a user would, over both protocols."""
 
+import contextlib
 import csv
 import filecmp
+import io
 import json
 import os
 import re
@@ -10,12 +12,13 @@ import time
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
 from tests import cloud_storage, documentation, processes, quick, runs
 from trainer import startup
-from trainer.data import preprocessing
+from trainer.data import preprocessing, records
 from trainer.storage import buckets, paths
 
 pytestmark = pytest.mark.slow
@@ -97,13 +100,48 @@ def test_whole_network_is_trained_exported_and_blessed(workspace):
         f"--weights={weights}",
         "--head_epochs=0",
         "--fine_tune_epochs=1",
+        "--nodetector",
         whole=True,
     )
     assert done.returncode == 0, done.stderr
     # The export gives the evaluated probabilities of all images.
     assert "export    blessed" in done.stderr
+    for name in ("export/1/saved_model.pb", "evaluation/model_card.md"):
+        for run, is_in in (("whole", False), ("run", True)):
+            data = (workspace / run / name).read_bytes()
+            assert (b"out_of_distribution" in data) == is_in, (run, name)
+    page = (workspace / "whole/evaluation/report.html").read_text()
+    assert "Does it know what it does not know?" not in page
     with open(workspace / "whole/history.csv", newline="") as file:
         assert [row["phase"] for row in csv.DictReader(file)] == ["fine_tune"]
+
+
+def find_images(data: bytes):
+    """What can be decoded of a file of anything, by the starts of images."""
+    for match in re.finditer(rb"\xff\xd8\xff|\x89PNG\r\n", data):
+        with contextlib.suppress(OSError, SyntaxError, ValueError):
+            image = PIL.Image.open(io.BytesIO(data[match.start() :]))
+            yield np.asarray(image.convert("L").resize((32, 32)), float)
+
+
+def test_export_holds_no_image_and_no_id_of_the_data_set(workspace):
+    files = sorted((workspace / "run/export").rglob("*"))
+    contents = {f.name: f.read_bytes() for f in files if f.is_file()}
+    found = [i for data in contents.values() for i in find_images(data)]
+    assert len(contents) > 6 and len(found) > 20
+    paths_of = sorted((workspace / "records").glob("*.tfrecord"))
+    dataset = tf.data.TFRecordDataset([str(path) for path in paths_of])
+    for example in dataset.map(records.parse_example).as_numpy_iterator():
+        pixels = PIL.Image.open(io.BytesIO(example["image"])).convert("L")
+        # As the model sees it, and through whatever compression.
+        small = np.asarray(pixels.resize((32, 32)), float)
+        assert min(np.abs(small - other).mean() for other in found) > 8
+        image_id = example["id"]
+        # All JPEGs begin with the same tables.
+        needles = [image_id.split(b"/")[-1], example["image"][-120:-20]]
+        for needle in (image_id, *needles, example["sha256"]):
+            for name, data in contents.items():
+                assert needle not in data, (name, image_id)
 
 
 def test_every_image_is_predicted_exactly_once(workspace):

@@ -223,6 +223,12 @@ class TrainConfig:
         "sensitivity:0.95, specificity:0.95, cost:FN=5,FP=1, or a number.",
         varies=BETWEEN_STARTS,
     )
+    detector: bool = _field(
+        True,
+        "Export what tells images that are unlike the training set. Who has "
+        "such an export can find out something about who was in that set.",
+        varies=BETWEEN_STARTS,
+    )
     num_folds: int = _field(
         0,
         "Folds to cross-validate over before the model itself is trained; 0: "

@@ -88,7 +88,9 @@ def _train_and_export(
         return ""
     start = time.monotonic()
     model = trained.run.copy_for_inference()
-    detector = _make_detector(trained.run, model)
+    detector = None
+    if trained.run.cfg.detector:
+        detector = _make_detector(trained.run, model)
     evaluation = _evaluate(trained, model, detector, by_fold)
     logging.info(
         "evaluate  took %.0f s beyond prediction", time.monotonic() - start
@@ -112,7 +114,7 @@ def _read_columns(cfg: config.TrainConfig) -> dict[str, dict[str, str]]:
 def _evaluate(
     trained: train.Trained,
     model: keras.Model,
-    detector: out_of_distribution.Detector,
+    detector: out_of_distribution.Detector | None,
     by_fold: list[dict[str, Predictions]],
 ) -> report.Evaluation:
     """Writes `job_dir/evaluation`."""
@@ -167,7 +169,7 @@ def _evaluate(
 def _report_context(
     run: Run,
     model: keras.Model,
-    detector: out_of_distribution.Detector,
+    detector: out_of_distribution.Detector | None,
 ) -> Context:
     """What the report tells beside predictions."""
     images = {
@@ -192,7 +194,7 @@ def _report_context(
                 for name, value_of in columns.items()
             },
             unlikeness=_unlikeness(run, model, detector, split)
-            if split == shown
+            if detector and split == shown
             else None,
         )
         for split in run.info.splits
@@ -231,7 +233,7 @@ def _unlikeness(
 def _export(
     run: Run,
     model: keras.Model,
-    detector: out_of_distribution.Detector,
+    detector: out_of_distribution.Detector | None,
     evaluation: report.Evaluation,
 ) -> str:
     """Writes the Keras file and the next SavedModel version."""
@@ -243,6 +245,7 @@ def _export(
         "temperature": evaluation.findings.temperature,
         "operating_point": evaluation.findings.operating_point,
         "signatures": list(signature.SIGNATURES),
+        "detector": cfg.detector,
     }
     export_dir = cfg.export_dir or paths.join(cfg.job_dir, "export")
     existing = versions.find_same(export_dir, facts)
@@ -259,10 +262,6 @@ def _export(
         window=info.window,
         num_views=cfg.test_views,
     )
-    count = min(8, info.num_images("validation"))
-    images = input_pipeline.read_encoded(
-        run.files("validation"), list(range(count))
-    )
     version_dir = saved_model.export_version(
         module,
         export_dir,
@@ -271,7 +270,7 @@ def _export(
             "model_card.md": evaluation.files["model_card.md"],
         },
         warmup=warmup.make_warmup_file(
-            images, signature.MODEL_NAME, cfg.image_size, info.channels
+            signature.MODEL_NAME, cfg.image_size, info.channels
         ),
         facts=facts,
     )

@@ -1,6 +1,7 @@
 """What users give by mistake: one sentence, no data set."""
 
 import gzip
+import hashlib
 import json
 import os
 import socket
@@ -155,7 +156,10 @@ def test_folder_that_may_not_be_listed_is_refused(
 )
 def test_unreadable_file_is_named(folders, tmp_path, name, data, reason):
     (folders / "a" / name).write_bytes(data)
-    parts = (f"a/{name}", reason, "--skip_unreadable")
+    shown = name
+    if name.endswith((".dcm", ".nii.gz")):
+        shown = "sha256-" + hashlib.sha256(data).hexdigest()[:12]
+    parts = (f"a/{shown}", reason, "--skip_unreadable")
     assert "secret" not in refuse(folders, tmp_path, *parts).lower()
 
 

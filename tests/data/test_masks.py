@@ -1,6 +1,7 @@
 """Masks beside their images are told from images, and never part from them."""
 
 import json
+import re
 
 import numpy as np
 import PIL.Image
@@ -71,7 +72,7 @@ def test_masks_are_left_out_and_counted(with_masks):
     info = build(with_masks / "s", with_masks / "r")
     assert sum(info.num_images(split) for split in info.splits) == 16
     report, text = summarize(with_masks / "r")
-    assert report["masks"]["count"] == len(report["masks"]["files"]) == 16
+    assert report["masks"] == {"count": 16}
     assert "Masks were left out: 16 files" in text and "--keep_masks" in text
 
 
@@ -96,10 +97,8 @@ def test_dicom_of_a_segmentation_or_a_localizer_is_left_out(with_masks):
         (with_masks / "s" / "a" / name).write_bytes(data)
     build(with_masks / "s", with_masks / "r")
     report, text = summarize(with_masks / "r")
-    assert {f["id"] for f in report["no_images"]["files"]} == {
-        "a/SEG",
-        "a/SCOUT",
-    }
+    for file in report["no_images"]["files"]:
+        assert re.fullmatch("a/sha256-[0-9a-f]{12}", file["id"])
     assert "of a localizer; it is a DICOM file of a segmentation" in text
     assert report["unreadable"]["count"] == 0 and report["images"] == 16
 

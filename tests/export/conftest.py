@@ -26,9 +26,7 @@ def exported(module, tiny_records, tmp_path_factory):
         module,
         str(tmp_path_factory.mktemp("export")),
         assets={"dataset.json": (tiny_records / "dataset.json").read_bytes()},
-        warmup=warmup.make_warmup_file(
-            examples.IMAGES, "classifier", IMAGE_SIZE, 1
-        ),
+        warmup=warmup.make_warmup_file("classifier", IMAGE_SIZE, 1),
         facts={"operating_point": examples.OPERATING_POINT},
     )
 

@@ -5,9 +5,6 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from tests.export.examples import IMAGES
-from tests.samples import IMAGE_SIZE
-from trainer.data import preprocessing
 from trainer.export import signature, warmup
 
 
@@ -24,14 +21,25 @@ def test_every_signature_is_warmed_at_every_batch_size(exported, signatures):
         assert outputs["valid"].all()
         assert all(len(output) == len(values) for output in outputs.values())
         seen.append((name, len(values)))
-    needed = itertools.product(signature.SIGNATURES, warmup.BATCH_SIZES)
+    # A PNG alone, too.
+    sizes = (1, *warmup.BATCH_SIZES)
+    needed = itertools.product(signature.SIGNATURES, sizes)
     assert sorted(seen) == sorted(needed)
     assert len(seen) <= warmup.MAX_RECORDS
 
 
-def test_shrunken_image_is_the_image_in_few_bytes():
-    small = warmup.shrink_image(IMAGES[0], IMAGE_SIZE, 1)
-    decoded = preprocessing.decode_image(small, 1).numpy().astype(int)
-    expected = preprocessing.prepare_image(IMAGES[0], IMAGE_SIZE, 1).numpy()
-    assert decoded.shape == expected.shape
-    assert np.abs(decoded - expected).mean() < 5
+def test_images_are_of_nobody_and_take_both_decoders():
+    for channels in (1, 3):
+        images = warmup.make_images(97, channels)
+        kinds = [image[:4] for image in images]
+        assert kinds == [b"\xff\xd8\xff\xe0", b"\x89PNG"]
+        for image in images:
+            decoded = tf.io.decode_image(image)
+            assert decoded.shape == (97, 97, channels)
+            assert np.std(decoded) > 20
+        # The same in every export.
+        assert images == warmup.make_images(97, channels)
+
+
+def test_file_is_small():
+    assert len(warmup.make_warmup_file("classifier", 224, 3)) < 1_000_000

@@ -11,7 +11,12 @@ from trainer.data import records
 from trainer.report import report
 from trainer.report.context import Context, SplitFacts
 
-CONFIG = {"image_size": 224, "weights": "none", "seed": 0}
+CONFIG = {
+    "image_size": 224,
+    "weights": "none",
+    "seed": 0,
+    "detector": True,
+}
 HISTORY = [
     {
         "phase": phase,

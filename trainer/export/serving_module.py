@@ -38,7 +38,7 @@ class ServingModule(tf.Module):
         positive_index: int | None,
         temperature: float,
         operating_point: float | None,
-        detector: out_of_distribution.Detector,
+        detector: out_of_distribution.Detector | None,
         window: Window | None = None,
         num_views: int = 1,
     ):
@@ -52,7 +52,8 @@ class ServingModule(tf.Module):
             temperature: logits are divided by it before the softmax.
             operating_point: `decision` is `score >= operating_point`; None
                 for more than two classes.
-            detector: of images unlike the training set.
+            detector: of images unlike the training set; with None no answer
+                tells of them.
             window: that the training set's values of more than 8 bits were
                 seen through; None if each image has its own.
             num_views: of an image, whose logits are averaged; explained and
@@ -84,7 +85,9 @@ class ServingModule(tf.Module):
             lambda features: saliency.grad_cam(head, features)[0],
             [None, *feature_map.shape[1:]],
         )
-        self._unlike = _freeze(detector.score, [None, describe.output.shape[1]])
+        self._unlike = detector and _freeze(
+            detector.score, [None, describe.output.shape[1]]
+        )
         self._class_names = tf.constant(class_names)
         self._positive_index = positive_index
         self._temperature = temperature
@@ -107,7 +110,6 @@ class ServingModule(tf.Module):
             score = tf.reduce_max(probabilities, axis=-1)
         else:
             score = probabilities[:, self._positive_index]
-        unlike = tf.where(valid, self._unlike(descriptor)[0], 0)
         outputs = {
             signature.PROBABILITIES: probabilities,
             signature.LABEL: tf.where(
@@ -116,9 +118,11 @@ class ServingModule(tf.Module):
             signature.LABEL_INDEX: tf.where(valid, label_index, -1),
             signature.SCORE: score,
             signature.VALID: valid,
-            signature.OUT_OF_DISTRIBUTION: unlike,
-            signature.IS_OUT_OF_DISTRIBUTION: unlike > 1,
         }
+        if self._unlike:
+            unlike = tf.where(valid, self._unlike(descriptor)[0], 0)
+            outputs[signature.OUT_OF_DISTRIBUTION] = unlike
+            outputs[signature.IS_OUT_OF_DISTRIBUTION] = unlike > 1
         if self._positive_index is not None:
             outputs[signature.DECISION] = valid & (
                 score >= self._operating_point

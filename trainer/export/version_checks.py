@@ -139,9 +139,10 @@ def _check_signatures(version: _Version) -> str:
         signature.LABEL_INDEX: (tf.int32, [None]),
         signature.SCORE: (tf.float32, [None]),
         signature.VALID: (tf.bool, [None]),
-        signature.OUT_OF_DISTRIBUTION: (tf.float32, [None]),
-        signature.IS_OUT_OF_DISTRIBUTION: (tf.bool, [None]),
     }
+    if versions.read_manifest(version.directory).get("detector", True):
+        answer[signature.OUT_OF_DISTRIBUTION] = (tf.float32, [None])
+        answer[signature.IS_OUT_OF_DISTRIBUTION] = (tf.bool, [None])
     if version.info.positive_index is not None:
         answer[signature.DECISION] = (tf.bool, [None])
     encoded = {signature.IMAGE_BYTES: strings}
@@ -180,7 +181,10 @@ def _check_warmup(version: _Version) -> str:
         (tensor,) = request.inputs.values()
         values = tf.make_ndarray(tensor)
         name = request.model_spec.signature_name
-        _require_finite(version.call(name, values), f"Warming {name}")
+        outputs = version.call(name, values)
+        _require_finite(outputs, f"Warming {name}")
+        if not outputs[signature.VALID].all():
+            raise CheckError(f"Warming {name} asks about what is no image.")
         warmed.append((name, len(values)))
     needed = set(itertools.product(signature.SIGNATURES, warmup.BATCH_SIZES))
     absent = needed - set(warmed)

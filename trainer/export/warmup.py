@@ -3,52 +3,68 @@
 import os
 import tempfile
 
+import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from trainer.data import preprocessing
+from trainer.data import phantom
 from trainer.export import signature
 
 # TF Serving pads a batch to one of the allowed sizes; each is warmed.
 BATCH_SIZES = (1, 2, 4, 8)
 # Beyond it TF Serving does not load the version.
 MAX_RECORDS = 1000
+_LEVEL = 16
 
 
-def shrink_image(image_bytes: bytes, image_size: int, channels: int) -> bytes:
-    """A real image as the model sees it, as a JPEG of some kilobytes.
+def make_images(image_size: int, channels: int) -> list[bytes]:
+    """Two slices of a head that nobody has, at the size of the model's input.
 
-    Every record repeats its images, and a large file takes long to upload and
-    to load.
+    A JPEG and a PNG, which the graph decodes by different ops. Those of the
+    data set would go wherever the export goes.
     """
-    pixels = preprocessing.prepare_image(image_bytes, image_size, channels)
-    return tf.io.encode_jpeg(
-        tf.cast(tf.round(pixels), tf.uint8), quality=75
-    ).numpy()
+    rng = np.random.default_rng(0)
+    (setting,) = phantom.draw_settings(rng, 1)
+    patient = phantom.draw_patient(rng, setting, 2, has_lesion=False)
+    first, second = (
+        # Of few levels, or the noise would fill the file: every record repeats
+        # its images, and a large file takes long to upload and to load.
+        np.repeat(
+            phantom.draw_slice(patient, index, image_size, rng)[..., None]
+            // _LEVEL
+            * _LEVEL,
+            channels,
+            axis=-1,
+        )
+        for index in range(2)
+    )
+    return [
+        tf.io.encode_jpeg(first, quality=75).numpy(),
+        tf.io.encode_png(second, compression=9).numpy(),
+    ]
 
 
-def make_warmup_file(
-    images: list[bytes], model_name: str, image_size: int, channels: int
-) -> bytes:
+def make_warmup_file(model_name: str, image_size: int, channels: int) -> bytes:
     """The content of `assets.extra/tf_serving_warmup_requests`.
 
     Args:
-        images: JPEG or PNG bytes of real images, at least one.
         model_name: for the request's model spec.
         image_size: height and width of the model's input, in pixels.
         channels: of the model's input.
 
     Returns:
-        A TFRecord file of `PredictionLog` protos, one per signature and batch
-        size.
+        A TFRecord file of `PredictionLog` protos, one per signature, batch size
+        and, of the smallest batch, image.
     """
-    small = [shrink_image(image, image_size, channels) for image in images]
+    images = make_images(image_size, channels)
+    batches = [images[1:]] + [
+        [images[i % 2] for i in range(size)] for size in BATCH_SIZES
+    ]
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "requests")
         with tf.io.TFRecordWriter(path) as writer:
-            for batch_size in BATCH_SIZES:
-                batch = [small[i % len(small)] for i in range(batch_size)]
-                shape = [batch_size, image_size, image_size, channels]
+            for batch in batches:
+                shape = [len(batch), image_size, image_size, channels]
                 for log in _make_logs(batch, model_name, shape):
                     writer.write(log.SerializeToString())
         with open(path, "rb") as file:
@@ -60,8 +76,8 @@ def _make_logs(
 ) -> list[prediction_log_pb2.PredictionLog]:
     """A request to each signature."""
     encoded = tf.make_tensor_proto(batch, tf.string)
-    # Even grey, which a proto holds as one number: real pixels as floats would
-    # take more than all weights.
+    # Even grey, which a proto holds as one number: pixels as floats would take
+    # more than all weights.
     pixels = tf.make_tensor_proto([128.0], tf.float32)
     pixels.tensor_shape.CopyFrom(tf.TensorShape(pixels_shape).as_proto())
     inputs = {

@@ -252,6 +252,63 @@ def test_strip_of_a_progressive_jpeg_keeps_all_scans():
     assert read_one(data).quality in range(70, 81)
 
 
+SECRET = b"Secret^Name, born 1970"
+
+
+def longer_segment(data: bytes, marker: int, body: bytes) -> bytes:
+    """A JPEG with a segment whose end is text."""
+    body += SECRET
+    length = (len(body) + 2).to_bytes(2, "big")
+    return data[:2] + bytes([0xFF, marker]) + length + body + data[2:]
+
+
+@pytest.mark.parametrize(
+    ("marker", "body"),
+    [
+        (0xEE, b"Adobe\0d\0\0\0\0\1"),
+        (0xEE, b"Adobe\0d\0\0\0\0"),
+        (0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0"),
+        (0xE0, b"JFXX\0"),
+        (0xDC, b"\0\0"),
+        (0xFE, b""),
+    ],
+)
+def test_text_at_the_end_of_a_segment_is_left_out(marker, body):
+    for colours in (colour(), gradient()):
+        data = longer_segment(encode(colours, "JPEG"), marker, body)
+        stripped = strip.strip(data, "jpeg")
+        assert SECRET in data and SECRET not in stripped
+        assert strip.strip(stripped, "jpeg") == stripped
+        np.testing.assert_array_equal(decode(stripped), decode(data))
+
+
+def longer_chunk(data: bytes, kind: bytes) -> bytes:
+    """A PNG one of whose chunks, or a new one, ends in text."""
+    at = data.find(kind) - 4
+    if at < 0:
+        at, body, end = 33, b"\0\0\xb1\x8f", 33
+    else:
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        body = data[at + 8 : end - 4]
+    body += SECRET * 3
+    return data[:at] + raster.chunk(kind, body) + data[end:]
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB", "1"])
+@pytest.mark.parametrize(
+    "kind", [b"gAMA", b"sRGB", b"cHRM", b"tRNS", b"PLTE", b"IEND", b"tEXt"]
+)
+def test_text_at_the_end_of_a_chunk_is_left_out(mode, kind):
+    image = PIL.Image.fromarray(gradient())
+    # Four colours, for which the palette has no more places.
+    image = image.quantize(4) if mode == "P" else image.convert(mode)
+    data = longer_chunk(encode(image, "PNG"), kind)
+    stripped = strip.strip(data, "png")
+    assert SECRET in data and SECRET not in stripped
+    np.testing.assert_array_equal(decode(stripped), np.asarray(image))
+    assert strip.strip(stripped, "png") == stripped
+
+
 @pytest.mark.skipif(not BRAIN.exists(), reason="brain_mri_253 is not here")
 @pytest.mark.slow
 def test_stripped_bytes_decode_as_the_original_in_tensorflow():

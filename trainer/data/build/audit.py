@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from trainer.data.build import (
     audit_sentences,
-    output,
     planning,
     scan,
     sources,
@@ -28,11 +27,11 @@ def make_audit(
 ) -> dict:
     """Everything that `audit.json` holds."""
     facts, near_pairs = findings.facts, findings.near_pairs
-    masks = [scan.ScannedFile(file.image_id) for file in listing.masks]
     optional = {
         "links": listing.num_links,
         "ignored_columns": listing.num_ignored_columns,
-        "masks": masks and _list_files(masks),
+        # Not their names: nobody has compared them with a header.
+        "masks": listing.masks and {"count": len(listing.masks)},
         "no_images": findings.no_images and _list_files(findings.no_images),
     }
     return {
@@ -66,10 +65,9 @@ def make_audit(
 
 
 def _list_files(files: Sequence[scan.ScannedFile]) -> dict:
-    """Files that were not taken, and why, if that is known."""
+    """Files that were not taken, and why."""
     listed = [
-        {"id": output.visible_id(file)}
-        | ({"reason": file.error} if file.error else {})
+        {"id": file.image_id, "reason": file.error}
         for file in files[:MAX_LISTED]
     ]
     return {"count": len(files), "files": listed}

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
-from trainer.data.build import scan, sources
+from trainer.data.build import pseudonyms, scan, sources
 
 
 class UnionFind:
@@ -92,11 +92,13 @@ def name_groups(facts: Sequence[scan.ImageFacts], sets: UnionFind) -> list[str]:
 
 def make_image_ids(facts: Sequence[scan.ImageFacts]) -> list[str]:
     """Unique ids: relative paths, with pseudonyms for patient ids."""
-    names = _name_by_content(facts, [fact.patient_key for fact in facts])
+    # Of an unknown patient the file stands for one.
+    keys = [fact.patient_key or fact.source_index for fact in facts]
+    names = _name_by_content(facts, keys)
     ids, taken = [], collections.Counter()
     for fact, name in zip(facts, names, strict=True):
         pseudonym = f"patient-{name[:10]}"
-        image_id = fact.image_id.replace(sources.PATIENT_MARK, pseudonym)
+        image_id = fact.image_id.replace(pseudonyms.MARK, pseudonym)
         image_id += fact.suffix
         taken[image_id] += 1
         # Two patients may have a name in common, if they share an image.

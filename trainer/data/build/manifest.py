@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from trainer.data.build import sources
+from trainer.data.build import pseudonyms, sources
 
 _REQUIRED = ("path", "label")
 _OPTIONAL = ("patient_id", "split")
@@ -153,14 +153,11 @@ def _check_columns(
         repeated = [
             source.patient_id
             for source in of_patients
-            if sources.standing_alone(source.patient_id).search(
-                source.columns[i]
-            )
+            if pseudonyms.repeats(source.columns[i], source.patient_id)
         ]
         # A short id, such as 7, may also be an age.
         is_certain = any(
-            len(patient_id) >= sources.MIN_IDENTIFIER_LENGTH
-            for patient_id in repeated
+            len(patient_id) >= pseudonyms.MIN_LENGTH for patient_id in repeated
         )
         if repeated and (is_certain or len(repeated) == len(of_patients)):
             raise ValueError(
@@ -175,7 +172,8 @@ def _hide_patient(text: str, header: list[str], row: list[str]) -> str:
     patient_id = cells.get("patient_id", "").strip()
     if not patient_id:
         return text
-    return sources.standing_alone(patient_id).sub("(patient)", text)
+    hidden = pseudonyms.hide(text, (patient_id,))
+    return hidden.replace(pseudonyms.MARK, "(patient)")
 
 
 def _check_header(

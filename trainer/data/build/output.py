@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 from trainer.data import records
-from trainer.data.build import scan, shards, sources, splits
+from trainer.data.build import pseudonyms, scan, shards, sources, splits
 from trainer.storage import locks, paths
 
 AUDIT_FILE = "audit.json"
@@ -205,7 +205,7 @@ def _images_csv(members: Sequence[shards.Member]) -> str:
 
 
 def _unreadable_csv(unreadable: Sequence[scan.ScannedFile]) -> str:
-    rows = [(visible_id(file), file.error) for file in unreadable]
+    rows = [(file.image_id, file.error) for file in unreadable]
     return _to_csv(["id", "reason"], rows)
 
 
@@ -222,9 +222,14 @@ def refuse_unreadable(
     path = os.path.join(output_dir, UNREADABLE_FILE)
     paths.write_atomically(path, _unreadable_csv(unreadable))
     shown = "; ".join(
-        f"{visible_id(file)}: {file.error}" for file in unreadable[:3]
+        f"{file.image_id}: {file.error}" for file in unreadable[:3]
     )
     more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
+    if any(f"/{pseudonyms.DIGEST}" in file.image_id for file in unreadable):
+        more += (
+            f"; {pseudonyms.DIGEST}… stands for a name that may be a "
+            "patient's: sha256sum finds the file"
+        )
     listed = f"({shown}{more}). {path} lists all of them"
     if not has_images:
         raise ValueError(
@@ -235,11 +240,6 @@ def refuse_unreadable(
         f"{number} cannot be read {listed}: "
         "repair or remove them, or leave them out with --skip_unreadable."
     )
-
-
-def visible_id(file: scan.ScannedFile) -> str:
-    """The id of a file without a pixel to name its patient by."""
-    return file.image_id.replace(sources.PATIENT_MARK, "(patient)")
 
 
 def read_columns(

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import hmac
-import re
 import secrets
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import PIL.Image
 
-from trainer.data.build import sources, training_images
+from trainer.data.build import pseudonyms, sources, training_images
 from trainer.data.images import readers
 from trainer.data.images.image import (
     Image,
@@ -55,7 +54,7 @@ class ImageFacts:
     """One readable image.
 
     Attributes:
-        image_id: relative path, with `sources.PATIENT_MARK` for identifiers.
+        image_id: relative path, with `pseudonyms.MARK` for identifiers.
         suffix: which image of its file.
         class_name: its label.
         split: given by the user, or "".
@@ -104,7 +103,7 @@ class ScannedFile:
     """The images of one file, or why it has none.
 
     Attributes:
-        image_id: of the file, with `sources.PATIENT_MARK` for identifiers.
+        image_id: what it is called if it has none.
         images: what it holds.
         thumbnails: of the images, see `make_thumbnail`, as bytes.
         encoded: of the images, as for training.
@@ -112,7 +111,7 @@ class ScannedFile:
         is_no_image: whether that is since it shows something else.
     """
 
-    image_id: str
+    image_id: str = ""
     images: tuple[ImageFacts, ...] = ()
     thumbnails: tuple[bytes, ...] = ()
     encoded: tuple[training_images.Encoded, ...] = ()
@@ -186,16 +185,16 @@ def scan_file(
     Patient ids are hashed with the key.
     """
     index, source = indexed_source
-    given = (source.patient_id,) if source.patient_id else ()
-    is_no_image = False
+    data, is_no_image = None, False
     try:
         data = paths.read_bytes(source.path)
         images = options.decode(data)
+        if not images:
+            raise ValueError("it holds no image")
         encoded = tuple(
             training_images.encode_for_training(i.pixels, form) for i in images
         )
         return ScannedFile(
-            image_id=hide_identifiers(source, given),
             images=tuple(
                 _describe(image, index, source, data, versions, key)
                 for image, versions in zip(images, encoded, strict=True)
@@ -204,7 +203,6 @@ def scan_file(
                 make_thumbnail(image.pixels).tobytes() for image in images
             ),
             encoded=encoded if returns_encoded else (),
-            error="" if images else "it holds no image",
         )
     except ValueError as raised:
         error, is_no_image = str(raised), isinstance(raised, NoImageError)
@@ -212,24 +210,36 @@ def scan_file(
     except Exception as raised:
         error = getattr(raised, "strerror", None) or type(raised).__name__
     return ScannedFile(
-        hide_identifiers(source, given), error=error, is_no_image=is_no_image
+        name_unread(source, index, data), error=error, is_no_image=is_no_image
     )
+
+
+def name_unread(source: sources.Source, index: int, data: bytes | None) -> str:
+    """What a file is called whose header cannot be compared with its name.
+
+    Args:
+        source: the file.
+        index: its place among all.
+        data: its content, None if it cannot be opened.
+    """
+    if not readers.medical_kind(data or b""):
+        image_id = hide_identifiers(source, filter(None, [source.patient_id]))
+        if pseudonyms.is_plain(image_id):
+            return image_id
+    return pseudonyms.name_by_content(source.class_name, index, data)
 
 
 def hide_identifiers(source: sources.Source, identifiers: Iterable[str]) -> str:
     """The image id with a mark wherever an identifier stood in it."""
-    parts = source.image_id.split("/")
-    for identifier in identifiers:
-        pattern = sources.standing_alone(identifier)
-        if len(identifier) >= sources.MIN_IDENTIFIER_LENGTH:
-            pattern = re.compile(re.escape(identifier), re.IGNORECASE)
-        parts = [
-            part
-            if unicodedata.normalize("NFC", part) == source.class_name
-            else pattern.sub(sources.PATIENT_MARK, part)
-            for part in parts
-        ]
-    return "/".join(parts)
+    texts = tuple(identifiers)
+    return "/".join(
+        # The label is no secret, and no name of a split is.
+        part
+        if unicodedata.normalize("NFC", part) == source.class_name
+        or part.lower() in sources.SPLIT_SYNONYMS
+        else pseudonyms.hide(part, texts)
+        for part in source.image_id.split("/")
+    )
 
 
 def _describe(

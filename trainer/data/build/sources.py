@@ -13,19 +13,14 @@ import unicodedata
 from collections.abc import Sequence
 
 from trainer.data import records
+from trainer.data.build import pseudonyms
 
-# Stands in an image id where the id or name of a patient was.
-PATIENT_MARK = "\0"
 # Begins what images of one sub-folder of a class have in common.
 FOLDER = "folder:"
 # Begins what an image and its mask have in common.
 CASE = "case:"
 # Marks a mask: those without a lesion are all black, but no copies.
 MASK = "mask:"
-# Shorter identifiers are only taken out where they stand alone: a patient "7"
-# must not cut into every number.
-MIN_IDENTIFIER_LENGTH = 4
-
 SPLIT_SYNONYMS = {
     "train": "train",
     "training": "train",
@@ -44,7 +39,7 @@ class Source:
     Attributes:
         path: where it is.
         image_id: path relative to the input directory, with slashes, and
-            `PATIENT_MARK` for a patient id that was found in it.
+            `pseudonyms.MARK` for a patient id that was found in it.
         class_name: its label.
         split: the split that the user gave it, "" if Lightbox chooses.
         patient_id: as the user gave it, "" if unknown. Never to be written.
@@ -307,13 +302,6 @@ def show(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def standing_alone(identifier: str) -> re.Pattern:
-    """Finds an identifier that is no part of a longer word or number."""
-    return re.compile(
-        f"(?<![A-Za-z0-9]){re.escape(identifier)}(?![A-Za-z0-9])", re.IGNORECASE
-    )
-
-
 def check_classes(sources: list[Source]) -> tuple[str, ...]:
     """Sorted class names.
 
@@ -375,7 +363,7 @@ def find_patients(sources: list[Source], pattern: str) -> list[Source]:
         with_patients.append(
             dataclasses.replace(
                 source,
-                image_id=image_id[:start] + PATIENT_MARK + image_id[end:],
+                image_id=image_id[:start] + pseudonyms.MARK + image_id[end:],
                 patient_id=source.patient_id or match.group(group),
             )
         )

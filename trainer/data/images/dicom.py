@@ -18,7 +18,7 @@ import pydicom
 from pydicom import config, encaps, pixels, uid
 from pydicom.pixels import utils
 
-from trainer.data.images import dicom_values
+from trainer.data.images import dicom_header, dicom_values
 from trainer.data.images.image import (
     MAX_PAGES_BYTES,
     Image,
@@ -30,11 +30,6 @@ from trainer.data.images.image import (
     reduce_channels,
 )
 
-# What anonymizers write instead of a patient id: it names nobody.
-_NO_PATIENT = {
-    *("", "0", "anon", "anonymised", "anonymized", "anonymous"),
-    *("deidentified", "na", "none", "patient", "unknown"),
-}
 _PIXEL_NAMES = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -300,7 +295,7 @@ def _convert(
     is_grey = dataset.PhotometricInterpretation in _GREY
     if is_grey and window is None:
         default_window = dicom_values.default_window(dataset, frames)
-    images = []
+    images, identifiers = [], dicom_header.list_texts(dataset)
     for index, frame in enumerate(frames):
         if not is_grey:
             shown = dicom_values.to_color(dataset, frame)
@@ -320,32 +315,9 @@ def _convert(
                 ),
                 num_bytes=num_bytes // len(frames),
                 suffix=f"#{index}" if len(frames) > 1 else "",
-                patient_id=_patient_id(dataset),
-                uids=_uids(dataset),
-                identifiers=_identifiers(dataset),
+                patient_id=dicom_header.patient_id(dataset),
+                uids=dicom_header.uids(dataset),
+                identifiers=identifiers,
             )
         )
     return images
-
-
-def _patient_id(dataset) -> str:
-    patient_id = str(dataset.get("PatientID") or "").strip()
-    plain = "".join(c for c in patient_id.lower() if c.isalnum())
-    return "" if plain in _NO_PATIENT else patient_id
-
-
-def _uids(dataset) -> tuple[str, ...]:
-    """What only images of one patient have in common."""
-    names = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-    uids = (str(dataset.get(name) or "") for name in names)
-    # The standard's own are of atlases, which many patients are brought to.
-    return tuple(u for u in uids if u and not u.startswith("1.2.840.10008."))
-
-
-def _identifiers(dataset) -> tuple[str, ...]:
-    """What a file name could repeat of the header."""
-    names = [str(dataset.get("AccessionNumber") or "")]
-    for element in ("PatientName", "PatientBirthName"):
-        text = str(dataset.get(element) or "")
-        names += text.replace("^", " ").replace("=", " ").split()
-    return tuple(name for name in names if name.lower() not in _NO_PATIENT)

@@ -5,10 +5,12 @@ as they are stored until a slice is cut, so that a volume takes little more
 memory than its file.
 """
 
+import dataclasses
 import gzip
 import io
 import logging
 import math
+import re
 import zlib
 
 import nibabel
@@ -32,6 +34,8 @@ _EMPTY_FRACTION = 0.01
 _EMPTY_LEVEL = 13
 # The window of a volume is found on no more of its voxels than these.
 _MAX_SAMPLE = 20_000_000
+# Of header extensions, in bytes.
+_MAX_TEXT = 65_536
 _GZIP = b"\x1f\x8b"
 # Version 2 has the longer header.
 _MAX_HEADER = 540
@@ -47,7 +51,9 @@ def read_images(
     if data[:2] == _GZIP:
         data = _decompress(data)
     volume, slope, intercept = _load(data)
-    return _cut(volume, slope, intercept, window, slice_axis, num_bytes)
+    images = _cut(volume, slope, intercept, window, slice_axis, num_bytes)
+    texts = _list_texts(data)
+    return [dataclasses.replace(image, identifiers=texts) for image in images]
 
 
 def _read_header(start: bytes):
@@ -85,6 +91,20 @@ def _read_header(start: bytes):
             "are read"
         )
     return kind, header
+
+
+def _list_texts(data: bytes) -> tuple[str, ...]:
+    """What the header and its extensions say, and the words of it."""
+    _, header = _read_header(data[:_MAX_HEADER])
+    end = min(int(header["vox_offset"]), len(header.binaryblock) + _MAX_TEXT)
+    names = ("descrip", "aux_file", "db_name")
+    texts = [bytes(header[name]) for name in names if name in set(header)]
+    texts.append(data[len(header.binaryblock) : end])
+    found = []
+    for text in texts:
+        for run in re.findall(r"[^\W_][^\0-\x1f]{3,}", text.decode("latin-1")):
+            found += [run, *re.findall(r"[^\W_]{4,}", run)]
+    return tuple(dict.fromkeys(found))
 
 
 def _damaged(error: Exception) -> ValueError:

@@ -1,6 +1,8 @@
 """JPEG, PNG and other formats that Pillow knows -> pixels."""
 
+import contextlib
 import io
+import re
 import sys
 import warnings
 
@@ -31,6 +33,11 @@ FORMATS = (
 )
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = PIL.ExifTags.Base.Orientation
+# Of Windows: title, comment, author, keywords and subject.
+_UTF_16 = range(0x9C9B, 0x9CA0)
+# EXIF is read by its tags.
+_NO_TEXTS = ("exif", "icc_profile", "photoshop")
+_MAX_TEXT = 4096
 
 # What people have and this does not read, by the first bytes of the file.
 _OTHER_FORMATS = (
@@ -123,6 +130,7 @@ def _read_pages(
                 bit_depth=_bit_depth(opened),
                 num_bytes=len(data) // len(pages),
                 suffix=f"#{page}" if len(pages) > 1 else "",
+                identifiers=_list_texts(opened),
             )
         )
     return images
@@ -163,7 +171,41 @@ def _read_keeping_bytes(
         kept_format=kept_format if keeps_bytes else "",
         kept_bytes=strip.strip(data, kept_format) if keeps_bytes else b"",
         quality=quality,
+        identifiers=_list_texts(opened),
     )
+
+
+def _decode_text(name: str | int, value: object) -> str:
+    """The text that is under a name or a tag, "" if it is none."""
+    if isinstance(value, str):
+        # Pillow takes all bytes of EXIF for Latin-1.
+        with contextlib.suppress(UnicodeError):
+            value = value.encode("latin-1").decode("utf-8")
+        return value[:_MAX_TEXT]
+    if not isinstance(value, bytes):
+        return ""
+    encoding = "utf-16-le" if name in _UTF_16 else "utf-8"
+    return value[:_MAX_TEXT].decode(encoding, "ignore")
+
+
+def _list_texts(opened: PIL.Image.Image) -> tuple[str, ...]:
+    """What EXIF, comments and text chunks say, and the words of it."""
+    values = {k: v for k, v in opened.info.items() if k not in _NO_TEXTS}
+    # Damaged EXIF is no reason to refuse the pixels.
+    with contextlib.suppress(Exception):
+        exif = opened.getexif()
+        values |= {**exif, **exif.get_ifd(PIL.ExifTags.IFD.Exif)}
+    texts = []
+    for name, value in values.items():
+        text = _decode_text(name, value)
+        parts = [text]
+        if "<" in text:  # XMP: its tags say nothing.
+            parts = re.findall(r'[>"]([^<>"]*[^<>"=])(?=[<"])', text)
+        texts += parts
+        # Neither do the parts of a type or an address.
+        for part in parts:
+            texts += [] if "/" in part else re.findall(r"[^\W_]{4,}", part)
+    return tuple(dict.fromkeys(text for text in texts if len(text) >= 4))
 
 
 def _to_uint8(

@@ -51,7 +51,7 @@ def decode_images(
         window = (window_center, window_width)
     if not data:
         raise ValueError("the file is empty")
-    kind = _medical_kind(data)
+    kind = medical_kind(data)
     # Imported here: most users have neither pydicom nor nibabel.
     try:
         if kind == "NIfTI":
@@ -84,7 +84,7 @@ def check_window(
         )
 
 
-def _medical_kind(data: bytes) -> str:
+def medical_kind(data: bytes) -> str:
     """What the bytes look like: "DICOM", "NIfTI" or neither, ""."""
     if data[:2] == _GZIP or data[:4] in NIFTI_VERSIONS:
         return "NIfTI"

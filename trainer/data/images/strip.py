@@ -4,31 +4,43 @@ EXIF, XMP, comments and text chunks name patients, places and devices. They
 are cut out of the file; the compressed pixels are copied byte by byte.
 """
 
+import zlib
 from collections.abc import Iterator
 
+# Length, kind and checksum of a chunk.
+_PNG_FRAME = 12
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Pixels, and what changes how they are decoded. gAMA, cHRM and sRGB hold only
-# numbers, and libpng weighs colours by them when it makes grey ones.
+# Pixels, and what changes how they are decoded, with the length of each where
+# it is fixed: decoders pass over those of another, and text may hide there.
+# gAMA, cHRM and sRGB hold only numbers, and libpng weighs colours by them when
+# it makes grey ones.
 _PNG_CHUNKS = {
-    b"IHDR",
-    b"PLTE",
-    b"tRNS",
-    b"gAMA",
-    b"cHRM",
-    b"sRGB",
-    b"IDAT",
-    b"IEND",
+    b"IHDR": 13,
+    b"PLTE": None,
+    b"tRNS": None,
+    b"gAMA": 4,
+    b"cHRM": 32,
+    b"sRGB": 1,
+    b"IDAT": None,
+    b"IEND": 0,
 }
+_PNG_PALETTE = 3
+# Bytes of tRNS by the colour type.
+_PNG_TRANSPARENT = {0: 2, 2: 6}
 _EXIF = b"Exif\0\0"
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _JPEG_START_OF_SCAN = 0xDA
-_JPEG_COMMENT = 0xFE
-_JPEG_JFIF = 0xE0
 _JPEG_EXIF = 0xE1
-_JPEG_ADOBE = 0xEE
-_JPEG_APPLICATION = range(0xE0, 0xF0)
-_JFIF_LENGTH = 16  # without a thumbnail
+# Frames, tables, restart intervals and scans: decoders refuse those of a wrong
+# length.
+_JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDD} - {0xC8}
+# These two say how to read the colours. Marker -> how the segment begins, how
+# many bytes of it are defined, and what ends it: JFIF's thumbnail is left out.
+_JPEG_NAMED = {
+    0xE0: (b"JFIF\0", 12, b"\0\0"),
+    0xEE: (b"Adobe", 12, b""),
+}
 
 
 def strip(data: bytes, image_format: str) -> bytes:
@@ -38,10 +50,53 @@ def strip(data: bytes, image_format: str) -> bytes:
         ValueError: if it is cut off.
     """
     if image_format == "png":
-        chunks = [c for kind, c in _png_chunks(data) if kind in _PNG_CHUNKS]
-        return b"".join([_PNG_SIGNATURE, *chunks])
-    kept = [s for s in _jpeg_segments(data) if _is_kept(s)]
+        return b"".join([_PNG_SIGNATURE, *_keep_chunks(data)])
+    kept = [_keep_segment(s) for s in _jpeg_segments(data)]
     return b"".join([_JPEG_START, *kept, _JPEG_END])
+
+
+def _keep_chunks(data: bytes) -> Iterator[bytes]:
+    """What a PNG needs, each chunk at its length."""
+    colour_type, num_colours = 0, 0
+    for kind, chunk in _png_chunks(data):
+        length = _PNG_CHUNKS.get(kind, -1)
+        if kind == b"IHDR":
+            colour_type, num_colours = chunk[17], 2 ** min(chunk[16], 8)
+        elif kind == b"PLTE":
+            # Of other types it is a hint.
+            if colour_type != _PNG_PALETTE:
+                continue
+            chunk = _cut_chunk(chunk, 3 * num_colours)
+        elif kind == b"tRNS":
+            length = _PNG_TRANSPARENT.get(colour_type)
+            if colour_type == _PNG_PALETTE:
+                chunk = _cut_chunk(chunk, num_colours)
+        if length is None or len(chunk) == length + _PNG_FRAME:
+            yield chunk
+        elif kind == b"IEND":
+            yield _cut_chunk(chunk, 0)
+
+
+def _cut_chunk(chunk: bytes, length: int) -> bytes:
+    """A chunk without what is beyond a length, its checksum made anew."""
+    body = chunk[8:-4]
+    if len(body) <= length:
+        return chunk
+    named = chunk[4:8] + body[:length]
+    size, checksum = length.to_bytes(4, "big"), zlib.crc32(named)
+    return size + named + checksum.to_bytes(4, "big")
+
+
+def _keep_segment(segment: bytes) -> bytes:
+    """What decoders read of a JPEG's segment; nothing of most."""
+    marker, body = segment[1], segment[4:]
+    if marker in _JPEG_KEPT:
+        return segment
+    start, length, end = _JPEG_NAMED.get(marker, (b"", 0, b""))
+    if not length or not body.startswith(start) or len(body) < length:
+        return b""
+    body = body[:length] + end
+    return segment[:2] + (len(body) + 2).to_bytes(2, "big") + body
 
 
 def find_orientation(data: bytes, image_format: str) -> int:
@@ -131,15 +186,3 @@ def _next_marker(data: bytes, position: int) -> int:
         if 1 < marker < 0xFF and not 0xD0 <= marker <= 0xD7:
             return position
         position += 1
-
-
-def _is_kept(segment: bytes) -> bool:
-    """JFIF and Adobe segments stay: they say how to read the colours."""
-    marker = segment[1]
-    if marker == _JPEG_COMMENT:
-        return False
-    if marker not in _JPEG_APPLICATION:
-        return True
-    if marker == _JPEG_JFIF:
-        return segment[4:9] == b"JFIF\0" and len(segment) == 2 + _JFIF_LENGTH
-    return marker == _JPEG_ADOBE and segment[4:9] == b"Adobe"
