@@ -1,16 +1,19 @@
 """Each fold is trained once, whatever interrupts."""
 
+import csv
 import dataclasses
+import json
 import pathlib
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
 from tests import quick
 from tests.samples import make_strategy, write_backbone, write_records
-from trainer import config, folds, train
-from trainer.data import input_pipeline
+from trainer import config, folds, pipeline, train
+from trainer.data import input_pipeline, preprocessing
 from trainer.training import distribution
 
 pytestmark = pytest.mark.slow
@@ -26,8 +29,8 @@ def make_config(tmp_path_factory):
     )
     write_backbone(directory / "backbone.weights.h5", quick.FEW_KINDS)
 
-    def make(num_folds):
-        return config.TrainConfig(
+    def make(num_folds, **settings):
+        defaults = config.TrainConfig(
             data_dir=str(directory / "records"),
             job_dir=str(directory / "run"),
             weights=str(directory / "backbone.weights.h5"),
@@ -38,6 +41,7 @@ def make_config(tmp_path_factory):
             fine_tune_epochs=0,
             num_folds=num_folds,
         )
+        return dataclasses.replace(defaults, **settings)
 
     with quick.few_kinds():
         yield make
@@ -52,7 +56,7 @@ def train_folds(cfg):
 def test_lost_fold_is_trained_again_to_the_same_bits(make_config):
     cfg = make_config(2)
     whole = train_folds(cfg)
-    tested = [image_id for fold in whole for image_id in fold["test"].ids]
+    tested = [i for fold in whole for i in fold.predictions["test"].ids]
     # Those of train and validation, each once, and none of test.
     assert len(tested) == len(set(tested)) == 36
     assert not any("/test_" in image_id for image_id in tested)
@@ -68,10 +72,72 @@ def test_lost_fold_is_trained_again_to_the_same_bits(make_config):
     assert first.stat().st_mtime_ns == before
     for fold, same in zip(whole, again, strict=True):
         for split in ("validation", "test"):
-            assert fold[split].ids == same[split].ids
-            np.testing.assert_array_equal(
-                fold[split].logits, same[split].logits
-            )
+            one, other = fold.predictions[split], same.predictions[split]
+            assert one.ids == other.ids
+            np.testing.assert_array_equal(one.logits, other.logits)
+
+
+def test_mean_of_the_folds_is_judged_exported_and_kept(
+    make_config, tmp_path, monkeypatch
+):
+    # All blocks are exported, and explained.
+    monkeypatch.setattr(
+        keras.applications, "EfficientNetB0", quick.build_backbone
+    )
+    write_backbone(tmp_path / "backbone.weights.h5")
+    cfg = make_config(
+        2,
+        ensemble=True,
+        weights=str(tmp_path / "backbone.weights.h5"),
+        job_dir=str(tmp_path / "run"),
+    )
+    version_dir = pathlib.Path(pipeline.run(cfg))
+    assert json.loads((version_dir / "blessing.json").read_text())["blessed"]
+
+    with open(tmp_path / "run/evaluation/predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    by_split = {
+        split: [row for row in rows if row["split"] == split]
+        for split in ("validation", "test")
+    }
+    # Validation is what the folds left out; of test, the mean was taken.
+    assert {row["id"] for row in by_split["validation"]} == {
+        image_id
+        for fold in train_folds(cfg)
+        for image_id in fold.predictions["test"].ids
+    }
+    info = input_pipeline.read_dataset_info(cfg.data_dir)
+    files = input_pipeline.split_files(cfg.data_dir, info, "test")
+    images = [
+        preprocessing.prepare_image(image, cfg.image_size, info.channels)
+        for image in input_pipeline.iterate_encoded(files)
+    ]
+    mean = keras.models.load_model(tmp_path / "run" / pipeline.MODEL_FILE)
+    logits = mean(np.stack(images), training=False).numpy()[:, 0]
+    members = [layer for layer in mean.layers if "member" in layer.name]
+    assert len(members) == 2
+    alone = members[0](np.stack(images), training=False).numpy()[:, 0]
+    assert np.abs(logits - alone).max() > 1e-4
+    facts = json.loads((version_dir / "manifest.json").read_text())
+    probabilities = 1 / (1 + np.exp(-logits / facts["temperature"]))
+    np.testing.assert_allclose(
+        [float(row["probability_tumor"]) for row in by_split["test"]],
+        probabilities,
+        atol=1e-5,
+    )
+
+
+def test_damaged_member_is_named(make_config):
+    cfg = make_config(2)
+    cfg = dataclasses.replace(cfg, job_dir=f"{cfg.job_dir}_mean", ensemble=True)
+    weights = [fold.weights for fold in train_folds(cfg)]
+    for fold, same in zip(train_folds(cfg), weights, strict=True):
+        for one, other in zip(fold.weights, same, strict=True):
+            np.testing.assert_array_equal(one, other)
+    member = pathlib.Path(cfg.job_dir) / "folds/2-of-2" / folds.MEMBER_FILE
+    member.write_bytes(member.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="2-of-2, and the fold is trained"):
+        train_folds(cfg)
 
 
 def test_worker_with_a_disk_of_its_own_makes_the_records(
@@ -90,7 +156,7 @@ def test_worker_with_a_disk_of_its_own_makes_the_records(
 
     monkeypatch.setattr(train, "train_and_predict", train_and_predict)
     found = train_folds(cfg)
-    assert [fold["test"] for fold in found] == trained
+    assert [fold.predictions["test"] for fold in found] == trained
     assert len(set(trained)) == 2
     assert not list(pathlib.Path(cfg.job_dir).rglob("*.tfrecord"))
 

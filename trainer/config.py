@@ -236,6 +236,12 @@ class TrainConfig:
         between=(0, 100),
         varies=BETWEEN_STARTS,
     )
+    ensemble: bool = _field(
+        False,
+        "Export the mean of the models of the folds, instead of one model "
+        "that is trained on all; threshold and temperature come from the "
+        "images that each fold left out. As many times the size and latency.",
+    )
     subgroups: str = _field(
         "",
         "Columns that build_records kept, for example sex,scanner, by whose "
@@ -309,6 +315,11 @@ class TrainConfig:
             raise ValueError(
                 "--head_learning_rate must be positive. Received: "
                 f"head_learning_rate={self.head_learning_rate}."
+            )
+        if self.ensemble and not self.num_folds:
+            raise ValueError(
+                "--ensemble exports the models of the folds: give "
+                "--num_folds=5, for example."
             )
         if self.test_views > 1 and not self.horizontal_flip:
             raise ValueError(

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import hashlib
+import os
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -13,23 +15,34 @@ from trainer.evaluation import cross_validation
 from trainer.evaluation.predictions import Predictions
 from trainer.run import claim_job_dir
 from trainer.storage import paths
-from trainer.training import distribution
+from trainer.training import checkpoints, distribution, history
 
 FOLD_FILE = "predictions.json"
+MEMBER_FILE = "member.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """What is left of a fold.
+
+    Attributes:
+        predictions: of its "validation" and its "test", uncalibrated.
+        weights: of its model, on the chief; none without `--ensemble`.
+    """
+
+    predictions: dict[str, Predictions]
+    weights: list[np.ndarray]
 
 
 def train_folds(
     cfg: config.TrainConfig,
     info: records.DatasetInfo,
     strategy: tf.distribute.Strategy,
-) -> list[dict[str, Predictions]]:
+) -> list[Fold]:
     """Trains and predicts each of `cfg.num_folds` folds.
 
     The same as a run does on the whole data set, with the same flags. The test
     split of the whole takes no part.
-
-    Returns:
-        Predictions of "validation" and "test" of each fold, uncalibrated.
 
     Raises:
         ValueError: if a class has fewer groups than there are folds, or as of
@@ -50,24 +63,29 @@ def train_folds(
     ]
 
 
-def _train_fold(cfg, info, strategy, fold, split_of_images):
-    """Predictions of a fold, kept as soon as they are there."""
+def _train_fold(cfg, info, strategy, fold, split_of_images) -> Fold:
+    """A fold, kept as soon as it is there."""
     is_chief = distribution.is_chief(strategy)
     name = f"fold {fold + 1} of {cfg.num_folds}"
     directory = paths.join(
         cfg.job_dir, "folds", f"{fold + 1}-of-{cfg.num_folds}"
     )
     path = paths.join(directory, FOLD_FILE)
+    member_path = paths.join(directory, MEMBER_FILE)
     if paths.exists(path):
         logging.info("%s is finished; its result is kept.", name)
         text = paths.read_bytes(path).decode("utf-8")
-        return cross_validation.from_json(text, path)
+        return Fold(
+            cross_validation.from_json(text, path),
+            _read_member(member_path) if cfg.ensemble and is_chief else [],
+        )
     logging.info("%s", name)
     fold_cfg = dataclasses.replace(
         cfg,
         data_dir=paths.join(directory, "records"),
         job_dir=paths.join(directory, "run"),
         num_folds=0,
+        ensemble=False,
         subgroups="",
         # In a bucket they are of no use to another run: they go with the
         # fold's records.
@@ -95,6 +113,12 @@ def _train_fold(cfg, info, strategy, fold, split_of_images):
     trained = train.train_and_predict(
         fold_cfg, input_pipeline.read_dataset_info(fold_cfg.data_dir), strategy
     )
+    weights = []
+    if cfg.ensemble and is_chief:
+        weights = trained.run.model.get_weights()
+        kept = checkpoints.Progress(finished=True, best_weights=weights)
+        paths.write_atomically(member_path, kept.to_bytes())
+        history.write_csv(directory, trained.rows)
     if is_chief:
         text = cross_validation.to_json(trained.predictions)
         paths.write_atomically(path, text)
@@ -104,7 +128,17 @@ def _train_fold(cfg, info, strategy, fold, split_of_images):
         tf.io.gfile.rmtree(fold_cfg.data_dir)
     if is_chief:
         tf.io.gfile.rmtree(fold_cfg.job_dir)
-    return trained.predictions
+    return Fold(trained.predictions, weights)
+
+
+def _read_member(path: str) -> list[np.ndarray]:
+    kept = checkpoints.read_progress(path)
+    if kept is None:
+        raise ValueError(
+            f"{path} is absent or damaged: delete {os.path.dirname(path)}, and "
+            "the fold is trained again."
+        )
+    return kept.best_weights
 
 
 def _wait_for_chief(strategy: tf.distribute.Strategy, name: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from trainer import config, folds, train, vertex
-from trainer.data import input_pipeline, records
+from trainer.data import fold_records, input_pipeline, records
 from trainer.data.build import output
 from trainer.evaluation import (
     baselines,
@@ -27,7 +27,7 @@ from trainer.export import (
     versions,
     warmup,
 )
-from trainer.model import out_of_distribution, saliency
+from trainer.model import classifier, out_of_distribution, saliency
 from trainer.report import data_audit, page, report, tables
 from trainer.report.context import Context, SplitFacts
 from trainer.run import Run
@@ -35,6 +35,12 @@ from trainer.storage import locks, paths
 from trainer.training import cluster, features, run_record
 
 MODEL_FILE = "medical_image_classifier.keras"
+_ENSEMBLE_NOTE = (
+    "The model is the mean of {0} models, each trained without one of {0} "
+    "parts of the training and validation images. Figures of validation are "
+    "of all these images, each judged by the one model that had not seen it; "
+    "threshold and temperature were chosen on them."
+)
 
 
 def run(cfg: config.TrainConfig) -> str:
@@ -63,6 +69,12 @@ def run(cfg: config.TrainConfig) -> str:
             f"{cfg.data_dir} has the splits {', '.join(info.splits)}; training "
             "needs train and validation: build the records again."
         )
+    if cfg.ensemble and "test" not in info.splits:
+        raise ValueError(
+            f"{cfg.data_dir} has no test split, without which nothing judges "
+            "the mean of the models of the folds: build the records with one, "
+            "or train without --ensemble."
+        )
     if cluster.is_evaluator():
         logging.info(
             "The chief evaluates when it has trained: the evaluator has "
@@ -81,17 +93,28 @@ def _train_and_export(
 ) -> str:
     strategy = train.set_up(cfg)
     by_fold = folds.train_folds(cfg, info, strategy)
-    trained = train.train_and_predict(cfg, info, strategy)
+    if cfg.ensemble:
+        trained = train.predict_mean(
+            cfg,
+            info,
+            strategy,
+            [fold.weights for fold in by_fold],
+            [fold.predictions["test"] for fold in by_fold],
+        )
+    else:
+        trained = train.train_and_predict(cfg, info, strategy)
     # Outside the scope: what one worker does alone must create no variables
     # that the others would have to create with it.
     if not trained.run.is_chief:
         return ""
     start = time.monotonic()
-    model = trained.run.copy_for_inference()
+    members = _members(trained)
     detector = None
-    if trained.run.cfg.detector:
-        detector = _make_detector(trained.run, model)
-    evaluation = _evaluate(trained, model, detector, by_fold)
+    if cfg.detector:
+        detector = _make_detector(trained.run, members[0])
+    evaluation = _evaluate(
+        trained, members[0], detector, [fold.predictions for fold in by_fold]
+    )
     logging.info(
         "evaluate  took %.0f s beyond prediction", time.monotonic() - start
     )
@@ -100,10 +123,19 @@ def _train_and_export(
         {name: metric.value for name, metric in judged.items()},
         step=len(trained.rows),
     )
-    version_dir = _export(trained.run, model, detector, evaluation)
+    version_dir = _export(trained.run, members, detector, evaluation)
     _bless(trained.run, version_dir)
     paths.write_atomically(paths.join(cfg.job_dir, paths.SUCCESS_FILE), b"")
     return version_dir
+
+
+def _members(trained: train.Trained) -> list[keras.Model]:
+    """The models whose mean is exported, mostly one, as they are served."""
+    members = []
+    for weights in trained.members or [trained.run.model.get_weights()]:
+        trained.run.model.set_weights(weights)
+        members.append(trained.run.copy_for_inference())
+    return members
 
 
 def _read_columns(cfg: config.TrainConfig) -> dict[str, dict[str, str]]:
@@ -146,7 +178,7 @@ def _evaluate(
     evaluation = report.evaluate(
         trained.predictions,
         run.info,
-        trained.rows,
+        trained.rows or None,
         cfg.settings,
         cfg.operating_point,
         cfg.seed,
@@ -180,6 +212,8 @@ def _report_context(
         for split in run.info.splits
     }
     columns = _read_columns(run.cfg)
+    is_ensemble = run.cfg.ensemble
+    trained_on = ["train", "validation"] if is_ensemble else ["train"]
     shown = "test" if "test" in run.info.splits else "validation"
     facts = {
         split: SplitFacts(
@@ -198,18 +232,23 @@ def _report_context(
             else None,
         )
         for split in run.info.splits
-        if split != "train"
+        if split not in trained_on
     }
     return Context(
         prevalences=metrics.parse_prevalences(run.cfg.prevalences.split(",")),
         splits=facts,
-        train_groups=frozenset(run.index["train"].groups),
+        train_groups=frozenset(
+            group for split in trained_on for group in run.index[split].groups
+        ),
         read_images=lambda split, indices: input_pipeline.read_encoded(
             run.files(split), indices
         ),
         explain=functools.partial(saliency.explain_images, model),
         audit=data_audit.read_audit(run.cfg.data_dir, run.read_by_id),
         starts=run_record.read_starts(run.cfg.job_dir),
+        notes=(_ENSEMBLE_NOTE.format(run.cfg.num_folds),)
+        if is_ensemble
+        else (),
     )
 
 
@@ -232,20 +271,23 @@ def _unlikeness(
 
 def _export(
     run: Run,
-    model: keras.Model,
+    members: list[keras.Model],
     detector: out_of_distribution.Detector | None,
     evaluation: report.Evaluation,
 ) -> str:
     """Writes the Keras file and the next SavedModel version."""
     cfg, info = run.cfg, run.info
-    saved_model.save_keras(model, paths.join(cfg.job_dir, MODEL_FILE))
+    mean = classifier.mean_model(members)
+    saved_model.save_keras(mean, paths.join(cfg.job_dir, MODEL_FILE))
     facts = {
-        "weights_sha256": features.weights_sha256(model),
+        "weights_sha256": features.weights_sha256(mean),
         "dataset_fingerprint": info.fingerprint,
         "temperature": evaluation.findings.temperature,
         "operating_point": evaluation.findings.operating_point,
         "signatures": list(signature.SIGNATURES),
         "detector": cfg.detector,
+        "test_views": cfg.test_views,
+        "members": len(members),
     }
     export_dir = cfg.export_dir or paths.join(cfg.job_dir, "export")
     existing = versions.find_same(export_dir, facts)
@@ -253,7 +295,7 @@ def _export(
         logging.info("export    %s holds this model already.", existing)
         return existing
     module = serving_module.ServingModule(
-        model,
+        members,
         class_names=info.class_names,
         positive_index=info.positive_index,
         temperature=evaluation.findings.temperature,
@@ -296,18 +338,27 @@ def _bless(run: Run, version_dir: str) -> None:
 def _make_detector(
     run: Run, model: keras.Model
 ) -> out_of_distribution.Detector:
-    """Knows the training images, and from validation how far is too far."""
+    """Knows what `model` was trained on, and from the rest what is too far."""
+    files = run.files("train") + run.files("validation")
+    is_known = [True] * run.info.num_images("train")
+    is_known += [False] * run.info.num_images("validation")
+    if run.cfg.ensemble:
+        # Its first member is of the first fold.
+        is_known = [
+            split != "test"
+            for split in fold_records.assign(
+                run.index, run.info, run.cfg.num_folds, 0, run.cfg.seed
+            )
+        ]
 
-    def describe(split):
-        chosen = out_of_distribution.choose_exemplars(
-            run.info.num_images(split)
-        )
+    def describe(images):
+        chosen = out_of_distribution.choose_exemplars(len(images))
         return out_of_distribution.describe_images(
-            model, input_pipeline.read_encoded(run.files(split), chosen)
+            model, input_pipeline.read_encoded(files, images[chosen].tolist())
         )
 
     return out_of_distribution.fit(
-        describe("train"),
-        describe("validation"),
+        describe(np.flatnonzero(is_known)),
+        describe(np.flatnonzero(np.logical_not(is_known))),
         out_of_distribution.stage_sizes(model),
     )

@@ -222,8 +222,10 @@ class Run:
             all_have=lambda has: distribution.all_agree(self.strategy, has),
         )
 
-    def predict(self) -> dict[str, Predictions]:
-        """Predicts every image of validation and test; on all workers."""
+    def predict(
+        self, splits: Sequence[str] = ("validation", "test")
+    ) -> dict[str, Predictions]:
+        """Predicts every image of those splits that are; on all workers."""
         # What is evaluated is what is served: in float32, whatever it was
         # trained in.
         predict_step = self.predict_step
@@ -236,7 +238,7 @@ class Run:
                 *self.index[split], self.outputs(predict_step, split)
             )
             for split in self.info.splits
-            if split != "train"
+            if split in splits
         }
 
     def copy_for_inference(self) -> keras.Model:

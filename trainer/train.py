@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import sys
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from absl import logging
 
 from trainer import config
 from trainer.data import input_pipeline, records
-from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.predictions import Predictions, concatenate
 from trainer.model import classifier, losses
 from trainer.run import Run, claim_job_dir
 from trainer.storage import paths
@@ -43,11 +44,14 @@ class Trained:
         run: model, data and strategy.
         rows: of `history.csv`; on the chief.
         predictions: of every image of validation and test, by split.
+        members: the weights of each of the models whose mean was predicted,
+            where those are several; on the chief.
     """
 
     run: Run
     rows: list[dict]
     predictions: dict[str, Predictions]
+    members: list[list[np.ndarray]] = dataclasses.field(default_factory=list)
 
 
 def set_up(cfg: config.TrainConfig) -> tf.distribute.Strategy:
@@ -80,6 +84,65 @@ def train_and_predict(
         ValueError: if data, weights or job directory do not fit the
             configuration.
     """
+    run = _start(cfg, info, strategy)
+    rows = []
+    if cfg.is_pretrained and cfg.head_epochs:
+        rows += _train_head(run)
+    with strategy.scope():
+        if cfg.fine_tune_epochs:
+            rows += _fine_tune(run, rows)
+        predictions = run.predict()
+    if run.is_chief:
+        history.write_csv(cfg.job_dir, rows)
+    else:
+        paths.remove_folder(run.scratch_dir)
+    return Trained(run, rows, predictions)
+
+
+def predict_mean(
+    cfg: config.TrainConfig,
+    info: records.DatasetInfo,
+    strategy: tf.distribute.Strategy,
+    members: list[list[np.ndarray]],
+    left_out: Sequence[Predictions],
+) -> Trained:
+    """Predicts the test split by the mean of several models' logits.
+
+    Args:
+        cfg: what to do.
+        info: the data set of `cfg.data_dir`.
+        strategy: of this process.
+        members: weights of each model; elsewhere than on the chief, empty.
+        left_out: what each said of the images that it was not trained on,
+            which together take the place of validation.
+    """
+    run = _start(cfg, info, strategy)
+    parts = []
+    for weights in members:
+        weights = weights or run.model.get_weights()
+        run.model.set_weights(distribution.from_chief(strategy, weights))
+        with strategy.scope():
+            parts.append(run.predict(["test"])["test"])
+    logits = np.mean([part.logits for part in parts], axis=0)
+    if not run.is_chief:
+        paths.remove_folder(run.scratch_dir)
+    return Trained(
+        run,
+        [],
+        {
+            "validation": concatenate(left_out),
+            "test": dataclasses.replace(parts[0], logits=logits),
+        },
+        members,
+    )
+
+
+def _start(
+    cfg: config.TrainConfig,
+    info: records.DatasetInfo,
+    strategy: tf.distribute.Strategy,
+) -> Run:
+    """The run of a job directory, which is this one's from now on."""
     # Names of layers, and with them what a seed gives, must not depend on the
     # models that this process has built before.
     keras.backend.clear_session()
@@ -106,18 +169,7 @@ def train_and_predict(
             )
             | {"precision": keras.config.dtype_policy().name},
         )
-    rows = []
-    if cfg.is_pretrained and cfg.head_epochs:
-        rows += _train_head(run)
-    with strategy.scope():
-        if cfg.fine_tune_epochs:
-            rows += _fine_tune(run, rows)
-        predictions = run.predict()
-    if run.is_chief:
-        history.write_csv(cfg.job_dir, rows)
-    else:
-        paths.remove_folder(run.scratch_dir)
-    return Trained(run, rows, predictions)
+    return run
 
 
 def _train_head(run: Run) -> list[dict]:

@@ -32,7 +32,7 @@ def export_untrained(directory: str) -> None:
     head = classifier.build_head(2, (128,), 0.3)
     model = classifier.build_classifier(224, 3, head)
     module = serving_module.ServingModule(
-        model,
+        [model],
         class_names=("no_tumor", "tumor"),
         positive_index=1,
         temperature=1.0,

@@ -23,7 +23,7 @@ def prepare(images):
 def make_module(model, detector, **settings):
     """What is exported of a model with two classes."""
     return serving_module.ServingModule(
-        model,
+        [model],
         class_names=CLASS_NAMES,
         positive_index=1,
         temperature=TEMPERATURE,

@@ -202,7 +202,7 @@ def test_three_classes_without_detector_give_softmax_and_no_decision():
     head = classifier.build_head(3, (), 0.2)
     model = classifier.build_classifier(IMAGE_SIZE, 3, head)
     module = serving_module.ServingModule(
-        model,
+        [model],
         class_names=("a", "b", "c"),
         positive_index=None,
         temperature=1.0,

@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trainer.evaluation import calibration, metrics, results
-from trainer.evaluation.predictions import Decided, Predictions
+from trainer.evaluation.predictions import (
+    Decided,
+    Predictions,
+    concatenate,
+)
 
 
 def decide(
@@ -52,7 +56,7 @@ def summarize(
     """
     by_fold = [metrics.compute_metrics(p, seed=seed) for p in folds]
     pooled = metrics.compute_metrics(
-        _concatenate(folds), seed=seed, prevalences=prevalences
+        concatenate(folds), seed=seed, prevalences=prevalences
     )
     return results.CrossValidation(
         num_folds=len(folds),
@@ -62,17 +66,6 @@ def summarize(
             name: _mean([fold.metrics[name].value for fold in by_fold])
             for name in pooled.metrics
         },
-    )
-
-
-def _concatenate(parts: Sequence[Decided]) -> Decided:
-    return dataclasses.replace(
-        parts[0],
-        ids=[name for part in parts for name in part.ids],
-        groups=[group for part in parts for group in part.groups],
-        labels=np.concatenate([part.labels for part in parts]),
-        logits=np.concatenate([part.logits for part in parts]),
-        own_decisions=np.concatenate([part.own_decisions for part in parts]),
     )
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy import special
@@ -110,6 +112,22 @@ class Decided(Predictions):
         return np.where(
             is_positive, self.positive_index, 1 - self.positive_index
         )
+
+
+_SomePredictions = TypeVar("_SomePredictions", bound=Predictions)
+
+
+def concatenate(parts: Sequence[_SomePredictions]) -> _SomePredictions:
+    """Several predictions as one, with the choices of the first."""
+    own = [part.own_decisions for part in parts]
+    return dataclasses.replace(
+        parts[0],
+        ids=[name for part in parts for name in part.ids],
+        groups=[group for part in parts for group in part.groups],
+        labels=np.concatenate([part.labels for part in parts]),
+        logits=np.concatenate([part.logits for part in parts]),
+        own_decisions=None if own[0] is None else np.concatenate(own),
+    )
 
 
 def make_predictions(

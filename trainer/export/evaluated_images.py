@@ -50,7 +50,10 @@ def read_info(version_dir: str) -> records.DatasetInfo:
 
 
 def read_evaluated(
-    data_dir: str, predictions_path: str, info: records.DatasetInfo
+    data_dir: str,
+    predictions_path: str,
+    info: records.DatasetInfo,
+    splits: tuple[str, ...] = ("validation", "test"),
 ) -> EvaluatedImages:
     """Rows of `predictions.csv`, and the images they are about.
 
@@ -58,6 +61,7 @@ def read_evaluated(
         data_dir: the records that were evaluated.
         predictions_path: of the file.
         info: the data set that it must be about.
+        splits: whose rows are read.
 
     Raises:
         FileNotFoundError: if there are no such records or file.
@@ -76,7 +80,11 @@ def read_evaluated(
             "the evaluation folder of the run."
         )
     text = paths.read_bytes(predictions_path).decode("utf-8")
-    rows = list(csv.DictReader(io.StringIO(text)))
+    rows = [
+        row
+        for row in csv.DictReader(io.StringIO(text))
+        if row["split"] in splits
+    ]
     if not rows:
         raise ValueError(f"{predictions_path} has no rows: run trainer.task.")
     count = min(len(rows), _MAX_IMAGES)

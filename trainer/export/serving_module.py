@@ -4,6 +4,8 @@ The backbone is frozen to constants once, and all signatures share it: a copy
 for each would multiply the file.
 """
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
@@ -32,7 +34,7 @@ class ServingModule(tf.Module):
 
     def __init__(
         self,
-        model: keras.Model,
+        members: Sequence[keras.Model],
         *,
         class_names: tuple[str, ...],
         positive_index: int | None,
@@ -42,10 +44,11 @@ class ServingModule(tf.Module):
         window: Window | None = None,
         num_views: int = 1,
     ):
-        """Wraps a model.
+        """Wraps a model, or the mean of several.
 
         Args:
-            model: float32, pixels in [0, 255] -> logits.
+            members: float32, pixels in [0, 255] -> logits each. The first is
+                explained and compared with the training set.
             class_names: in the order of the labels.
             positive_index: label of the positive class, None for more than
                 two classes.
@@ -56,12 +59,12 @@ class ServingModule(tf.Module):
                 tells of them.
             window: that the training set's values of more than 8 bits were
                 seen through; None if each image has its own.
-            num_views: of an image, whose logits are averaged; explained and
-                compared with the training set is the first.
+            num_views: of an image, whose logits are averaged; the first is
+                explained and compared with the training set.
         """
         super().__init__(name="lightbox")
+        model, *others = map(folding.fold_batch_norm, members)
         _, self._image_size, _, self._channels = model.input.shape
-        model = folding.fold_batch_norm(model)
         feature_map = model.get_layer(saliency.FEATURE_MAP).output
         describe = out_of_distribution.descriptor_model(model)
         backbone = keras.Model(model.input, [feature_map, describe.output])
@@ -69,12 +72,13 @@ class ServingModule(tf.Module):
 
         def judge(pixels):
             every = [views.make_view(pixels, i) for i in range(num_views)]
-            features, descriptors = backbone(
-                tf.concat(every, 0), training=False
+            every = tf.concat(every, 0)
+            features, descriptors = backbone(every, training=False)
+            logits = tf.add_n(
+                [head(features, training=False)]
+                + [other(every, training=False) for other in others]
             )
-            logits = views.mean_over_views(
-                head(features, training=False), num_views
-            )
+            logits = views.mean_over_views(logits / len(members), num_views)
             count = tf.shape(pixels)[0]
             return logits, features[:count], descriptors[:count]
 

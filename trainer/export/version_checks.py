@@ -71,7 +71,7 @@ def run_checks(
     versions.list_plain_files(version_dir)
     info = evaluated_images.read_info(version_dir)
     evaluated = evaluated_images.read_evaluated(
-        data_dir, predictions_path, info
+        data_dir, predictions_path, info, _evaluated_splits(version_dir)
     )
     checks = [
         _run("manifest", lambda: _check_manifest(version_dir)),
@@ -98,6 +98,18 @@ def run_checks(
         ),
     }
     return checks + [_run(name, check) for name, check in trials.items()]
+
+
+def _evaluated_splits(version_dir: str) -> tuple[str, ...]:
+    """Splits whose predictions are the version's own.
+
+    Those of validation are of single folds where it is the mean of several.
+    """
+    try:
+        members = versions.read_manifest(version_dir).get("members", 1)
+    except ValueError:  # which is a check of its own
+        members = 1
+    return ("test",) if members > 1 else ("validation", "test")
 
 
 def _run(name: str, check: Callable[[], str]) -> dict:

@@ -3,9 +3,11 @@
 import os
 import random
 import warnings
+from collections.abc import Sequence
 
 import keras
 
+NAME = "medical_image_classifier"
 FEATURES = "features"  # name of the pooling layer that ends the backbone
 LOGITS = "logits"
 NUM_FEATURES = 1280
@@ -138,7 +140,7 @@ def build_classifier(
     x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(backbone.outputs[0])
     for layer in head.layers:
         x = layer(x)
-    return keras.Model(backbone.inputs[0], x, name="medical_image_classifier")
+    return keras.Model(backbone.inputs[0], x, name=NAME)
 
 
 def _load_backbone(x: keras.KerasTensor, weights: str) -> keras.Model:
@@ -254,6 +256,19 @@ def rate_factors(model: keras.Model, decay: float) -> list[float]:
         for variable in layer.trainable_variables:
             factors[variable.path] = decay ** max(depths, default=0)
     return [factors[v.path] for v in model.trainable_variables]
+
+
+def mean_model(members: Sequence[keras.Model]) -> keras.Model:
+    """One model whose logits are the mean of several models' logits."""
+    if len(members) == 1:
+        return members[0]
+    inputs = keras.Input(members[0].input.shape[1:], name="pixels")
+    outputs = []
+    for number, member in enumerate(members, start=1):
+        member.name = f"member_{number}"
+        outputs.append(member(inputs))
+    mean = keras.layers.Average(name=LOGITS)(outputs)
+    return keras.Model(inputs, mean, name=NAME)
 
 
 def copy_for_inference(
