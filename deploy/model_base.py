@@ -25,6 +25,8 @@ from trainer.export import signature, versions
 from trainer.storage import buckets, paths
 
 # Children that are no numbers are no versions to TF Serving.
+# Whoever the server runs as reads it, whatever the umask here.
+_FILE_MODE, _FOLDER_MODE = 0o644, 0o755
 _STAGING = "tmp.publish"
 _WITHDRAWN = "withdrawn."
 
@@ -55,7 +57,9 @@ class LocalBase:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """One publisher at a time."""
-        os.makedirs(self.path, exist_ok=True)
+        if not os.path.isdir(self.path):
+            os.makedirs(self.path)
+            os.chmod(self.path, _FOLDER_MODE)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -104,8 +108,11 @@ class LocalBase:
             path = paths.join(staging, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             shutil.copyfile(paths.join(version_dir, name), path)
+            os.chmod(path, _FILE_MODE)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+        for folder, _, _ in os.walk(staging):
+            os.chmod(folder, _FOLDER_MODE)
         changed = versions.changed_files(staging)
         if versions.manifest_sha256(staging) != versions.manifest_sha256(
             version_dir
@@ -122,6 +129,9 @@ class LocalBase:
 
     def remove(self, number: int) -> None:
         """Removes a version, all at once."""
+        if os.path.islink(self._join(number)):
+            os.remove(self._join(number))
+            return
         hidden = self._join(f"{_STAGING}.removed.{number}")
         os.rename(self._join(number), hidden)
         shutil.rmtree(hidden)

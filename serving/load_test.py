@@ -27,6 +27,7 @@ from absl import flags
 
 from serving import client, client_flags, image_files
 from trainer import startup
+from trainer.storage import paths
 
 FLAGS = flags.FLAGS
 MODES = ("closed", "open")
@@ -186,7 +187,8 @@ def draw(samples: list[Sample], summary: dict, title: str, path: str) -> None:
         f"{title}: {summary['images_per_s']:.1f} images/s, "
         f"{summary['num_errors']} errors in {summary['num_requests']} requests"
     )
-    fig.savefig(path, dpi=110)
+    with paths.open_atomically(path) as file:
+        fig.savefig(file, dpi=110)
 
 
 def _ask(
@@ -200,9 +202,9 @@ def _ask(
     return Sample(due - started, time.perf_counter() - due, error)
 
 
-def _read_batches(paths: list[str], batch_size: int) -> list[list[bytes]]:
+def _read_batches(files: list[str], batch_size: int) -> list[list[bytes]]:
     images = []
-    for file in image_files.find_files(paths):
+    for file in image_files.find_files(files):
         for name, encoded, error in image_files.read(file, {}):
             if error is not None:
                 raise ValueError(f"{name}: {error}")
@@ -214,9 +216,9 @@ def _read_batches(paths: list[str], batch_size: int) -> list[list[bytes]]:
     ]
 
 
-def run(paths: list[str]) -> None:
+def run(files: list[str]) -> None:
     """Asks, prints a line and writes the files."""
-    batches = _read_batches(paths, FLAGS.batch_size)
+    batches = _read_batches(files, FLAGS.batch_size)
     os.makedirs(FLAGS.output_dir, exist_ok=True)
     with client_flags.open_client(max_attempts=1) as asked:
         asked.predict(batches[0])  # Says what is wrong, before any load.
@@ -238,8 +240,8 @@ def run(paths: list[str]) -> None:
     names = ("target", "model_name", "mode", name, "duration_s", "batch_size")
     setting = {name: FLAGS[name].value for name in names}
     report = os.path.join(FLAGS.output_dir, "load_test.json")
-    with open(report, "w", encoding="utf-8") as file:
-        json.dump({**setting, **summary}, file, indent=2)
+    text = json.dumps({**setting, **summary}, indent=2)
+    paths.write_atomically(report, text)
     draw(
         samples,
         summary,

@@ -9,7 +9,6 @@ The column `unlike` warns of images that the model has seen nothing like. One
 bad image does not keep the others from being answered, but the exit code is 1.
 """
 
-import csv
 import dataclasses
 import json
 import os
@@ -21,6 +20,7 @@ from absl import app, flags
 
 from serving import client, client_flags, image_files
 from trainer import startup
+from trainer.storage import csv_text, paths
 
 FLAGS = flags.FLAGS
 COLUMNS = ("file", "label", "score", "decision", "unlike", "probabilities")
@@ -117,14 +117,14 @@ def write_csv(answers: list[image_files.Answer], file) -> None:
         default=0,
     )
     names = [name for name in FIELDS if name != "probabilities"]
-    writer = csv.writer(file, lineterminator="\n")
     classes = [f"probability_{index}" for index in range(num_classes)]
-    writer.writerow(["file", *names, *classes, "error"])
+    rows = [["file", *names, *classes, "error"]]
     nothing = [None] * num_classes
     for answer in answers:
         values = [getattr(answer.prediction, name, None) for name in names]
         probabilities = getattr(answer.prediction, "probabilities", nothing)
-        writer.writerow([answer.file, *values, *probabilities, answer.error])
+        rows.append([answer.file, *values, *probabilities, answer.error])
+    file.write(csv_text.write(rows))
 
 
 def _keep(answer: image_files.Answer) -> image_files.Answer:
@@ -132,7 +132,7 @@ def _keep(answer: image_files.Answer) -> image_files.Answer:
     if answer.prediction is None or answer.prediction.overlay is None:
         return answer
     path = pathlib.Path(FLAGS.explain_dir, overlay_name(answer.file))
-    path.write_bytes(answer.prediction.overlay)
+    paths.write_atomically(str(path), answer.prediction.overlay)
     prediction = dataclasses.replace(answer.prediction, overlay=None)
     return dataclasses.replace(answer, prediction=prediction)
 

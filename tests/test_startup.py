@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.samples import ROOT
 
 CODE = """
@@ -55,3 +57,48 @@ def test_surroundings_of_a_command_neither_change_nor_end_it(
         "float32",
         *("/home/someone/x", "für", r"\u80bf\u7624"),
     ]
+
+
+LISTING = """
+from absl import app
+from trainer import startup
+
+def main(_):
+    for number in range(NUM):
+        print("line", number)
+    if NUM == 1:
+        print(end="")
+
+startup.run(main)
+"""
+
+
+@pytest.mark.parametrize("num_lines", [1, 100_000])
+def test_reader_that_leaves_ends_a_command_quietly(num_lines):
+    """As `head` does, before the last line or before what is left at the
+    end."""
+    code = LISTING.replace("NUM", str(num_lines))
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_full_standard_output_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", LISTING.replace("NUM", "1")],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "standard output cannot be written: No space left on device.\n"
+    )

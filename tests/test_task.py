@@ -98,6 +98,18 @@ def test_directories_of_vertex_ai_are_defaults(parse, monkeypatch):
     [
         ('{"depth": 3}', "unknown settings depth"),
         ("{", "is not JSON"),
+        ("[1]", "must hold settings by name"),
+        ('{"image_size": "224"}', 'image_size must be a whole number.*"224"'),
+        ('{"image_size": 224.0}', "image_size must be a whole number"),
+        ('{"image_size": true}', "image_size must be a whole number.*true"),
+        ('{"dropout": "0.1"}', "dropout must be a number"),
+        ('{"dropout": [0.1]}', "dropout must be a number"),
+        ('{"dropout": null}', "dropout must be a number.*null"),
+        ('{"optimizer": 3}', "optimizer must be a text"),
+        ('{"horizontal_flip": 1}', "horizontal_flip must be true or false"),
+        ('{"hidden_units": "64"}', "hidden_units must be a list of whole"),
+        ('{"hidden_units": 64}', "hidden_units must be a list of whole"),
+        ('{"hidden_units": [64.5]}', "hidden_units must be a list of whole"),
         (None, "No such file"),
     ],
 )

@@ -424,8 +424,28 @@ class TrainConfig:
         }
 
 
+def check_type(name: str, value) -> None:
+    """Raises ValueError unless a setting of a file is of its type."""
+    kind = TrainConfig.__dataclass_fields__[name].type
+    # Numbers as in JSON: 1 may stand for 1.0, but true for neither.
+    accepted, wanted = {
+        bool: (bool, "true or false"),
+        int: (int, "a whole number"),
+        float: ((int, float), "a number"),
+        str: (str, "a text"),
+    }.get(kind, ((list, tuple), "a list of whole numbers"))
+    parts = value if isinstance(value, list | tuple) else []
+    is_bool = isinstance(value, bool) and kind is not bool
+    are_wrong = any(type(part) is not int for part in parts)
+    if not isinstance(value, accepted) or is_bool or are_wrong:
+        raise ValueError(
+            f"{name} must be {wanted}. Received: {name}={json.dumps(value)}."
+        )
+
+
 def _check(field: dataclasses.Field, value) -> None:
     """Raises ValueError if a value is out of range, or not one of those."""
+    check_type(field.name, value)
     between, choices = field.metadata["between"], field.metadata["choices"]
     if between and not between[0] <= value <= between[1]:
         raise ValueError(

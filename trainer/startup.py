@@ -1,6 +1,7 @@
 """What every command does before its work: its flags, TensorFlow and Keras."""
 
 import contextlib
+import io
 import logging as python_logging
 import os
 import sys
@@ -12,6 +13,8 @@ from absl import app, flags, logging
 # Exit code after SIGTERM, that of TensorFlow's own preemption handler;
 # schedulers restart a job on any code but 0.
 PREEMPTED = 42
+# Of a command that SIGPIPE ends, as shells report it.
+_NO_READER = 141
 
 
 def run(
@@ -36,9 +39,34 @@ def run(
                 flag.value = os.path.expanduser(flag.value)
         return rest
 
-    # A terminal that lacks a letter of a class name shows its code.
-    sys.stdout.reconfigure(errors="backslashreplace")
-    app.run(main, flags_parser=parse)
+    out = sys.stdout
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Output(out.fileno(), "wb", closefd=False)),
+        encoding=out.encoding,
+        # A terminal that lacks a letter of a class name shows its code.
+        errors="backslashreplace",
+        line_buffering=out.line_buffering,
+        write_through=out.write_through,
+    )
+    try:
+        app.run(main, flags_parser=parse)
+    finally:
+        sys.stdout.flush()
+
+
+class _Output(io.FileIO):
+    """Standard output whose reader may leave, as `head` does."""
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # What is still to be written goes nowhere.
+            with open(os.devnull, "wb") as sink:
+                os.dup2(sink.fileno(), self.fileno())
+            if isinstance(error, BrokenPipeError):
+                sys.exit(_NO_READER)
+            sys.exit(f"standard output cannot be written: {error.strerror}.")
 
 
 def describe_flags(

@@ -33,6 +33,11 @@ def _read_hparams(path: str) -> dict:
         raise ValueError(f"--hparams={path}: {reason}.") from error
     except ValueError as error:
         raise ValueError(f"--hparams={path} is not JSON: {error}.") from error
+    if not isinstance(hparams, dict):
+        raise ValueError(
+            f"--hparams={path} must hold settings by name, for example "
+            '{"dropout": 0.4}.'
+        )
     names = {f.name for f in dataclasses.fields(config.TrainConfig)}
     unknown = sorted(set(hparams) - names)
     if unknown:
@@ -40,6 +45,11 @@ def _read_hparams(path: str) -> dict:
             f"--hparams={path} has unknown settings {', '.join(unknown)}: "
             "each must be the name of a flag of trainer.task."
         )
+    try:
+        for name, value in hparams.items():
+            config.check_type(name, value)
+    except ValueError as error:
+        raise ValueError(f"--hparams={path}: {error}") from error
     return hparams
 
 

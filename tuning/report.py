@@ -1,7 +1,6 @@
 """What a sweep tells: a live table, sentences, a table, a picture, a page."""
 
 import base64
-import csv
 import io
 import json
 import pathlib
@@ -12,6 +11,7 @@ import numpy as np
 from matplotlib import figure
 
 from trainer.evaluation.results import Metric
+from trainer.storage import csv_text
 from tuning import objectives, optimism, search_space
 from tuning.trial_log import EndedTrial
 
@@ -138,19 +138,14 @@ def _interval(interval) -> str:
 def make_csv(trials: list[EndedTrial]) -> str:
     """`trials.csv`: a row per trial, as they ended."""
     metric_names = sorted({name for t in trials for name in t.metrics})
-    buffer = io.StringIO()
-    writer = csv.DictWriter(
-        buffer,
-        ["trial", "status", "score", "seconds", "num_epochs"]
-        + [*search_space.SPACE, *metric_names, "message"],
-        lineterminator="\n",
-        extrasaction="ignore",
-    )
-    writer.writeheader()
+    columns = ["trial", "status", "score", "seconds", "num_epochs"]
+    columns += [*search_space.SPACE, *metric_names, "message"]
+    rows = [columns]
     for t in trials:
         facts = vars(t) | {"trial": t.trial_id, "status": t.status}
-        writer.writerow(facts | t.values | t.metrics)
-    return buffer.getvalue()
+        facts |= t.values | t.metrics
+        rows.append([facts.get(column) for column in columns])
+    return csv_text.write(rows)
 
 
 def make_files(

@@ -76,7 +76,10 @@ class TrialLog:
         Raises:
             OSError: if it cannot be written; what was there is intact.
         """
-        with open(self._path, "a", encoding="utf-8") as file:
+        with (
+            paths.writing(self._path),
+            open(self._path, "a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(dataclasses.asdict(trial)) + "\n")
             file.flush()
             os.fsync(file.fileno())

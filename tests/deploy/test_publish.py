@@ -71,6 +71,32 @@ def test_version_has_the_files_of_the_export_and_is_published_once(
     assert set(read_versions(path)) == {"1", "3"}
 
 
+def test_published_version_is_readable_to_all_whatever_the_umask(
+    tmp_path, exports
+):
+    umask = os.umask(0o077)
+    try:
+        publish_one(str(tmp_path / "models"), exports[0])
+    finally:
+        os.umask(umask)
+    for path in [tmp_path / "models", *(tmp_path / "models").rglob("*")]:
+        mode = 0o755 if path.is_dir() else 0o644
+        assert path.stat().st_mode & 0o777 == mode, path
+
+
+def test_link_among_versions_is_removed_and_not_what_it_leads_to(
+    tmp_path, exports
+):
+    elsewhere = shutil.copytree(exports[0], tmp_path / "elsewhere")
+    (tmp_path / "models").mkdir()
+    os.symlink(elsewhere, tmp_path / "models/1")
+    base = model_base.open_base(str(tmp_path / "models"))
+    publish.publish(exports[1], base)
+    publish.keep_newest(base, 1, set())
+    assert os.listdir(tmp_path / "models") == ["2"]
+    assert (elsewhere / "saved_model.pb").exists()
+
+
 def test_tenth_version_is_newer_than_the_ninth(path, exports):
     for name in ("9/saved_model.pb", "10/saved_model.pb"):
         paths.write_atomically(paths.join(path, name), "graph")

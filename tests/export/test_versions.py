@@ -28,8 +28,11 @@ def test_newest_is_the_highest_number_on_a_disk_and_in_a_bucket(base_path):
     assert versions.next_number(base_path) == 1
     for name in ("9", "10", "00002", "tmp.11", "withdrawn.12", "notes"):
         write(base_path, name)
-    for name in ("-3", "2a", str(2**63), "٣", "9/13"):
+    for name in ("-3", "2a", str(2**63), "٣", "²", "9/13"):
         write(base_path, name)
+    if not paths.is_bucket(base_path):  # A link counts if it leads somewhere.
+        os.symlink("12", paths.join(base_path, "12"))
+        os.symlink("absent", paths.join(base_path, "11"))
     paths.write_atomically(paths.join(base_path, "14"), "a file")
     if paths.is_bucket(base_path):  # It counts when its graph is there.
         paths.write_atomically(paths.join(base_path, "15/manifest.json"), "{}")

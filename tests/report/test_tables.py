@@ -1,20 +1,19 @@
 """The text of `predictions.csv` and of the classification report."""
 
-import csv
 import dataclasses
-import io
 
 import numpy as np
 import pytest
 
 from tests.evaluation import samples
 from trainer.report import tables
+from trainer.storage import csv_text
 
 
 def rows_of(made, **changes):
     made = dataclasses.replace(made, **changes)
     text = tables.predictions_csv({"test": made})
-    return list(csv.DictReader(io.StringIO(text)))
+    return csv_text.read(text)
 
 
 def test_csv_round_trip_keeps_nine_digits():

@@ -82,7 +82,7 @@ def write_fold(
     }
     generator = np.random.default_rng(seed)
     rows, counts = [], {}
-    with contextlib.ExitStack() as stack:
+    with paths.writing(fold_dir), contextlib.ExitStack() as stack:
         writers = {}
         for split, count in num_shards.items():
             for shard in range(count):

@@ -8,7 +8,6 @@ augmented for training.
 """
 
 import hashlib
-import os
 import sys
 
 import numpy as np
@@ -109,8 +108,8 @@ def inspect(data_dir: str, sheet_path: str, num_samples: int, seed: int) -> str:
     check_shards(data_dir, info)
     input_pipeline.read_index(data_dir, info)
     samples = read_samples(data_dir, info, num_samples)
-    os.makedirs(os.path.dirname(sheet_path) or ".", exist_ok=True)
-    draw_sheet(samples, info.channels, seed).save(sheet_path, "PNG")
+    with paths.open_atomically(sheet_path) as file:
+        draw_sheet(samples, info.channels, seed).save(file, "PNG")
     return records.describe(info)
 
 

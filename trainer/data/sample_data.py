@@ -22,6 +22,7 @@ from trainer import startup
 from trainer.data import phantom
 from trainer.data.build import parallel
 from trainer.data.images.image import encode_png
+from trainer.storage import paths
 
 CLASS_NAMES = ("no_tumor", "tumor")
 NUM_IMAGES = 600
@@ -131,7 +132,7 @@ def _write_patient(
         pixels = phantom.draw_slice(patient, index, image_size, rng)
         name = f"patient_{plan.number:04d}_slice_{index:02d}.png"
         path = os.path.join(output_dir, CLASS_NAMES[plan.label], name)
-        with open(path, "wb") as file:
+        with paths.writing(path), open(path, "wb") as file:
             file.write(encode_png(pixels))
     return plan.num_slices
 

@@ -1,8 +1,6 @@
 """Images that a run evaluated, and what it said of them."""
 
-import csv
 import dataclasses
-import io
 import os
 
 import numpy as np
@@ -10,7 +8,7 @@ import tensorflow as tf
 
 from trainer.data import input_pipeline, records
 from trainer.export import signature
-from trainer.storage import paths
+from trainer.storage import csv_text, paths
 
 # Images that are read, evenly spread over the splits.
 _MAX_IMAGES = 128
@@ -80,11 +78,7 @@ def read_evaluated(
             "the evaluation folder of the run."
         )
     text = paths.read_bytes(predictions_path).decode("utf-8")
-    rows = [
-        row
-        for row in csv.DictReader(io.StringIO(text))
-        if row["split"] in splits
-    ]
+    rows = [row for row in csv_text.read(text) if row["split"] in splits]
     if not rows:
         raise ValueError(f"{predictions_path} has no rows: run trainer.task.")
     count = min(len(rows), _MAX_IMAGES)

@@ -23,7 +23,8 @@ def save_keras(model: keras.Model, path: str) -> None:
         os.path.dirname(path), f"tmp.{uuid.uuid4().hex}.keras"
     )
     try:
-        model.save(temporary)
+        with paths.writing(path):
+            model.save(temporary)
         os.replace(temporary, path)
     finally:
         paths.remove(temporary)

@@ -39,9 +39,9 @@ def list_versions(base_path: str) -> dict[int, str]:
         return {n: paths.join(base_path, d) for n, d in complete.items()}
     if not os.path.isdir(base_path):
         return {}
-    return _by_number(
-        {e.name: e.path for e in os.scandir(base_path) if e.is_dir()}
-    )
+    # Not `DirEntry.is_dir`, which fails on a link that leads back to itself.
+    children = {n: os.path.join(base_path, n) for n in os.listdir(base_path)}
+    return _by_number({n: p for n, p in children.items() if os.path.isdir(p)})
 
 
 def find_complete(names: Iterable[str]) -> dict[int, str]:

@@ -53,18 +53,16 @@ def make_warmup_file(model_name: str, image_size: int, channels: int) -> bytes:
         channels: of the model's input.
 
     Returns:
-        A TFRecord file of `PredictionLog` protos, one per signature, batch size
-        and, of the smallest batch, image.
+        A TFRecord file of `PredictionLog` protos, one per signature and batch
+        size.
     """
     images = make_images(image_size, channels)
-    batches = [images[1:]] + [
-        [images[i % 2] for i in range(size)] for size in BATCH_SIZES
-    ]
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "requests")
         with tf.io.TFRecordWriter(path) as writer:
-            for batch in batches:
-                shape = [len(batch), image_size, image_size, channels]
+            for batch_size in BATCH_SIZES:
+                batch = [images[i % 2] for i in range(batch_size)]
+                shape = [batch_size, image_size, image_size, channels]
                 for log in _make_logs(batch, model_name, shape):
                     writer.write(log.SerializeToString())
         with open(path, "rb") as file:

@@ -5,12 +5,11 @@
 
 import csv
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Sequence
 
 from trainer.data.build import audit_sentences, output
-from trainer.storage import paths
+from trainer.storage import csv_text, paths
 
 MAX_PAIRS = 12
 MAX_UNREADABLE = 20
@@ -172,7 +171,7 @@ def _list_pairs(report: dict, images_csv: bytes) -> list[Pair]:
     wanted = {image_id for pair in linked for image_id in pair[:2]}
     rows = {
         row["id"]: row
-        for row in csv.DictReader(io.StringIO(images_csv.decode("utf-8")))
+        for row in csv_text.read(images_csv.decode("utf-8"))
         if row["id"] in wanted
     }
     classes = {

@@ -1,12 +1,11 @@
 """`predictions.csv` and `classification_report.txt`."""
 
-import csv
-import io
 from collections.abc import Mapping
 
 from sklearn import metrics as sklearn_metrics
 
 from trainer.evaluation.predictions import Decided
+from trainer.storage import csv_text
 
 COLUMNS = ("split", "id", "group", "label", "predicted", "score", "decision")
 
@@ -18,15 +17,13 @@ def predictions_csv(predictions: Mapping[str, Decided]) -> str:
     operating point decides on. Nine digits, which float32 survives. Where the
     model gave no finite answer, both are empty.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     names = next(iter(predictions.values())).class_names
-    writer.writerow([*COLUMNS, *(f"probability_{name}" for name in names)])
+    rows = [[*COLUMNS, *(f"probability_{name}" for name in names)]]
     for split, p in predictions.items():
         predicted = p.logits.argmax(axis=-1)
         scores = p.scores
         for i, is_finite in enumerate(p.is_finite):
-            writer.writerow(
+            rows.append(
                 [
                     split,
                     p.ids[i],
@@ -38,7 +35,7 @@ def predictions_csv(predictions: Mapping[str, Decided]) -> str:
                     *(f"{value:.9g}" for value in p.probabilities[i]),
                 ]
             )
-    return buffer.getvalue()
+    return csv_text.write(rows)
 
 
 def classification_report(predictions: Mapping[str, Decided]) -> str:

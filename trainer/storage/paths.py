@@ -6,12 +6,14 @@ checksums and retries. Commands bring whole directories here and back, see
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Written when everything else is there.
 SUCCESS_FILE = "_SUCCESS"
 # Local copy -> the path in Cloud Storage that it stands for.
@@ -61,18 +63,38 @@ def write_atomically(path: str, data: bytes | str) -> None:
 
 
 @contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Says which path has no space: the system's own error does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        full = OSError(
+            f"{as_given(path)} cannot be written ({error.strerror}); free some "
+            "space there, or choose another directory."
+        )
+        full.errno = error.errno
+        raise full from error
+
+
+@contextlib.contextmanager
 def open_atomically(path: str) -> Iterator[BinaryIO]:
     """A local file to write, which is there once the block has ended well."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
-        with open(temporary, "wb") as file:
+        with writing(path), _open_new(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         remove(temporary)
+
+
+def _open_new(path: str) -> BinaryIO:
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    return open(path, "wb")
 
 
 def read_bytes(path: str) -> bytes:

@@ -4,14 +4,12 @@ The rows live in the checkpoint and the file is written anew from them, so a
 run that was killed and resumed has neither gaps nor repeated rows.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 
 import tensorflow as tf
 from absl import logging
 
-from trainer.storage import paths
+from trainer.storage import csv_text, paths
 
 HISTORY_FILE = "history.csv"
 COLUMNS = (
@@ -32,11 +30,8 @@ COLUMNS = (
 
 def write_csv(job_dir: str, rows: list[dict]) -> None:
     """Writes all rows, phase by phase; None becomes an empty field."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    paths.write_atomically(paths.join(job_dir, HISTORY_FILE), buffer.getvalue())
+    text = csv_text.write([COLUMNS, *([r[c] for c in COLUMNS] for r in rows)])
+    paths.write_atomically(paths.join(job_dir, HISTORY_FILE), text)
 
 
 class EpochLog:

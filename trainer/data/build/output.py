@@ -7,20 +7,17 @@ last: whatever interrupts, it never stands beside shards of another build.
 """
 
 import contextlib
-import csv
 import dataclasses
-import errno
-import io
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from trainer.data import records
 from trainer.data.build import pseudonyms, scan, shards, sources, splits
-from trainer.storage import locks, paths
+from trainer.storage import csv_text, locks, paths
 
 AUDIT_FILE = "audit.json"
 IMAGES_FILE = "images.csv"
@@ -31,7 +28,6 @@ COLUMNS_FILE = "columns.csv"
 EARLIER_FILES = (records.DATASET_FILE, IMAGES_FILE)
 
 BUILDING = ".building"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Another value of any of these asks for other splits.
 _SPLIT_OPTIONS = [f.name for f in dataclasses.fields(splits.SplitOptions)]
 _SHARD_PATTERN = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.tfrecord")
@@ -83,9 +79,10 @@ def building(output_dir: str) -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
             if not os.listdir(output_dir):
                 os.rmdir(output_dir)
-            if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            if isinstance(error, OSError) and error.errno in paths.DISK_FULL:
+                reason = os.strerror(error.errno)
                 raise OSError(
-                    f"{output_dir} cannot be written ({error.strerror}); free "
+                    f"{output_dir} cannot be written ({reason}); free "
                     "some space, or choose another --output_dir."
                 ) from error
             raise
@@ -170,9 +167,9 @@ def write_reports(
     for name, text in (
         (
             COLUMNS_FILE,
-            _to_csv(
-                ["id", *columns],
-                [
+            csv_text.write(
+                [["id", *columns]]
+                + [
                     (m.facts.image_id, *files[m.facts.source_index].columns)
                     for m in members
                     if columns
@@ -194,9 +191,9 @@ def _images_csv(members: Sequence[shards.Member]) -> str:
         *("mean_brightness", "border_brightness"),
     ]
     heads = [name.removeprefix("source_") for name in names]
-    return _to_csv(
-        ["id", "split", "class", "group", *heads],
-        [
+    return csv_text.write(
+        [["id", "split", "class", "group", *heads]]
+        + [
             (m.facts.image_id, m.split, m.facts.class_name, m.facts.group)
             + tuple(getattr(m.facts, name) for name in names)
             for m in members
@@ -206,13 +203,7 @@ def _images_csv(members: Sequence[shards.Member]) -> str:
 
 def _unreadable_csv(unreadable: Sequence[scan.ScannedFile]) -> str:
     rows = [(file.image_id, file.error) for file in unreadable]
-    return _to_csv(["id", "reason"], rows)
-
-
-def _to_csv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
-    return buffer.getvalue()
+    return csv_text.write([("id", "reason"), *rows])
 
 
 def refuse_unreadable(
@@ -257,7 +248,7 @@ def read_columns(
     rows = []
     if paths.exists(path):
         text = paths.read_bytes(path).decode("utf-8")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        rows = csv_text.read(text)
     kept = [name for name in (rows[0] if rows else ()) if name != "id"]
     absent = [name for name in columns if name not in kept]
     if absent:
@@ -292,8 +283,7 @@ def read_previous_splits(
     ):
         return {}
     split_of = {}
-    with open(images_file, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_text.read(paths.read_bytes(images_file).decode("utf-8"))
     # Where copies were let into several splits, the last one written counts.
     for split in records.SPLITS:
         for row in rows:

@@ -7,8 +7,10 @@ import ctypes
 import itertools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -22,6 +24,13 @@ CHUNKS_PER_WORKER = 3
 # Freed memory that a worker keeps, and the largest piece of it.
 KEPT_BYTES = 64 << 20
 LARGEST_KEPT_BYTES = 32 << 20
+# What a worker does: it has not started, waits, or has begun the item of this
+# place among all, so that who is killed leaves its place behind.
+_IDLE, _WAITING = -2, -1
+# Spawned, not forked: the parent has threads once TensorFlow is imported.
+_CONTEXT = multiprocessing.get_context("spawn")
+# Of this process, if it is a worker.
+_worker = types.SimpleNamespace()
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -35,12 +44,18 @@ def default_num_workers() -> int:
 
 
 def map_ordered(
-    function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    num_workers: int,
+    describe: Callable[[Item], str] | None = None,
 ) -> Iterator[Result]:
     """Yields `function(item)` for each item, in the order of the items.
 
-    Both are picklable, and the function's module imports quickly; one worker is
-    this process.
+    Args:
+        function: picklable, of a module that imports quickly.
+        items: picklable.
+        num_workers: processes; one is this process.
+        describe: how an item is called if its worker dies.
 
     Raises:
         OSError: if a worker dies, as when the memory runs out.
@@ -49,20 +64,39 @@ def map_ordered(
         yield from map(function, items)
         return
     items = iter(items)
-    futures = collections.deque()
-    with _explained_death(num_workers), _start_executor(num_workers) as pool:
+    chunks = collections.deque()
+    begun = _CONTEXT.Array("q", [_IDLE] * num_workers)
+
+    def name_lost() -> str:
+        # Its pool is gone, and the other workers said goodbye.
+        in_work = {
+            first + i: item
+            for _, first, chunk in chunks
+            for i, item in enumerate(chunk)
+        }
+        lost = [in_work[place] for place in begun.get_obj() if place in in_work]
+        return ", ".join(map(describe, lost)) if describe else ""
+
+    with (
+        _explained_death(num_workers, name_lost),
+        _start_executor(num_workers, begun) as pool,
+    ):
+        first = 0
         try:
             while True:
-                while len(futures) < num_workers * CHUNKS_PER_WORKER:
+                while len(chunks) < num_workers * CHUNKS_PER_WORKER:
                     chunk = list(itertools.islice(items, CHUNK_SIZE))
                     if not chunk:
                         break
-                    futures.append(pool.submit(_apply, function, chunk))
-                if not futures:
+                    future = pool.submit(_apply, function, chunk, first)
+                    chunks.append((future, first, chunk))
+                    first += len(chunk)
+                if not chunks:
                     return
-                yield from futures.popleft().result()
+                yield from chunks[0][0].result()
+                chunks.popleft()
         finally:
-            for future in futures:
+            for future, *_ in chunks:
                 future.cancel()
 
 
@@ -89,29 +123,49 @@ def run_beside(
     return wait
 
 
-def _start_executor(num_workers: int) -> concurrent.futures.Executor:
-    # Spawned, not forked: the parent has threads once TensorFlow is imported.
+def _start_executor(
+    num_workers: int, begun=None
+) -> concurrent.futures.Executor:
     return concurrent.futures.ProcessPoolExecutor(
         num_workers,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=_CONTEXT,
         initializer=_start_worker,
+        initargs=(begun,),
     )
 
 
 @contextlib.contextmanager
-def _explained_death(num_workers: int) -> Iterator[None]:
+def _explained_death(
+    num_workers: int, name_lost: Callable[[], str] = lambda: ""
+) -> Iterator[None]:
     try:
         yield
     except concurrent.futures.process.BrokenProcessPool as error:
+        lost = name_lost()
         raise OSError(
-            "A worker process died; if the memory ran out, set a smaller "
-            f"--num_workers than {num_workers}."
+            f"A worker process died{lost and f' on {lost}'}; if the memory ran "
+            f"out, set a smaller --num_workers than {num_workers}"
+            f"{lost and ', or leave the file out'}."
         ) from error
 
 
-def _start_worker() -> None:
+def _start_worker(begun) -> None:
     _end_with_parent()
     _keep_freed_memory()
+    if begun is None:
+        return
+    _worker.begun = begun
+    with begun.get_lock():
+        _worker.number = list(begun).index(_IDLE)
+        begun[_worker.number] = _WAITING
+    signal.signal(signal.SIGTERM, _say_goodbye)
+
+
+def _say_goodbye(*_) -> None:
+    """Of a worker that is ended since another one died."""
+    # Without the lock, which that one may have held.
+    _worker.begun.get_obj()[_worker.number] = _WAITING
+    os._exit(1)
 
 
 def _end_with_parent() -> None:
@@ -136,5 +190,10 @@ def _keep_freed_memory() -> None:
             mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
 
 
-def _apply(function: Callable[[Item], Result], chunk: list[Item]):
-    return [function(item) for item in chunk]
+def _apply(function: Callable[[Item], Result], chunk: list[Item], first: int):
+    results, begun = [], _worker.begun.get_obj()
+    for place, item in enumerate(chunk, first):
+        begun[_worker.number] = place
+        results.append(function(item))
+    begun[_worker.number] = _WAITING
+    return results

@@ -229,6 +229,15 @@ def name_unread(source: sources.Source, index: int, data: bytes | None) -> str:
     return pseudonyms.name_by_content(source.class_name, index, data)
 
 
+def name_file(indexed_source: tuple[int, sources.Source]) -> str:
+    """What a file is called that has not been read, as `scan_file` takes it."""
+    index, source = indexed_source
+    try:
+        return name_unread(source, index, paths.read_bytes(source.path))
+    except OSError:
+        return name_unread(source, index, None)
+
+
 def hide_identifiers(source: sources.Source, identifiers: Iterable[str]) -> str:
     """The image id with a mark wherever an identifier stood in it."""
     texts = tuple(identifiers)

@@ -40,7 +40,7 @@ class LocalRunner:
                 files,
                 self._options,
                 form,
-                self._map_ordered,
+                functools.partial(self._map_ordered, describe=scan.name_file),
                 thumbnails,
                 self._spool,
                 progress.update,
@@ -69,6 +69,7 @@ class LocalRunner:
         encoded = self._map_ordered(
             functools.partial(shards.encode_held_out, options=self._options),
             held_out,
+            describe=lambda task: task.members[0].facts.image_id,
         )
         with _progress(num_images, "writing", "image") as progress:
             return [
