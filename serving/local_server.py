@@ -320,12 +320,18 @@ def serve_until_signal() -> None:
     )
     asked_to_stop.wait()
     if started.done():
-        ending = threading.Timer(FLAGS.shutdown_grace_s, os._exit, (0,))
+        ending = threading.Timer(FLAGS.shutdown_grace_s, _end)
         ending.daemon = True
         ending.start()
         started.result().stop()
-    # A thread that loads, or computes for nobody, is not waited for.
-    sys.stdout.flush()
+    _end()
+
+
+def _end() -> None:
+    """Ends the process; no thread that loads or computes is waited for."""
+    from serving.server import bucket_versions
+
+    bucket_versions.remove_copies()
     logging.flush()
     os._exit(0)
 

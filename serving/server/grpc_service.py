@@ -5,6 +5,7 @@ known before it does.
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -36,11 +37,13 @@ MAX_CONCURRENT_REQUESTS = 512
 # Of any method but Predict, as gRPC itself has it.
 MAX_OTHER_BYTES = 4 * 2**20
 # Nobody knows how large a message is until it has arrived.
-MAX_ARRIVING = 4
+MAX_ARRIVING = 2
 # While others wait for their turn, a message may take so long to arrive.
 ARRIVAL_S = 2.0
-MAX_CONNECTIONS = 512
+MAX_CONNECTIONS = 256
 HANDSHAKE_TIMEOUT_MS = 10_000
+# Of a connection without a call; clients connect anew by themselves.
+MAX_IDLE_MS = 60_000
 # TF Serving's names for its health service, and the whole server's.
 HEALTH_SERVICES = ("", "PredictionService", "ModelService")
 
@@ -49,8 +52,11 @@ _OPTIONS = [
     # Otherwise a second server on the same port would go unnoticed and get
     # half of the requests.
     ("grpc.so_reuseport", 0),
+    # It reads ahead of what we ask for, by megabytes of every call.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+    ("grpc.max_connection_idle_ms", MAX_IDLE_MS),
 ]
 
 
@@ -84,10 +90,12 @@ class GrpcServer:
         self._limits = limited
         self._timeout_s, self._grace_s = timeout_s, grace_s
         self._allow_config_reload = allow_config_reload
-        self._num_waiting = 0  # for their turn to arrive
+        self._num_arriving = 0
+        self._waiting: list[asyncio.Future] = []  # for their turn to arrive
         bound: futures.Future = futures.Future()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(host, port, bound)),
+            target=self._run,
+            args=(host, port, bound),
             name="grpc-server",
             daemon=True,
         )
@@ -102,9 +110,16 @@ class GrpcServer:
         """Waits until what was under way is answered, or cancelled."""
         self._thread.join()
 
+    def _run(self, host: str, port: int, bound: futures.Future) -> None:
+        try:
+            asyncio.run(self._serve(host, port, bound))
+        except Exception as error:
+            if bound.done():
+                raise
+            bound.set_exception(error)
+
     async def _serve(self, host: str, port: int, bound: futures.Future) -> None:
         self._loop, self._closed = asyncio.get_running_loop(), asyncio.Event()
-        self._arriving = asyncio.Semaphore(MAX_ARRIVING)
         max_bytes = self._limits.max_request_bytes
         server = grpc.aio.server(
             maximum_concurrent_rpcs=MAX_CONCURRENT_REQUESTS,
@@ -115,14 +130,11 @@ class GrpcServer:
             url_host = f"[{host}]" if ":" in host else host
             bound_port = server.add_insecure_port(f"{url_host}:{port}")
             await server.start()
-        except RuntimeError:
-            bound.set_exception(
-                OSError(
-                    f"The gRPC port must be free. Received: {host}:{port}. "
-                    "Choose another with --port, or --port=0 for any free one."
-                )
-            )
-            return
+        except RuntimeError as error:
+            raise OSError(
+                f"The gRPC port must be free. Received: {host}:{port}. Choose "
+                "another with --port, or --port=0 for any free one."
+            ) from error
         bound.set_result(bound_port)
         await self._closed.wait()
         await server.stop(self._grace_s)
@@ -184,12 +196,13 @@ class GrpcServer:
         return handle
 
     async def _predict(self, unused_messages, context) -> bytes:
-        started, name, code = time.perf_counter(), "", "OK"
+        started, name = time.perf_counter(), ""
 
         def work(message: bytes) -> bytes:
             nonlocal name
             message_size.check(message, self._limits.max_request_bytes)
             request = predict_pb2.PredictRequest.FromString(message)
+            del message  # The request has a copy.
             name = request.model_spec.name
             response = inference.predict(self._models, request)
             return response.SerializeToString()
@@ -197,8 +210,7 @@ class GrpcServer:
         try:
             return await self._answer(context, work)
         finally:
-            code = context.code() or 0
-            code = next(c for c in grpc.StatusCode if c.value[0] == code).name
+            code = (context.code() or grpc.StatusCode.OK).name
             latency_s = time.perf_counter() - started
             self._metrics.record(name, "Predict", "GRPC", code, latency_s)
 
@@ -258,29 +270,50 @@ class GrpcServer:
         Raises:
             StatusError: it takes too long.
         """
-        self._num_waiting += 1
-        try:
-            await self._arriving.acquire()
-        finally:
-            self._num_waiting -= 1
-        reading = asyncio.ensure_future(context.read())
-        started = time.monotonic()
-        try:
+        async with self._turn():
+            reading = asyncio.ensure_future(context.read())
+            started = time.monotonic()
             while not reading.done():
-                waited_s = time.monotonic() - started
-                limit_s = ARRIVAL_S if self._num_waiting else self._timeout_s
-                if waited_s > limit_s:
+                limit_s = ARRIVAL_S if self._waiting else self._timeout_s
+                if time.monotonic() - started > limit_s:
+                    reading.cancel()
                     raise status_codes.StatusError(
                         "DEADLINE_EXCEEDED", "The message took too long to come"
                     )
                 await asyncio.wait([reading], timeout=0.5)
             message = reading.result()
-        finally:
-            reading.cancel()
-            self._arriving.release()
-        if message is grpc.aio.EOF:
+        # Also when the connection broke.
+        if not isinstance(message, bytes):
             raise status_codes.invalid_argument("A call must have a message")
         return message
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Lets few messages arrive at a time, of those that wait the newest.
+
+        Calls that send nothing then do not keep those that come after them.
+        """
+        while self._num_arriving >= MAX_ARRIVING:
+            turn = self._loop.create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                else:
+                    self._pass_turn_on()
+                raise
+        self._num_arriving += 1
+        try:
+            yield
+        finally:
+            self._num_arriving -= 1
+            self._pass_turn_on()
+
+    def _pass_turn_on(self) -> None:
+        if self._waiting:
+            self._waiting.pop().set_result(None)
 
 
 async def _refuse(unused_messages, context) -> None:

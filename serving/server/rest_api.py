@@ -38,6 +38,8 @@ from serving.server import (
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_GUNZIPPED_BYTES = 100 * 2**20  # TF Serving's limit.
+MAX_ACCEPTED = 64  # at a time
+BACKLOG = 1024
 _PIECE_BYTES = 2**20
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -151,6 +153,13 @@ class RestApi:
             return json_responses.error(message), "INTERNAL"
 
 
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(BACKLOG)  # A burst waits in the kernel.
+
+
 class RestServer:
     """An HTTP server in a thread of its own."""
 
@@ -186,9 +195,11 @@ class RestServer:
             log_level="error",
             access_log=False,
             lifespan="off",
+            # As many are accepted before the first of them is served.
+            backlog=MAX_ACCEPTED,
             timeout_graceful_shutdown=grace_s,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(
             target=self._server.run,
             kwargs={"sockets": [self._socket]},
@@ -266,7 +277,7 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         bound.bind((host, port))
         # Now, so that the port answers before the thread has started.
-        bound.listen(1024)
+        bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         raise OSError(
