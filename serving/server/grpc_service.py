@@ -280,7 +280,7 @@ class GrpcServer:
                     raise status_codes.StatusError(
                         "DEADLINE_EXCEEDED", "The message took too long to come"
                     )
-                await asyncio.wait([reading], timeout=0.5)
+                await asyncio.wait([reading], timeout=ARRIVAL_S / 4)
             message = reading.result()
         # Also when the connection broke.
         if not isinstance(message, bytes):

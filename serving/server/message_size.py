@@ -48,7 +48,7 @@ def _measure(message: bytes, start: int, end: int, depth: int) -> Iterator[int]:
     while start < end:
         key, start = _read_number(message, start)
         field, kind = key >> 3, key & 7
-        yield _FIELD_BYTES
+        length = 0
         if kind == 0:
             _, start = _read_number(message, start)
         elif kind in _FIXED:
@@ -59,13 +59,14 @@ def _measure(message: bytes, start: int, end: int, depth: int) -> Iterator[int]:
                 raise ValueError("A field is longer than its message.")
             if depth == 2 and field in _NESTED:
                 raise ValueError("A tensor holds messages.")
-            if depth < len(_PATH) and field == _PATH[depth]:
-                yield from _measure(message, start, start + length, depth + 1)
-            else:
-                yield length * (_PACKED.get(field, 1) if depth == 2 else 1)
             start += length
+            if depth < len(_PATH) and field == _PATH[depth]:
+                yield from _measure(message, start - length, start, depth + 1)
+                length = 0
         else:
             raise ValueError("A field is of a kind that is not in use.")
+        factor = _PACKED.get(field, 1) if depth == 2 else 1
+        yield _FIELD_BYTES + factor * length
 
 
 def _read_number(message: bytes, start: int) -> tuple[int, int]:

@@ -15,8 +15,10 @@ from serving.server import page_reader, served_models
 
 MODELS_PATH = "/page/models"
 READ_PATH = "/page/images"
-# Processes at a time; what they may take is in `page_reader`.
+# Processes at a time, and address space of each, of which the libraries take a
+# quarter.
 MAX_READERS = 2
+MAX_MEMORY_BYTES = 2**30
 READ_TIMEOUT_S = 10
 HEADERS = {
     # Nothing from elsewhere, and no other page around this one.
@@ -76,7 +78,7 @@ class Reader:
         async with self._turns:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "serving.server.page_reader"),
-                json.dumps(dict(options)),
+                *(json.dumps(dict(options)), str(MAX_MEMORY_BYTES)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

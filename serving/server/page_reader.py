@@ -1,9 +1,9 @@
 """Reads the images of a file for the page, in a process that can be killed.
 
-    python -m serving.server.page_reader '{"slice_axis": 2}' < FILE
+    python -m serving.server.page_reader '{"slice_axis": 2}' MAX_BYTES < FILE
 
-Prints what `page.read_images` returns, or one line that says why not and ends
-with 1. TensorFlow is not imported.
+It gets so many bytes of address space. Prints what `page.Reader` returns, or
+one line that says why not and ends with 1. TensorFlow is not imported.
 """
 
 import base64
@@ -17,8 +17,6 @@ from trainer.data.images import readers
 MAX_IMAGES = 64
 # Of their PNG or JPEG bytes together; at least one is shown.
 MAX_ANSWER_BYTES = 64 * 2**20
-# Address space, of which the libraries take a quarter.
-MAX_MEMORY_BYTES = 2**30
 HINT = "ask with `serving.predict`"
 
 
@@ -50,8 +48,8 @@ def read(data: bytes, options: dict) -> dict:
 
 
 def main() -> None:
-    limit = (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES)
-    resource.setrlimit(resource.RLIMIT_AS, limit)
+    max_bytes = int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
     try:
         answer = read(sys.stdin.buffer.read(), json.loads(sys.argv[1]))
     except (OSError, ValueError) as error:

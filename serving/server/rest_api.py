@@ -140,6 +140,9 @@ class RestApi:
             return await asyncio.wait_for(working, self._timeout_s), "OK"
         except status_codes.StatusError as error:
             return json_responses.error(error.message), error.code
+        except asyncio.CancelledError:
+            message = "The server is stopping."
+            return json_responses.error(message), "UNAVAILABLE"
         except requests.ClientDisconnect:
             return b"", "CANCELLED"
         except asyncio.TimeoutError:
