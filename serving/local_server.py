@@ -12,11 +12,13 @@ with the same flags if the program is installed.
 """
 
 import os
+import resource
 import shutil
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent import futures
 
 from absl import app, flags, logging
 
@@ -26,7 +28,9 @@ from trainer.storage import paths
 
 MAX_REQUEST_BYTES = 256 * 2**20
 TIMEOUT_S = 30.0
-GRPC_GRACE_S = 5.0  # For a request to finish when the server stops.
+GRACE_S = 30.0
+# Of the time to stop; the rest is for the process to end.
+CALLS_SHARE = 0.9
 ENGINES = ("local", "tensorflow_model_server")
 
 FLAGS = flags.FLAGS
@@ -75,11 +79,25 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "rest_api_timeout_in_ms",
         30_000,
-        "Milliseconds for a REST request to arrive, and then to be answered.",
+        "Milliseconds for a request to arrive, and then to be answered over "
+        "REST.",
         lower_bound=1,
     )
-    meaning = "Larger requests are refused."
-    flags.DEFINE_integer("max_request_bytes", MAX_REQUEST_BYTES, meaning, 1024)
+    flags.DEFINE_integer(
+        "max_request_bytes",
+        MAX_REQUEST_BYTES,
+        "Larger requests are refused, as are those that would unpack into more "
+        "or whose values would take three times as much memory, or more than "
+        "100,000 instances.",
+        lower_bound=1024,
+    )
+    flags.DEFINE_float(
+        "shutdown_grace_s",
+        GRACE_S,
+        "Seconds to end after Ctrl-C or SIGTERM, of which requests under way "
+        "get nine tenths.",
+        lower_bound=0.1,
+    )
     flags.DEFINE_enum(
         "engine",
         "local",
@@ -98,22 +116,22 @@ class LocalServer:
         grpc_target, rest_target: the same as `serving.client` takes them.
     """
 
-    def __init__(self, models, host, grpc_server, grpc_port, rest_server):
+    def __init__(self, models, host, grpc_server, rest_server):
         self._models = models
-        self._grpc_server = grpc_server
-        self._rest_server = rest_server
-        self.grpc_port = grpc_port
+        self._servers = (grpc_server, rest_server)
+        self.grpc_port = grpc_server.port
         self.rest_port = rest_server.port
         url_host = f"[{host}]" if ":" in host else host
-        self.grpc_target = f"grpc://{url_host}:{grpc_port}"
-        self.rest_target = f"http://{url_host}:{rest_server.port}"
+        self.grpc_target = f"grpc://{url_host}:{self.grpc_port}"
+        self.rest_target = f"http://{url_host}:{self.rest_port}"
 
     def stop(self) -> None:
-        """Answers what is under way, then closes both ports."""
+        """Closes both ports, then answers what is under way."""
+        for server in self._servers:
+            server.close()
         self._models.stop()
-        stopped = self._grpc_server.stop(GRPC_GRACE_S)
-        self._rest_server.stop()
-        stopped.wait()
+        for server in self._servers:
+            server.join()
 
 
 def start(
@@ -128,11 +146,13 @@ def start(
     max_request_bytes: int = MAX_REQUEST_BYTES,
     allowed_hosts: Sequence[str] = (),
     allow_config_reload: bool = True,
+    grace_s: float = GRACE_S,
 ) -> LocalServer:
     """Loads the models and starts serving them.
 
     The arguments are those of the flags, but for ports, which are free ones
-    by default, and `timeout_s`, seconds for `--rest_api_timeout_in_ms`.
+    by default, `timeout_s`, seconds for `--rest_api_timeout_in_ms`, and
+    `grace_s` for `--shutdown_grace_s`.
 
     Raises:
         FileNotFoundError: there is no such directory or no version in it.
@@ -143,23 +163,31 @@ def start(
         check_base_path(model_base_path)
     # TensorFlow takes seconds to import: only once the flags are known good.
     startup.import_keras()
-    from serving.server import grpc_service, metrics, rest_api
+    from serving.server import grpc_service, limits, metrics, rest_api
 
     models = _load_models(model_base_path, model_name, config_file)
     counters = metrics.Metrics(models)
-    grpc_server, grpc_port = grpc_service.start(
-        models, counters, host, port, max_request_bytes, allow_config_reload
+    limited = limits.Limits(max_request_bytes)
+    grpc_server = grpc_service.GrpcServer(
+        models,
+        counters,
+        limited,
+        host,
+        port,
+        timeout_s=timeout_s,
+        allow_config_reload=allow_config_reload,
+        grace_s=CALLS_SHARE * grace_s,
     )
-    api = rest_api.RestApi(models, counters, max_request_bytes, timeout_s)
+    api = rest_api.RestApi(models, counters, limited, timeout_s)
     try:
         rest_server = rest_api.RestServer(
-            api, host, rest_api_port, allowed_hosts
+            api, host, rest_api_port, allowed_hosts, CALLS_SHARE * grace_s
         )
     except OSError:
-        grpc_server.stop(None)
+        grpc_server.close()
         raise
     models.start_polling(config_file=config_file)
-    return LocalServer(models, host, grpc_server, grpc_port, rest_server)
+    return LocalServer(models, host, grpc_server, rest_server)
 
 
 def _load_models(
@@ -279,29 +307,65 @@ def run_model_server() -> None:
 
 
 def serve_until_signal() -> None:
-    """Serves until Ctrl-C or SIGTERM."""
-    server = start(
-        FLAGS.model_base_path,
-        FLAGS.model_name,
-        FLAGS.port,
-        FLAGS.rest_api_port,
-        FLAGS.host,
-        config_file=FLAGS.model_config_file,
-        timeout_s=FLAGS.rest_api_timeout_in_ms / 1000,
-        max_request_bytes=FLAGS.max_request_bytes,
-        allowed_hosts=FLAGS.allowed_hosts,
-        allow_config_reload=FLAGS.allow_config_reload,
-    )
+    """Serves until Ctrl-C or SIGTERM, then ends in time, whatever goes on."""
+    _allow_many_files()
     asked_to_stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked_to_stop.set())
+    started: futures.Future = futures.Future()
+    # Not in this thread: a load may take minutes, and hears of no signal.
+    threading.Thread(target=_start, args=(started,), daemon=True).start()
+    started.add_done_callback(
+        lambda done: done.exception() and asked_to_stop.set()
+    )
+    asked_to_stop.wait()
+    if started.done():
+        ending = threading.Timer(FLAGS.shutdown_grace_s, _end)
+        ending.daemon = True
+        ending.start()
+        started.result().stop()
+    _end()
+
+
+def _end() -> None:
+    """Ends the process; no thread that loads or computes is waited for."""
+    from serving.server import bucket_versions
+
+    bucket_versions.remove_copies()
+    logging.flush()
+    os._exit(0)
+
+
+def _start(started: futures.Future) -> None:
+    try:
+        server = start(
+            FLAGS.model_base_path,
+            FLAGS.model_name,
+            FLAGS.port,
+            FLAGS.rest_api_port,
+            FLAGS.host,
+            config_file=FLAGS.model_config_file,
+            timeout_s=FLAGS.rest_api_timeout_in_ms / 1000,
+            max_request_bytes=FLAGS.max_request_bytes,
+            allowed_hosts=FLAGS.allowed_hosts,
+            allow_config_reload=FLAGS.allow_config_reload,
+            grace_s=FLAGS.shutdown_grace_s,
+        )
+    except BaseException as error:
+        started.set_exception(error)
+        return
     print(
         f"Serving {FLAGS.model_name or FLAGS.model_config_file}: "
         f"{server.grpc_target} and {server.rest_target}. Ctrl-C stops.",
         flush=True,
     )
-    asked_to_stop.wait()
-    server.stop()
+    started.set_result(server)
+
+
+def _allow_many_files() -> None:
+    """Lets both ports have as many connections as they take."""
+    _, largest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (largest, largest))
 
 
 def main(argv):

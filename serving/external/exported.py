@@ -11,6 +11,7 @@ from serving.external import foreign
 from serving.external.asking import Answers, AskedModel
 from trainer.data import records
 from trainer.export import signature, versions
+from trainer.storage import paths
 
 _UNKNOWN = foreign.Meaning()
 
@@ -108,5 +109,5 @@ def _read_info(directory: str) -> records.DatasetInfo | None:
     path = os.path.join(directory, "assets", signature.DATASET_ASSET)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        return records.DatasetInfo.from_json(file.read(), path)
+    text = paths.read_bytes(path).decode("utf-8")
+    return records.DatasetInfo.from_json(text, path)

@@ -13,6 +13,8 @@ import tempfile
 from trainer.export import versions
 from trainer.storage import paths
 
+_copies: list[str] = []
+
 
 def find_versions(base_path: str) -> dict[int, str]:
     """Returns a local directory of each version under `base_path`.
@@ -51,5 +53,12 @@ def _open(base_path: str):
 
     folder = buckets.Folder(base_path)
     directory = tempfile.mkdtemp(prefix="lightbox-versions-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    _copies.append(directory)
     return folder, directory
+
+
+@atexit.register
+def remove_copies() -> None:
+    """Removes all copies, when the process ends."""
+    while _copies:
+        shutil.rmtree(_copies.pop(), ignore_errors=True)

@@ -7,6 +7,7 @@ with another one is said in a sentence of this project.
 import base64
 import itertools
 import json
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -14,13 +15,20 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2
 
 from serving import status_codes
+from serving.server import limits
 
 ROW = "instances"
 COLUMNAR = "inputs"
 _FLOATS = (tf.float16, tf.float32, tf.float64)
+_START = re.compile(r"[\ufeff \t\r\n]*")
+# Bytes that Python takes for what each of these characters stands for, at
+# most: a value and its place in a list, a list, an object, its key, a string.
+_COSTS = {b",": 48, b"[": 112, b"{": 80, b":": 184, b'"': 32}
+# Characters beyond ASCII make each one of a text up to four bytes long.
+_WIDE_COST = 6
 
 
-def parse(body: bytes) -> dict:
+def parse(body: bytes | bytearray, max_request_bytes: int) -> dict:
     """Returns the JSON object that a request body starts with.
 
     What comes after it is ignored. NaN and infinity may stand as bare tokens.
@@ -28,11 +36,16 @@ def parse(body: bytes) -> dict:
     them as they came.
 
     Raises:
-        StatusError: the body does not start with a JSON object.
+        StatusError: the body does not start with a JSON object, or its values
+            would take more memory than `limits` allows.
     """
-    text = body.decode("utf-8", "surrogateescape").lstrip("\ufeff \t\r\n")
+    num_bytes = len(body) * (1 + (1 if body.isascii() else _WIDE_COST))
+    num_bytes += sum(body.count(mark) * n for mark, n in _COSTS.items())
+    limits.check_growth(num_bytes, max_request_bytes)
+    text = body.decode("utf-8", "surrogateescape")
+    start = _START.match(text).end()
     try:
-        document, _ = json.JSONDecoder().raw_decode(text)
+        document, _ = json.JSONDecoder().raw_decode(text, start)
     # ValueError: also an integer of more digits than Python reads.
     except (ValueError, RecursionError) as error:
         raise status_codes.invalid_argument(
@@ -85,6 +98,7 @@ def _read_rows(instances, names: list[str]) -> dict[str, list]:
         raise status_codes.invalid_argument(
             f"'{ROW}' must be a list of at least one instance."
         )
+    limits.check_instances(len(instances))
     if len(names) == 1 and not any(map(_is_object, instances)):
         return {names[0]: instances}
     for index, instance in enumerate(instances):

@@ -4,18 +4,22 @@ The page itself asks the REST API, like any client. What a browser cannot do is
 here: to read DICOM, NIfTI or TIFF as training does.
 """
 
-import base64
+import asyncio
 import json
+import os
 import pathlib
+import sys
 
 from serving import status_codes
-from serving.server import served_models
-from trainer.data.images import readers
+from serving.server import page_reader, served_models
 
 MODELS_PATH = "/page/models"
 READ_PATH = "/page/images"
-# A volume has hundreds of slices; the page shows the first.
-MAX_IMAGES = 64
+# Processes at a time, and address space of each, of which the libraries take a
+# quarter.
+MAX_READERS = 2
+MAX_MEMORY_BYTES = 2**30
+READ_TIMEOUT_S = 10
 HEADERS = {
     # Nothing from elsewhere, and no other page around this one.
     "Content-Security-Policy": (
@@ -27,6 +31,7 @@ HEADERS = {
 }
 
 _FOLDER = pathlib.Path(__file__).parent / "page_files"
+_ROOT = pathlib.Path(__file__).parents[2]
 # Path -> content and type.
 FILES = {
     "/": ((_FOLDER / "page.html").read_bytes(), "text/html"),
@@ -46,40 +51,59 @@ def list_models(models: served_models.ServedModels) -> dict:
     return {"models": class_names}
 
 
-def read_images(
-    models: served_models.ServedModels, name: str, data: bytes
-) -> bytes:
-    """Returns the images of a file as JSON.
+class Reader:
+    """Reads files in processes of their own, of which there are few."""
 
-    Args:
-        models: what is served.
-        name: of the model that will be asked: a file becomes the pixels that
-            it would have had in its training.
-        data: a file of any format that Lightbox trains on.
+    def __init__(self, models: served_models.ServedModels):
+        """Takes what is served."""
+        self._models = models
+        self._turns = asyncio.Semaphore(MAX_READERS)
 
-    Returns:
-        `{"images": [{"suffix": …, "format": "png" or "jpeg", "b64": …}],
-        "num_images": …}`, with at most `MAX_IMAGES` of them.
+    async def read_images(self, name: str, data: bytes | bytearray) -> bytes:
+        """Returns the images of a file as JSON.
 
-    Raises:
-        StatusError: the file cannot be read; the message says why.
-    """
-    options = models.get(name, None, None).reading if name else {}
-    try:
-        images = readers.decode_images(data, **options)
-    except (OSError, ValueError) as error:
-        message = " ".join(str(error).split())
-        raise status_codes.invalid_argument(message) from error
-    return json.dumps(
-        {
-            "num_images": len(images),
-            "images": [
-                {
-                    "suffix": image.suffix,
-                    "format": image.format,
-                    "b64": base64.b64encode(image.encoded).decode(),
-                }
-                for image in images[:MAX_IMAGES]
-            ],
-        }
-    ).encode()
+        Args:
+            name: of the model that will be asked: a file becomes the pixels
+                that it would have had in its training.
+            data: a file of any format that Lightbox trains on.
+
+        Returns:
+            `{"images": [{"suffix": …, "format": "png" or "jpeg", "b64": …}],
+            "num_images": …}`, with at most `page_reader.MAX_IMAGES` of them.
+
+        Raises:
+            StatusError: the file cannot be read; the message says why.
+        """
+        options = self._models.get(name, None, None).reading if name else {}
+        async with self._turns:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "serving.server.page_reader"),
+                *(json.dumps(dict(options)), str(MAX_MEMORY_BYTES)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                # The libraries' threads would count as memory.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                cwd=_ROOT,
+            )
+            try:
+                answer, errors = await asyncio.wait_for(
+                    process.communicate(data), READ_TIMEOUT_S
+                )
+            except asyncio.TimeoutError as error:
+                raise status_codes.StatusError(
+                    "DEADLINE_EXCEEDED",
+                    f"to read it takes more than {READ_TIMEOUT_S} seconds; "
+                    f"{page_reader.HINT}",
+                ) from error
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+        if process.returncode:
+            lines = errors.decode(errors="replace").splitlines()
+            reason = "it is damaged, or takes too much memory"
+            if process.returncode == 1 and lines:
+                reason = lines[-1]
+            raise status_codes.invalid_argument(reason)
+        return answer

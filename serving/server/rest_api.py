@@ -13,8 +13,7 @@ import threading
 import time
 import urllib.parse
 import zlib
-from collections.abc import Callable, Collection
-from concurrent import futures
+from collections.abc import Awaitable, Callable, Collection
 
 import uvicorn
 from absl import logging
@@ -28,7 +27,9 @@ from starlette import (
 
 from serving import status_codes
 from serving.server import (
+    connections,
     json_responses,
+    limits,
     metrics,
     page,
     rest_handlers,
@@ -37,11 +38,9 @@ from serving.server import (
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_GUNZIPPED_BYTES = 100 * 2**20  # TF Serving's limit.
-# Of all requests that are under way. More get UNAVAILABLE, and a client that
-# comes back later.
-MAX_PENDING_BYTES = 2**30
-NUM_THREADS = 16
-STOP_TIMEOUT_S = 10
+MAX_ACCEPTED = 64  # at a time
+BACKLOG = 1024
+_PIECE_BYTES = 2**20
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 _NOT_FOUND_PAGE = (
@@ -57,17 +56,14 @@ class RestApi:
         self,
         models: served_models.ServedModels,
         counters: metrics.Metrics,
-        max_request_bytes: int,
+        limited: limits.Limits,
         timeout_s: float,
     ):
         """Makes `app`; `timeout_s` is to arrive, and then to be answered."""
         self._models, self._metrics = models, counters
-        self._max_request_bytes = max_request_bytes
+        self._limits = limited
         self._timeout_s = timeout_s
-        self._pending_bytes = 0  # Changed by the event loop's thread alone.
-        self._executor = futures.ThreadPoolExecutor(
-            NUM_THREADS, thread_name_prefix="rest-request"
-        )
+        self._reader = page.Reader(models)
         route = routing.Route
         self.app = applications.Starlette(
             routes=[
@@ -91,8 +87,12 @@ class RestApi:
 
     async def _answer_read(self, request) -> responses.Response:
         name = request.query_params.get("model", "")
-        work = functools.partial(page.read_images, self._models, name)
-        return _to_response(*await self._run(request, work))
+
+        async def read(body: bytearray, charge: limits.Charge) -> bytes:
+            with contextlib.closing(charge):
+                return await self._reader.read_images(name, body)
+
+        return _to_response(*await self._run(request, read))
 
     async def _answer(self, request) -> responses.Response:
         # The path as it was sent: names are matched before they are decoded.
@@ -101,9 +101,23 @@ class RestApi:
             return responses.HTMLResponse(_NOT_FOUND_PAGE, 404)
         started = time.perf_counter()
         work = functools.partial(
-            rest_handlers.answer, self._models, request.method, path
+            rest_handlers.answer,
+            self._models,
+            self._limits.max_request_bytes,
+            request.method,
+            path,
         )
-        content, code = await self._run(request, work)
+        zipped = request.headers.get("content-encoding", "").lower() == "gzip"
+
+        async def answer(body: bytearray, charge: limits.Charge) -> bytes:
+            def call() -> bytes:
+                return work(_gunzip(body, charge) if zipped else body)
+
+            # What is packed may be large.
+            future = self._limits.submit(charge, call, is_large=zipped)
+            return await asyncio.wrap_future(future)
+
+        content, code = await self._run(request, answer)
         name = rest_handlers.predicted_model(request.method, path)
         if name is not None:
             latency_s = time.perf_counter() - started
@@ -111,13 +125,26 @@ class RestApi:
         return _to_response(content, code)
 
     async def _run(
-        self, request: requests.Request, work: Callable[[bytes], bytes]
+        self,
+        request: requests.Request,
+        work: Callable[[bytearray, limits.Charge], Awaitable[bytes]],
     ) -> tuple[bytes, str]:
         """Returns what `work` makes of the body, and the code of the result."""
+        charge = limits.Charge(self._limits)
         try:
-            return await self._process(request, work), "OK"
+            body = await asyncio.wait_for(
+                _read_body(request, charge), self._timeout_s
+            )
+            working = work(body, charge)
+            del body
+            return await asyncio.wait_for(working, self._timeout_s), "OK"
         except status_codes.StatusError as error:
             return json_responses.error(error.message), error.code
+        except asyncio.CancelledError:
+            message = "The server is stopping."
+            return json_responses.error(message), "UNAVAILABLE"
+        except requests.ClientDisconnect:
+            return b"", "CANCELLED"
         except asyncio.TimeoutError:
             # The words of TensorFlow's session.
             message = "Timed out waiting for notification"
@@ -128,53 +155,12 @@ class RestApi:
             message = f"{type(error).__name__}: {error}"
             return json_responses.error(message), "INTERNAL"
 
-    async def _process(
-        self, request: requests.Request, work: Callable[[bytes], bytes]
-    ) -> bytes:
-        chunks, num_bytes, refusal = [], 0, None
 
-        async def read() -> None:
-            # What is too much is read to its end and dropped: a client that is
-            # not read until it has sent everything sees a broken connection,
-            # and not the answer.
-            nonlocal num_bytes, refusal
-            async for chunk in request.stream():
-                if refusal is None:
-                    num_bytes += len(chunk)
-                    self._pending_bytes += len(chunk)
-                    chunks.append(chunk)
-                    refusal = self._find_refusal(num_bytes)
-                else:
-                    chunks.clear()
-
-        def call() -> bytes:
-            data = b"".join(chunks)
-            if request.headers.get("content-encoding", "").lower() == "gzip":
-                data = _gunzip(data)
-            return work(data)
-
-        try:
-            await asyncio.wait_for(read(), self._timeout_s)
-            if refusal is not None:
-                raise refusal
-            loop = asyncio.get_running_loop()
-            return await asyncio.wait_for(
-                loop.run_in_executor(self._executor, call), self._timeout_s
-            )
-        finally:
-            self._pending_bytes -= num_bytes
-
-    def _find_refusal(self, num_bytes: int) -> status_codes.StatusError | None:
-        if num_bytes > self._max_request_bytes:
-            return status_codes.StatusError(
-                "RESOURCE_EXHAUSTED",
-                f"A request must have at most {self._max_request_bytes} bytes.",
-            )
-        if self._pending_bytes > MAX_PENDING_BYTES:
-            return status_codes.StatusError(
-                "UNAVAILABLE", "Too many large requests are under way."
-            )
-        return None
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(BACKLOG)  # A burst waits in the kernel.
 
 
 class RestServer:
@@ -185,12 +171,14 @@ class RestServer:
         api: RestApi,
         host: str,
         port: int,
-        allowed_hosts: Collection[str] = (),
+        allowed_hosts: Collection[str],
+        grace_s: float,
     ):
         """Binds the port, any free one for 0, and starts serving.
 
         On a loopback address, or if any are given, only those who ask for
-        this machine or for one of `allowed_hosts` are answered.
+        this machine or for one of `allowed_hosts` are answered. What is under
+        way when it stops has `grace_s` seconds to be answered.
 
         Raises:
             OSError: the port is taken.
@@ -203,13 +191,18 @@ class RestServer:
             app = _refuse_other_pages(app, host.lower(), allowed)
         config = uvicorn.Config(
             app,
+            http=connections.Connection,
+            ws="none",
             log_config=None,
-            log_level="warning",
+            # Warnings are of what clients send, a line for each request.
+            log_level="error",
             access_log=False,
             lifespan="off",
-            timeout_graceful_shutdown=STOP_TIMEOUT_S,
+            # As many are accepted before the first of them is served.
+            backlog=MAX_ACCEPTED,
+            timeout_graceful_shutdown=grace_s,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(
             target=self._server.run,
             kwargs={"sockets": [self._socket]},
@@ -218,11 +211,13 @@ class RestServer:
         )
         self._thread.start()
 
-    def stop(self) -> None:
-        """Answers what is under way, then closes the port."""
+    def close(self) -> None:
+        """Closes the port; what is under way goes on."""
         self._server.should_exit = True
+
+    def join(self) -> None:
+        """Waits until what was under way is answered, or cancelled."""
         self._thread.join()
-        self._socket.close()
 
 
 def _is_loopback(host: str) -> bool:
@@ -285,7 +280,7 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         bound.bind((host, port))
         # Now, so that the port answers before the thread has started.
-        bound.listen(1024)
+        bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         raise OSError(
@@ -301,11 +296,46 @@ def _to_response(content: bytes, code: str) -> responses.Response:
     return responses.Response(content, status, media_type="application/json")
 
 
-def _gunzip(body: bytes) -> bytes:
-    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+async def _read_body(
+    request: requests.Request, charge: limits.Charge
+) -> bytearray:
+    """Returns the body of a request, charged as it arrives.
+
+    What is too much is read to its end and dropped: a client that is not read
+    until it has sent everything sees a broken connection, and not the answer.
+    """
+    body, refusal = bytearray(), None
+    try:
+        async for chunk in request.stream():
+            if refusal is None:
+                try:
+                    charge.add(len(chunk))
+                    body += chunk
+                except status_codes.StatusError as error:
+                    refusal = error
+                    body.clear()
+                    charge.close()
+        if refusal is not None:
+            raise refusal
+    except BaseException:
+        charge.close()
+        raise
+    return body
+
+
+def _gunzip(body: bytearray, charge: limits.Charge) -> bytearray:
+    """Unpacks a body piece by piece, and charges what it becomes."""
+    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    content = bytearray()
     with contextlib.suppress(zlib.error):
-        content = decompressor.decompress(body, MAX_GUNZIPPED_BYTES)
-        if decompressor.eof and not decompressor.unconsumed_tail:
+        for start in range(0, len(body), _PIECE_BYTES):
+            rest = bytes(body[start : start + _PIECE_BYTES])
+            while rest and len(content) <= MAX_GUNZIPPED_BYTES:
+                content += unpack.decompress(rest, _PIECE_BYTES)
+                charge.replace(max(len(body), len(content)))
+                rest = unpack.unconsumed_tail
+        if unpack.eof and len(content) <= MAX_GUNZIPPED_BYTES:
+            body.clear()
             return content
     raise status_codes.invalid_argument(
         "Failed to uncompress the gzipped body: it must be whole and at "

@@ -42,17 +42,23 @@ def predicted_model(method: str, path: str) -> str | None:
 
 
 def answer(
-    models: served_models.ServedModels, method: str, path: str, body: bytes
+    models: served_models.ServedModels,
+    max_request_bytes: int,
+    method: str,
+    path: str,
+    body: bytes | bytearray,
 ) -> bytes:
     """Returns the body of a successful answer.
 
-    The path is as it was sent: names are matched before they are decoded.
+    The path is as it was sent: names are matched before they are decoded. What
+    a body becomes is limited by `max_request_bytes`, see `limits`.
 
     Raises:
         StatusError: the request cannot be answered.
     """
     if method == "POST" and (match := _PREDICT.fullmatch(path)):
-        return _predict(models, _model_spec(match), body)
+        document = json_requests.parse(body, max_request_bytes)
+        return _predict(models, _model_spec(match), document)
     if method == "GET" and (match := _STATUS.fullmatch(path)):
         spec = _model_spec(match)
         if not spec.name:
@@ -79,8 +85,7 @@ def _model_spec(match: re.Match) -> model_pb2.ModelSpec:
     return spec
 
 
-def _predict(models, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    document = json_requests.parse(body)
+def _predict(models, spec: model_pb2.ModelSpec, document: dict) -> bytes:
     request = predict_pb2.PredictRequest(model_spec=spec)
     name = json_requests.signature_name(document)
     request.model_spec.signature_name = name

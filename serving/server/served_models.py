@@ -9,7 +9,6 @@ set at the start, when nothing has been loaded yet.
 """
 
 import os
-import pathlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +42,6 @@ class ServedModels:
         self._labels: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
 
     @property
     def names(self) -> list[str]:
@@ -182,16 +180,11 @@ class ServedModels:
                 if config_file is not None:
                     in_force = self._reload_if_changed(config_file, in_force)
 
-        self._thread = threading.Thread(
-            target=poll, name="served-models", daemon=True
-        )
-        self._thread.start()
+        threading.Thread(target=poll, name="served-models", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends the polling; what is loaded stays."""
+        """Ends the polling, but waits for no load; what is loaded stays."""
         self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def _reload_if_changed(self, config_file: str, modified: int) -> int:
         """Returns when the file that is in force was modified."""
@@ -244,7 +237,7 @@ def read_config(path: str) -> model_server_config_pb2.ModelServerConfig:
         OSError: it cannot be read.
         ValueError: it is not a ModelServerConfig.
     """
-    text = pathlib.Path(path).read_text("utf-8")
+    text = paths.read_bytes(path).decode("utf-8")
     config = model_server_config_pb2.ModelServerConfig()
     try:
         return text_format.Parse(text, config)

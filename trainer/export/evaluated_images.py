@@ -43,8 +43,8 @@ def read_info(version_dir: str) -> records.DatasetInfo:
             f"{path} does not exist: --version_dir must name a version that "
             "trainer.task exported, for example run/export/1."
         )
-    with open(path, encoding="utf-8") as file:
-        return records.DatasetInfo.from_json(file.read(), path)
+    text = paths.read_bytes(path).decode("utf-8")
+    return records.DatasetInfo.from_json(text, path)
 
 
 def read_evaluated(

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -98,7 +99,7 @@ def _open_new(path: str) -> BinaryIO:
 
 
 def read_bytes(path: str) -> bytes:
-    """Content of a file.
+    """Content of a regular file: a pipe or a device might have no end.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -108,8 +109,17 @@ def read_bytes(path: str) -> bytes:
         from trainer.storage import buckets
 
         return buckets.read_bytes(path)
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(
+                errno.EINVAL, "must be a file, not a pipe or device", path
+            )
         return file.read()
+
+
+def _open_at_once(path: str, how: int) -> int:
+    """Without waiting for somebody who writes to it, if it is a pipe."""
+    return os.open(path, how | os.O_NONBLOCK)
 
 
 def list_files(directory: str) -> list[str]:

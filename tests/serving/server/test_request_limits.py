@@ -12,7 +12,7 @@ import requests
 from prometheus_client import parser
 
 from serving import client, local_server
-from serving.server import grpc_service, inference, rest_api, rest_handlers
+from serving.server import inference, limits, rest_handlers
 from tests.serving import brightness
 from tests.serving.helpers import error_of
 
@@ -70,7 +70,8 @@ def test_request_that_takes_too_long_gets_deadline_exceeded(post, monkeypatch):
 
 
 def test_too_many_bytes_under_way_get_unavailable(post, monkeypatch):
-    monkeypatch.setattr(rest_api, "MAX_PENDING_BYTES", 1_000)
+    monkeypatch.setattr(limits, "MAX_PENDING_BYTES", 1_000)
+    monkeypatch.setattr(limits, "FREE_BYTES", 0)
     assert post(b"x" * 2_000).status_code == 503
     monkeypatch.undo()
     assert post(b"x" * 2_000).status_code == 400
@@ -109,7 +110,7 @@ def test_every_request_is_counted(server):
 def test_expired_requests_in_the_queue_are_not_computed(
     saved_models, monkeypatch
 ):
-    monkeypatch.setattr(grpc_service, "NUM_THREADS", 1)
+    monkeypatch.setattr(limits, "NUM_THREADS", 1)
     computed = []
 
     def slow(models, request):

@@ -25,6 +25,7 @@ from trainer.data.images.image import (
     NoImageError,
     Window,
     apply_window,
+    check_number,
     check_size,
     check_volume,
     reduce_channels,
@@ -145,6 +146,7 @@ def _check_header(dataset) -> None:
     check_size(columns, rows)
     item_bytes = -(-bits // 8) * samples
     check_volume((rows, columns, num_frames), item_bytes)
+    check_number(num_frames)
     photometric = _get(dataset, "PhotometricInterpretation")
     one_sample = (*_GREY, "PALETTE COLOR")
     expected = 1 if photometric in one_sample else 3

@@ -21,6 +21,9 @@ MAX_VOLUME_BYTES = 4 * 2**30
 # Of what is packed, and may be a thousandth of that in the file.
 MAX_PAGES_BYTES = MAX_VOLUME_BYTES // 4
 
+# Pages, frames or slices: a small file can announce millions of one pixel.
+MAX_IMAGES = 20_000
+
 # Center and width, in the units of the file.
 Window = tuple[float, float]
 
@@ -116,6 +119,15 @@ def check_volume(shape: tuple[int, ...], item_bytes: int) -> None:
             f"its {text} voxels take {num_bytes / 2**30:.1f} GiB, more than "
             f"the {MAX_VOLUME_BYTES / 2**30:.0f} GiB that are accepted; split "
             "it"
+        )
+
+
+def check_number(number: int) -> None:
+    """Raises ValueError if a file holds too many images."""
+    if number > MAX_IMAGES:
+        raise ValueError(
+            f"it holds more than the {MAX_IMAGES:,} pages, frames or slices "
+            "that are accepted; split it"
         )
 
 

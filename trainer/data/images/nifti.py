@@ -23,6 +23,7 @@ from trainer.data.images.image import (
     Image,
     Window,
     apply_window,
+    check_number,
     check_size,
     check_volume,
     find_window,
@@ -188,6 +189,7 @@ def _cut(
         2: lambda v, k: v[::-1, ::-1, k].T,
     }[slice_axis]
     num_times, num_slices = volume.shape[3], volume.shape[slice_axis]
+    check_number(num_times * num_slices)
     images = []
     for time in range(num_times):
         for index in range(num_slices):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import re
 import sys
 import warnings
@@ -20,6 +21,7 @@ from trainer.data.images.image import (
     Image,
     Window,
     apply_window,
+    check_number,
     check_pages,
     check_size,
     reduce_channels,
@@ -139,8 +141,12 @@ def _read_pages(
 def _full_pages(opened: PIL.Image.Image) -> list[int]:
     """Pages that are neither smaller versions nor masks of others."""
     pages = []
-    for page in range(getattr(opened, "n_frames", 1)):
-        opened.seek(page)
+    for page in itertools.count():
+        check_number(page + 1)
+        try:
+            opened.seek(page)
+        except EOFError:
+            break
         # NewSubfileType and, before 1992, SubfileType.
         if (
             not opened.tag_v2.get(254, 0) & 0b101

@@ -8,6 +8,7 @@ and REST clients start quickly without it.
 
 from trainer.data.images import pillow
 from trainer.data.images.image import NIFTI_VERSIONS, Image
+from trainer.storage import paths
 
 _GZIP = b"\x1f\x8b"
 
@@ -19,8 +20,7 @@ def read_images(path: str, **options) -> list[Image]:
         FileNotFoundError: if there is no such file.
         ValueError: see `decode_images`.
     """
-    with open(path, "rb") as file:
-        return decode_images(file.read(), **options)
+    return decode_images(paths.read_bytes(path), **options)
 
 
 def decode_images(

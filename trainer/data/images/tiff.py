@@ -4,15 +4,18 @@ Floats of 16 and 64 bits, signed and big-endian integers, several channels.
 """
 
 import io
+import itertools
 import logging
 
 import numpy as np
 import tifffile
 
 from trainer.data.images.image import (
+    MAX_IMAGES,
     Image,
     Window,
     apply_window,
+    check_number,
     check_pages,
     check_size,
     check_volume,
@@ -28,7 +31,9 @@ def read_images(data: bytes, window: Window | None) -> list[Image]:
     """
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
-        pages = [*filter(_is_full, tifffile.TiffFile(io.BytesIO(data)).pages)]
+        found = iter(tifffile.TiffFile(io.BytesIO(data)).pages)
+        found = list(itertools.islice(found, MAX_IMAGES + 1))
+        pages = [page for page in found if _is_full(page)]
         shapes = [
             (int(p.imagewidth), int(p.imagelength), int(p.samplesperpixel))
             for p in pages
@@ -37,6 +42,7 @@ def read_images(data: bytes, window: Window | None) -> list[Image]:
     # tifffile promises no set of errors.
     except Exception as error:
         raise _damaged(error) from error
+    check_number(len(found))
     if not pages:
         raise ValueError("it is a damaged TIFF file (no pages)")
     for shape in shapes:

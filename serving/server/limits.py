@@ -1,0 +1,130 @@
+"""What the requests of one server may take together: memory and threads.
+
+A request is charged for its bytes as they arrive and as they unpack, over
+either protocol. Large ones have threads of their own, so that small ones are
+answered meanwhile.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent import futures
+
+from serving import status_codes
+
+# Of all requests that are under way. More get UNAVAILABLE, and a client that
+# comes back later.
+MAX_PENDING_BYTES = 2**30
+# Of each request; so many of these are under way as there are connections.
+FREE_BYTES = 2**20
+# What a request becomes takes at most so many times what it may have.
+MAX_GROWTH = 3
+MAX_INSTANCES = 100_000
+LARGE_BYTES = 4 * 2**20
+NUM_THREADS = 16
+NUM_LARGE_THREADS = 2
+
+
+class Limits:
+    """Shared by the servers of both protocols."""
+
+    def __init__(self, max_request_bytes: int):
+        """Takes a request's largest size, sent and unpacked."""
+        self.max_request_bytes = max_request_bytes
+        self.pending_bytes = 0
+        self.lock = threading.Lock()
+        self._small, self._large, self._loading = (
+            futures.ThreadPoolExecutor(number, thread_name_prefix=name)
+            for number, name in (
+                (NUM_THREADS, "request"),
+                (NUM_LARGE_THREADS, "large-request"),
+                (1, "loading"),
+            )
+        )
+
+    def submit(
+        self, charge: "Charge", work: Callable, is_large: bool = False
+    ) -> futures.Future:
+        """Calls `work` in a thread; the charge ends when that does.
+
+        The charge outlives a client that has stopped waiting.
+        """
+        is_large = is_large or charge.num_bytes > LARGE_BYTES
+        future = (self._large if is_large else self._small).submit(work)
+        future.add_done_callback(lambda _: charge.close())
+        return future
+
+    def submit_loading(self, charge: "Charge", work: Callable):
+        """The same in the only thread that loads models for clients."""
+        future = self._loading.submit(work)
+        future.add_done_callback(lambda _: charge.close())
+        return future
+
+
+class Charge:
+    """What one request holds."""
+
+    def __init__(self, limits: Limits):
+        self.num_bytes = 0
+        self._limits = limits
+        self._counted = 0  # in `limits.pending_bytes`
+
+    def add(self, num_bytes: int) -> None:
+        """Charges more bytes.
+
+        Raises:
+            StatusError: the request is too large, or all of them are.
+        """
+        self.num_bytes += num_bytes
+        limits = self._limits
+        if self.num_bytes > limits.max_request_bytes:
+            raise too_large(limits.max_request_bytes)
+        more = max(self.num_bytes - FREE_BYTES, 0) - self._counted
+        with limits.lock:
+            if more > 0 and limits.pending_bytes + more > MAX_PENDING_BYTES:
+                raise status_codes.StatusError(
+                    "UNAVAILABLE", "Too many large requests are under way."
+                )
+            limits.pending_bytes += more
+            self._counted += more
+
+    def replace(self, num_bytes: int) -> None:
+        """Charges these bytes in place of those before."""
+        self.add(num_bytes - self.num_bytes)
+
+    def close(self) -> None:
+        """Ends the charge."""
+        with self._limits.lock:
+            self._limits.pending_bytes -= self._counted
+            self._counted = 0
+
+
+def too_large(max_request_bytes: int) -> status_codes.StatusError:
+    """The refusal of a request of more bytes."""
+    return status_codes.StatusError(
+        "RESOURCE_EXHAUSTED",
+        f"A request must have at most {max_request_bytes} bytes.",
+    )
+
+
+def check_growth(num_bytes: int, max_request_bytes: int) -> None:
+    """Raises StatusError if a request would become more than it may.
+
+    Args:
+        num_bytes: what it takes once its values are objects.
+        max_request_bytes: how many it may have as it is sent.
+    """
+    if num_bytes > MAX_GROWTH * max_request_bytes:
+        raise status_codes.StatusError(
+            "RESOURCE_EXHAUSTED",
+            "The values of a request must fit into "
+            f"{MAX_GROWTH * max_request_bytes} bytes of memory: send fewer.",
+        )
+
+
+def check_instances(number: int) -> None:
+    """Raises StatusError if a request has more instances than it may."""
+    if number > MAX_INSTANCES:
+        raise status_codes.StatusError(
+            "RESOURCE_EXHAUSTED",
+            f"A request must have at most {MAX_INSTANCES} instances.",
+        )
