@@ -3,6 +3,8 @@
 import contextlib
 import logging as python_logging
 import os
+import pathlib
+import runpy
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +14,23 @@ from absl import app, flags, logging
 # Exit code after SIGTERM, that of TensorFlow's own preemption handler;
 # schedulers restart a job on any code but 0.
 PREEMPTED = 42
+
+_SCRIPTS = {
+    "build": "trainer.data.build_records",
+    "train": "trainer.task",
+    "tune": "tuning.task",
+    "evaluate": "serving.evaluate",
+    "serve": "serving.local_server",
+    "predict": "serving.predict",
+    "publish": "deploy.publish",
+    "submit": "deploy.vertex.submit",
+}
+
+
+def run_script() -> None:
+    """`lightbox-train` is `python -m trainer.task`, and so are the others."""
+    name = pathlib.Path(sys.argv[0]).stem.removeprefix("lightbox-")
+    runpy.run_module(_SCRIPTS[name], run_name="__main__", alter_sys=True)
 
 
 def run(
