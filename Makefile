@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 DIST := $(VENV)/dist
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo docs test test-fast check format pins test-images test-wheel clean
+.PHONY: help setup clients demo docs test test-fast coverage check format pins test-images test-wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,10 +39,14 @@ test: check clients  ## lint, check the import direction, run all CPU-only tests
 test-fast: check clients  ## the same without the tests marked slow
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-check: setup  ## ruff (lint and format), the import direction, the wheel
+coverage: setup clients  ## all tests, and the lines that they run: at least 90 %
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+check: setup  ## ruff (lint and format), the import direction, types, the wheel
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 	@rm -rf $(DIST)
 	$(BIN)/python -m build --no-isolation --outdir=$(DIST) . > $(VENV)/build.log || { cat $(VENV)/build.log; exit 1; }
 	$(BIN)/python -m twine check --strict $(DIST)/*

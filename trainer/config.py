@@ -8,6 +8,7 @@ values.
 import dataclasses
 import json
 import re
+from typing import Any
 
 from trainer.storage import paths
 
@@ -17,12 +18,12 @@ BETWEEN_STARTS = "between starts"
 
 
 def _field(
-    default,
+    default: Any,
     help_text: str,
     between: tuple[float, float] | None = None,
     choices: tuple[str, ...] = (),
     varies: str = "",
-):
+) -> Any:
     """A setting, declared once.
 
     Args:
@@ -282,7 +283,7 @@ class TrainConfig:
         between=(0, 2**31 - 1),
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("data_dir", "job_dir"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} must be given.")
@@ -394,7 +395,7 @@ class TrainConfig:
         }
 
 
-def _check(field: dataclasses.Field, value) -> None:
+def _check(field: dataclasses.Field, value: Any) -> None:
     """Raises ValueError if a value is out of range, or not one of those."""
     between, choices = field.metadata["between"], field.metadata["choices"]
     if between and not between[0] <= value <= between[1]:

@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
+from typing import TypeVar
 
 import numpy as np
 from scipy import special
+
+_Self = TypeVar("_Self", bound="Predictions")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class Predictions:
         """Whether the model gave an image an answer, bool `[images]`."""
         return np.isfinite(self.logits).all(axis=-1)
 
-    def select(self, images: np.ndarray):
+    def select(self: _Self, images: np.ndarray) -> _Self:
         """Those of some images, given as bool `[images]` or as indices."""
         chosen = np.arange(len(self.labels))[images]
         return dataclasses.replace(

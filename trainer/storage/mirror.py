@@ -258,7 +258,7 @@ class Mirror:
 
     def _upload(self, change: _Change) -> bool:
         """Sends a file; returns whether it was still there."""
-        content = change.content
+        content: str | bytes | None = change.content
         if content is None:
             content = os.path.join(self._directory, change.name)
         try:
