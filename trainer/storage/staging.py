@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import tqdm
 from absl import logging
 
 from trainer import startup
+from trainer.progress import Progress
 from trainer.storage import paths
 
 if TYPE_CHECKING:
@@ -79,14 +79,7 @@ class Workspace:
                 f"has {free / 1e9:.1f} GB free: set TMPDIR to a directory on a "
                 "larger disk."
             )
-        with tqdm.tqdm(
-            total=num_bytes,
-            desc=f"from {path}",
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            disable=None,
-        ) as progress:
+        with Progress(num_bytes, f"from {path}", "B") as progress:
             folder.download(blobs, local, progress.update)
         logging.info(
             "Copied %d files (%.1f MB) from %s.",
