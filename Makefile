@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+DIST := $(VENV)/dist
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo docs test test-fast check format pins test-images clean
+.PHONY: help setup clients demo docs test test-fast coverage check format pins test-images test-wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: setup.py
+$(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Lightbox needs Python 3.10 to 3.13, {sys.executable} is {v[0]}.{v[1]}: call make PYTHON=python3.12, or the like.")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
@@ -38,10 +39,17 @@ test: check clients  ## lint, check the import direction, run all CPU-only tests
 test-fast: check clients  ## the same without the tests marked slow
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-check: setup  ## ruff (lint and format) and the import direction
+coverage: setup clients  ## all tests, and the lines that they run: at least 90 %
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+check: setup  ## ruff (lint and format), the import direction, types, the wheel
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+	@rm -rf $(DIST)
+	$(BIN)/python -m build --no-isolation --outdir=$(DIST) . > $(VENV)/build.log || { cat $(VENV)/build.log; exit 1; }
+	$(BIN)/python -m twine check --strict $(DIST)/*
 
 format: setup  ## let ruff format and fix
 	$(BIN)/ruff check --fix .
@@ -58,13 +66,22 @@ pins: setup  ## pin what the images install to the versions in .venv
 	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/tested.txt
 	grep -v '^tensor' $(VENV)/tested.txt > $(VENV)/tested-tpu.txt
 	printf 'setuptools\nwheel\n' | $(PIN) -c $(VENV)/tested.txt -o $(PINS)-build.txt -
-	$(PIN) -c $(VENV)/tested.txt --extra=medical -o $(PINS)-cpu.txt setup.py
-	$(PIN) -c $(VENV)/tested.txt --extra=medical --extra=gpu -o $(PINS)-gpu.txt setup.py
+	$(PIN) -c $(VENV)/tested.txt --extra=medical -o $(PINS)-cpu.txt pyproject.toml
+	$(PIN) -c $(VENV)/tested.txt --extra=medical --extra=gpu -o $(PINS)-gpu.txt pyproject.toml
 	printf 'tensorflow==2.20.0\ntensorflow-tpu==2.20.0\nlibtpu==0.0.18\n' | \
-		$(PIN) -c $(VENV)/tested-tpu.txt --extra=medical --no-emit-package=tensorflow -o $(PINS)-tpu.txt setup.py -
+		$(PIN) -c $(VENV)/tested-tpu.txt --extra=medical --no-emit-package=tensorflow -o $(PINS)-tpu.txt pyproject.toml -
 
 test-images: setup  ## install what the images do (12 GB, one by one), and train with it
 	$(BIN)/python -m pytest tests/deploy/images.py
+
+test-wheel: check  ## install the wheel into an empty environment, and run a small demo there
+	rm -rf $(VENV)/wheel
+	$(BIN)/uv venv --quiet --python=$(BIN)/python $(VENV)/wheel/venv
+	$(BIN)/uv pip install --quiet --python=$(VENV)/wheel/venv/bin/python "$$(echo $(DIST)/*.whl)[server]"
+	cp tests/demo.sh $(VENV)/wheel/
+	cd $(VENV)/wheel && env -u PYTHONPATH NUM_IMAGES=120 IMAGE_SIZE=32 EPOCHS=2 PYTHON=venv/bin/python ./demo.sh demo
+	cd $(VENV)/wheel && for name in build train tune evaluate serve predict publish submit; do \
+		venv/bin/lightbox-$$name --help | grep -q ' --' || exit 1; done
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(DEMO) site *.egg-info .pytest_cache .ruff_cache

@@ -146,7 +146,7 @@ class Client:
             startup.import_tensorflow()
             from serving import grpc_transport
 
-            self._transport = grpc_transport.GrpcTransport(
+            self._transport: Any = grpc_transport.GrpcTransport(
                 parts.netloc, model_name, version, secure, token, ca_file
             )
         else:
@@ -186,7 +186,7 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, *unused_exception) -> None:
+    def __exit__(self, *unused_exception: object) -> None:
         self.close()
 
     def _predict(
@@ -198,7 +198,7 @@ class Client:
             predictions.extend(_to_predictions(outputs, len(batch)))
         return predictions
 
-    def _call(self, method: Callable, *args) -> Any:
+    def _call(self, method: Callable[..., Any], *args: Any) -> Any:
         """Calls the server, again if it is busy or starting."""
         deadline = time.monotonic() + self._timeout_s
         for attempt in itertools.count(1):
@@ -267,11 +267,12 @@ def _clean_token(token: str, source: str) -> str:
 def _find_proxy(target: str) -> str | None:
     """Host and port of the proxy that the environment names for a target."""
     parts = urllib.parse.urlsplit(target)
-    if urllib.request.proxy_bypass(parts.hostname):
+    if urllib.request.proxy_bypass(parts.hostname or ""):
         return None
-    proxies, schemes = urllib.request.getproxies(), (parts.scheme, "all")
+    proxies = urllib.request.getproxies()
+    schemes = [parts.scheme, "all"]
     if parts.scheme.startswith("grpc"):
-        schemes = ("grpc", "https", "http")
+        schemes = ["grpc", "https", "http"]
     for scheme in filter(proxies.get, schemes):
         # Its name may come with a password.
         return urllib.parse.urlsplit(proxies[scheme]).netloc.rpartition("@")[2]

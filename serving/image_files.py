@@ -13,16 +13,14 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
-import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import tqdm
-
 from serving import client
 from trainer.data.build import sources
 from trainer.data.images import readers
+from trainer.progress import Progress
 
 BATCH_SIZE = client.BATCH_SIZE
 CONCURRENCY = 4
@@ -89,11 +87,8 @@ def predict_files(
     """
     under_way: collections.deque = collections.deque()
     executor = concurrent.futures.ThreadPoolExecutor(concurrency)
-    with tqdm.tqdm(
-        total=len(files),
-        unit="file",
-        disable=not (progress and sys.stderr.isatty()) or len(files) < 2,
-        leave=False,
+    with Progress(
+        len(files), "asking", "files", is_shown=progress and len(files) > 1
     ) as bar:
         try:
             for start in range(0, len(files), batch_size):
@@ -110,7 +105,7 @@ def predict_files(
                     bar.update(batch_size)
             while under_way:
                 yield from under_way.popleft().result()
-                bar.update(min(batch_size, len(files) - bar.n))
+                bar.update(batch_size)
         finally:
             # When one batch fails, the others would fail in the same way.
             executor.shutdown(wait=False, cancel_futures=True)

@@ -377,6 +377,11 @@ def main(argv):
             run_model_server()
         else:
             serve_until_signal()
+    except ImportError as error:
+        sys.exit(
+            f"serving.local_server: {error}: install the extra `server`, for "
+            "example with pip install -e '.[server]'."
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"serving.local_server: {error}")
 

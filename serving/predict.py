@@ -189,7 +189,7 @@ if __name__ == "__main__":
     startup.run(
         main,
         {
-            "version": "Requests",
+            "model_version": "Requests",
             "window_center": "Reading scans",
             "explain_dir": "Output",
             "target": "Server",

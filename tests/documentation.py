@@ -6,7 +6,7 @@ import shlex
 from tests.samples import ROOT
 
 PAGES = [
-    ROOT / "README.md",
+    *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING", "SECURITY")),
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "deploy/README.md",
 ]

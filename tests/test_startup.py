@@ -1,13 +1,16 @@
 """What users set for other work does not reach a command."""
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from tests.samples import ROOT
+from trainer import startup
 
 CODE = """
 from absl import flags
@@ -102,3 +105,35 @@ def test_full_standard_output_is_one_sentence():
     assert done.stderr == (
         "standard output cannot be written: No space left on device.\n"
     )
+
+
+def test_each_script_of_the_project_is_a_command():
+    text = (ROOT / "pyproject.toml").read_text()
+    names = re.findall(
+        r'^lightbox-(\w+) = "trainer.startup:run_script"', text, re.M
+    )
+    assert len(names) == 8
+    for name in names:
+        assert importlib.util.find_spec(startup._SCRIPTS[name]), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--help"], "Requests:\n  --model_version"),
+        (["--target=x", "--model_name=x", "a"], "serving.predict: The target"),
+        (["--nonsense"], "Unknown command line flag 'nonsense'"),
+    ],
+)
+def test_script_is_its_command(arguments, told):
+    code = (
+        "import sys; from trainer import startup; "
+        "sys.argv[0] = '/bin/lightbox-predict'; startup.run_script()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert told in done.stdout + done.stderr

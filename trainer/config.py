@@ -8,6 +8,7 @@ values.
 import dataclasses
 import json
 import re
+from typing import Any
 
 from trainer.storage import paths
 
@@ -17,12 +18,12 @@ BETWEEN_STARTS = "between starts"
 
 
 def _field(
-    default,
+    default: Any,
     help_text: str,
     between: tuple[float, float] | None = None,
     choices: tuple[str, ...] = (),
     varies: str = "",
-):
+) -> Any:
     """A setting, declared once.
 
     Args:
@@ -301,7 +302,7 @@ class TrainConfig:
         between=(0, 2**31 - 1),
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("data_dir", "job_dir"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} must be given.")
@@ -424,16 +425,18 @@ class TrainConfig:
         }
 
 
-def check_type(name: str, value) -> None:
+def check_type(name: str, value: Any) -> None:
     """Raises ValueError unless a setting of a file is of its type."""
     kind = TrainConfig.__dataclass_fields__[name].type
     # Numbers as in JSON: 1 may stand for 1.0, but true for neither.
-    accepted, wanted = {
+    kinds: dict[Any, tuple[Any, str]] = {
         bool: (bool, "true or false"),
         int: (int, "a whole number"),
         float: ((int, float), "a number"),
         str: (str, "a text"),
-    }.get(kind, ((list, tuple), "a list of whole numbers"))
+    }
+    lists = (list, tuple), "a list of whole numbers"
+    accepted, wanted = kinds.get(kind, lists)
     parts = value if isinstance(value, list | tuple) else []
     is_bool = isinstance(value, bool) and kind is not bool
     are_wrong = any(type(part) is not int for part in parts)
@@ -443,7 +446,7 @@ def check_type(name: str, value) -> None:
         )
 
 
-def _check(field: dataclasses.Field, value) -> None:
+def _check(field: dataclasses.Field, value: Any) -> None:
     """Raises ValueError if a value is out of range, or not one of those."""
     check_type(field.name, value)
     between, choices = field.metadata["between"], field.metadata["choices"]

@@ -14,6 +14,7 @@ from trainer import config
 from trainer.data import augmentation, input_pipeline, records
 from trainer.evaluation.predictions import Predictions, make_predictions
 from trainer.model import classifier, dropout, folding, views
+from trainer.progress import Progress
 from trainer.storage import paths
 from trainer.training import (
     distribution,
@@ -135,7 +136,13 @@ class Run:
         )
 
     def outputs(
-        self, predict_step, split, view=0, augmented_by=None, outputs=None
+        self,
+        predict_step,
+        split,
+        view=0,
+        augmented_by=None,
+        outputs=None,
+        report=lambda _: None,
     ) -> np.ndarray:
         """Outputs of a compiled step for every image of a split."""
         num_images = self.info.num_images(split)
@@ -168,6 +175,7 @@ class Run:
             num_images,
             batch_size,
             outputs,
+            report,
         )
 
     def features(
@@ -175,6 +183,7 @@ class Run:
         split: str,
         view: int = 0,
         augmented_by: augmentation.Augmentation | None = None,
+        bar: Progress | None = None,
     ) -> np.ndarray | None:
         """Features of a split by the backbone as it came, kept on disk.
 
@@ -182,6 +191,7 @@ class Run:
             split: "train" or "validation".
             view: number of the augmented view.
             augmented_by: None for the images as they are served.
+            bar: counts the images of this split, among others.
 
         Returns:
             float16 `[images, features]`; None for a worker that is not the
@@ -199,11 +209,18 @@ class Run:
             "code": features.code_sha256(),
         }
         shape = (self.info.num_images(split), classifier.NUM_FEATURES)
+        is_kept = True
 
         def compute(outputs):
-            start = time.monotonic()
+            nonlocal is_kept
+            is_kept, start = False, time.monotonic()
             self.outputs(
-                self._features_step, split, view, augmented_by, outputs
+                self._features_step,
+                split,
+                view,
+                augmented_by,
+                outputs,
+                bar.update if bar else lambda _: None,
             )
             logging.info(
                 "features  of %d %s images, view %d: %.0f images/s",
@@ -213,7 +230,7 @@ class Run:
                 len(outputs) / (time.monotonic() - start),
             )
 
-        return features.load_or_compute(
+        found = features.load_or_compute(
             self.cfg.features_dir or paths.join(self.cfg.data_dir, "features"),
             facts,
             shape,
@@ -221,6 +238,9 @@ class Run:
             is_chief=self.is_chief,
             all_have=lambda has: distribution.all_agree(self.strategy, has),
         )
+        if bar and is_kept:
+            bar.leave_out(shape[0])
+        return found
 
     def predict(
         self, splits: Sequence[str] = ("validation", "test")
@@ -233,13 +253,16 @@ class Run:
             predict_step = self._make_predict_step(self.copy_for_inference())
         # GPUs would round what they multiply to ten bits.
         tf.config.experimental.enable_tensor_float_32_execution(False)
-        return {
-            split: make_predictions(
-                *self.index[split], self.outputs(predict_step, split)
-            )
-            for split in self.info.splits
-            if split in splits
-        }
+        chosen = [split for split in self.info.splits if split in splits]
+        num_images = sum(map(self.info.num_images, chosen))
+        with Progress(num_images, "predict") as bar:
+            return {
+                split: make_predictions(
+                    *self.index[split],
+                    self.outputs(predict_step, split, report=bar.update),
+                )
+                for split in chosen
+            }
 
     def copy_for_inference(self) -> keras.Model:
         """The model as it is served: in float32, without dropout."""

@@ -4,6 +4,8 @@ import contextlib
 import io
 import logging as python_logging
 import os
+import pathlib
+import runpy
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +17,23 @@ from absl import app, flags, logging
 PREEMPTED = 42
 # Of a command that SIGPIPE ends, as shells report it.
 _NO_READER = 141
+
+_SCRIPTS = {
+    "build": "trainer.data.build_records",
+    "train": "trainer.task",
+    "tune": "tuning.task",
+    "evaluate": "serving.evaluate",
+    "serve": "serving.local_server",
+    "predict": "serving.predict",
+    "publish": "deploy.publish",
+    "submit": "deploy.vertex.submit",
+}
+
+
+def run_script() -> None:
+    """`lightbox-train` is `python -m trainer.task`, and so are the others."""
+    name = pathlib.Path(sys.argv[0]).stem.removeprefix("lightbox-")
+    runpy.run_module(_SCRIPTS[name], run_name="__main__", alter_sys=True)
 
 
 def run(

@@ -15,6 +15,7 @@ from trainer import config
 from trainer.data import input_pipeline, records
 from trainer.evaluation.predictions import Predictions, concatenate
 from trainer.model import classifier, losses
+from trainer.progress import Progress
 from trainer.run import Run, claim_job_dir
 from trainer.storage import paths
 from trainer.training import (
@@ -185,12 +186,15 @@ def _train_head(run: Run) -> list[dict]:
     ):
         logging.info("head      already finished; its result is kept.")
     else:
-        with run.strategy.scope():
+        num_views, info = run.cfg.feature_views, run.info
+        total = num_views * info.num_images("train")
+        total += info.num_images("validation")
+        with run.strategy.scope(), Progress(total, "features") as bar:
             views = [
-                run.features("train", view, run.augmentation)
-                for view in range(run.cfg.feature_views)
+                run.features("train", view, run.augmentation, bar)
+                for view in range(num_views)
             ]
-            validation_features = run.features("validation")
+            validation_features = run.features("validation", bar=bar)
         if run.is_chief:
             progress = _train_head_on(run, views, validation_features)
             paths.write_atomically(path, progress.to_bytes())

@@ -8,6 +8,7 @@ from sklearn import model_selection
 from trainer import config, run
 from trainer.data import input_pipeline
 from trainer.evaluation import intervals
+from trainer.progress import Progress
 from tuning import search_space, trial
 
 
@@ -56,12 +57,15 @@ def load(
 
     def read(some_splits, view, augmentation):
         parts = [
-            sweep_run.features(split, view, augmentation)
+            sweep_run.features(split, view, augmentation, bar)
             for split in some_splits
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    with strategy.scope():
+    total = sum(map(info.num_images, judged_on))
+    num_views = cfg.feature_views * len(strengths)
+    total += num_views * sum(map(info.num_images, trained_on))
+    with strategy.scope(), Progress(total, "features") as bar:
         views = {}
         for strength in strengths:
             scaled = search_space.scale_augmentation(vars(cfg), strength)

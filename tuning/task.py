@@ -1,8 +1,11 @@
-"""Sweeps the head's hyperparameters on features that are computed once.
+r"""Sweeps the head's hyperparameters on features that are computed once.
 
-python -m tuning.task --data_dir=records --job_dir=sweep --max_trials=50
-python -m trainer.task --data_dir=records --job_dir=run \
-    --hparams=sweep/best_hyperparameters.json
+    python -m tuning.task --data_dir=records --job_dir=sweep --max_trials=50
+    python -m trainer.task --data_dir=records --job_dir=run \
+        --hparams=sweep/best_hyperparameters.json
+
+The second command trains with what the first has found. A sweep that was
+stopped goes on with the trials that are left when it is started again.
 """
 
 import os

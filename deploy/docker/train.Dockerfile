@@ -21,7 +21,7 @@ ENV HOME=/tmp \
 
 WORKDIR /app
 
-# Gigabytes that change with setup.py alone come first, the code last. Every
+# Gigabytes that change with pyproject.toml alone come first, the code last. Every
 # package has one version, and the sha256 of its file is checked. One of them
 # has no wheel: it is built with what requirements-build.txt names.
 COPY deploy/docker/requirements-build.txt deploy/docker/requirements-${DEVICE}.txt ./

@@ -7,14 +7,13 @@ answers.
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from absl import logging
 
 from trainer.data import input_pipeline
 from trainer.evaluation.predictions import Decided, Predictions
+from trainer.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,32 +111,22 @@ def check_classes(
 
 
 def ask_all(model: AskedModel, images: Images, batch_size: int) -> Answers:
-    """Asks a model about images, at least one, some at a time, and logs it.
+    """Asks a model about images, at least one, some at a time.
 
     Raises:
         ValueError: as soon as its answers name all of its classes, and images
             are of another one.
     """
-    parts, num_answers, total = [], 0, len(images.ids)
+    parts: list[Answers] = []
     named: set[str] = set()
     encoded = iter(input_pipeline.iterate_encoded(images.files))
-    start = last_line = time.monotonic()
-    while batch := list(itertools.islice(encoded, batch_size)):
-        parts.append(model.ask(batch))
-        num_answers += len(batch)
-        named.update(itertools.compress(parts[-1].labels, parts[-1].valid))
-        if len(named) == parts[-1].probabilities.shape[1]:
-            check_classes(model, sorted(named), images)
-        now = time.monotonic()
-        if now - last_line > 10 or num_answers == total:
-            last_line = now
-            logging.info(
-                "%s: %d of %d images, %.0f images/s",
-                model.name,
-                num_answers,
-                total,
-                num_answers / (now - start),
-            )
+    with Progress(len(images.ids), f"asking {model.name}") as bar:
+        while batch := list(itertools.islice(encoded, batch_size)):
+            parts.append(model.ask(batch))
+            bar.update(len(batch))
+            named.update(itertools.compress(parts[-1].labels, parts[-1].valid))
+            if len(named) == parts[-1].probabilities.shape[1]:
+                check_classes(model, sorted(named), images)
 
     def join(name):
         values = [getattr(part, name) for part in parts]

@@ -1,6 +1,9 @@
 r"""Turns a folder of images into TFRecord shards, `dataset.json` and an audit.
 
-python -m trainer.data.build_records --input_dir=scans --output_dir=records
+    python -m trainer.data.build_records --input_dir=scans --output_dir=records
+
+Images of one patient, and copies of an image, never get into two splits. What
+is found on the way is said in the end, and kept in OUTPUT_DIR/audit.json.
 """
 
 # Workers import this module, so nothing slow is imported here, and TensorFlow

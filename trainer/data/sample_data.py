@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
-from tqdm import tqdm
 
 from trainer import startup
 from trainer.data import phantom
 from trainer.data.build import parallel
 from trainer.data.images.image import encode_png
+from trainer.progress import Progress
 from trainer.storage import paths
 
 CLASS_NAMES = ("no_tumor", "tumor")
@@ -67,7 +67,7 @@ def make_sample_data(
         _write_patient, output_dir=output_dir, image_size=image_size, seed=seed
     )
     num_written = 0
-    with tqdm(total=num_images, unit="image", disable=None) as progress:
+    with Progress(num_images, "drawing") as progress:
         for count in parallel.map_ordered(draw, patients, num_workers):
             num_written += count
             progress.update(count)

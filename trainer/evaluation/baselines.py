@@ -193,7 +193,7 @@ def compare(
     """
     labels, positive = predictions.labels, predictions.positive_index
 
-    def statistics(weights):
+    def statistics(weights: np.ndarray) -> resampling.Statistics:
         scored = {"": predictions.probabilities} | baselines
         return {
             (name, ""): _comparable(labels, scores, positive, weights)
@@ -205,7 +205,7 @@ def compare(
     )
     fewest = intervals.fewest_groups(predictions.groups, labels)
 
-    def judged(name):
+    def judged(name: str) -> intervals.Judged:
         value, drawn = values[name, ""], resampled[name, ""]
         interval = intervals.score_interval(value, drawn, fewest)
         return value, drawn, interval
@@ -230,12 +230,14 @@ def compare(
         if positive is None:
             compared[name] = results.Baseline("balanced_accuracy", *figures)
             continue
-        test = interval and ranking.delong_test(
-            labels == positive,
-            predictions.probabilities[:, positive],
-            scores[:, positive],
-        )
+        test = None
+        if interval is not None:
+            test = ranking.delong_test(
+                labels == positive,
+                predictions.probabilities[:, positive],
+                scores[:, positive],
+            )
         compared[name] = results.BaselineOfTwo(
-            "roc_auc", *figures, test and test.p_value
+            "roc_auc", *figures, None if test is None else test.p_value
         )
     return compared

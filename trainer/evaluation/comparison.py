@@ -64,7 +64,7 @@ def compare(
         mcnemar_test = mcnemar(
             this.decisions == this.labels, other.decisions == other.labels
         )
-        classes = range(len(this.class_names))
+        classes = list(range(len(this.class_names)))
         if this.positive_index is not None:
             classes = [this.positive_index]
         delong = {
@@ -95,7 +95,7 @@ def _differences(
     models = {"this": this, "other": other}
     of_models = {m: metrics.make_statistics(p) for m, p in models.items()}
 
-    def statistics(weights):
+    def statistics(weights: np.ndarray) -> resampling.Statistics:
         found = {m: of_model(weights) for m, of_model in of_models.items()}
         return {(m, name): found[m]["", name] for m in models for name in names}
 
@@ -109,13 +109,14 @@ def _differences(
     differences = {}
     for name in names:
         num_groups = _num_groups(this, name)
-        figures = [
-            values[model, name] if np.isfinite(values[model, name]) else None
-            for model in models
-        ]
-        if None in figures:
+        of_this, of_other = (values[model, name] for model in models)
+        if not np.isfinite(of_this) or not np.isfinite(of_other):
             differences[name] = results.Difference(
-                *figures, None, None, "needs images of both classes"
+                of_this if np.isfinite(of_this) else None,
+                of_other if np.isfinite(of_other) else None,
+                None,
+                None,
+                "needs images of both classes",
             )
             continue
         drawn = [resampled[model, name] for model in models]
@@ -126,18 +127,18 @@ def _differences(
             )
         else:
             needed = 2
+            judged = [
+                (value, d, intervals.score_interval(value, d, num_groups))
+                for value, d in zip((of_this, of_other), drawn, strict=True)
+            ]
             interval = intervals.difference_interval(
-                *(
-                    (value, d, intervals.score_interval(value, d, num_groups))
-                    for value, d in zip(figures, drawn, strict=True)
-                ),
-                num_groups,
+                judged[0], judged[1], num_groups
             )
         reason = None
         if interval is None:
             reason = intervals.too_few_groups(num_groups, needed)
         differences[name] = results.Difference(
-            *figures, figures[0] - figures[1], interval, reason
+            of_this, of_other, of_this - of_other, interval, reason
         )
     return differences
 

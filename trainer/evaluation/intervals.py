@@ -4,9 +4,8 @@ Few groups of a class are what makes a figure uncertain. Each kind of interval
 says how many it needs; with fewer it is None.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 from trainer.evaluation.results import Interval
@@ -16,7 +15,7 @@ Z = special.ndtri(0.5 + CONFIDENCE / 2)  # half a normal interval's width
 FEWEST_FOR_PERCENTILES = 5
 
 
-def fewest_groups(groups: Sequence[str], labels: np.ndarray) -> int:
+def fewest_groups(groups: npt.ArrayLike, labels: np.ndarray) -> int:
     """Groups of the class that has the fewest: they decide how sure one is."""
     names = np.asarray(groups)
     return min(

@@ -6,6 +6,7 @@ the proportions have Wilson's.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -107,7 +108,9 @@ def expected_calibration_error(
     return ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
 
 
-def _probability_statistics(split, weights) -> dict[str, np.ndarray]:
+def _probability_statistics(
+    split: Decided, weights: np.ndarray
+) -> dict[str, np.ndarray]:
     n, k = split.probabilities.shape
     own = split.probabilities[np.arange(n), split.labels]
     brier = np.sum(
@@ -129,7 +132,9 @@ def _probability_statistics(split, weights) -> dict[str, np.ndarray]:
     }
 
 
-def _class_statistics(split, weights, confusion, c) -> dict[str, np.ndarray]:
+def _class_statistics(
+    split: Decided, weights: np.ndarray, confusion: np.ndarray, c: int
+) -> dict[str, np.ndarray]:
     """One class against all others."""
     is_positive, scores = split.labels == c, split.probabilities[:, c]
     true, decided = confusion[:, c].sum(axis=1), confusion[:, :, c].sum(axis=1)
@@ -173,7 +178,7 @@ def parse_prevalences(texts: list[str]) -> tuple[float, ...]:
 
 
 def predictive_values(
-    sensitivity, specificity, prevalence: float
+    sensitivity: Any, specificity: Any, prevalence: float
 ) -> dict[str, np.ndarray]:
     """PPV and NPV where a share `prevalence` of images is positive (Bayes).
 
@@ -317,7 +322,7 @@ def compute_metrics(
         _NO_IMAGE,
     )
     is_binary = split.positive_index is not None
-    if is_binary:
+    if split.positive_index is not None:
         whole = _with_other_intervals(split, whole, split.positive_index)
     else:
         for c, name in enumerate(split.class_names):

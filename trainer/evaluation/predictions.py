@@ -8,6 +8,8 @@ from typing import TypeVar
 import numpy as np
 from scipy import special
 
+_Self = TypeVar("_Self", bound="Predictions")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
@@ -34,7 +36,7 @@ class Predictions:
         """Whether the model gave an image an answer, bool `[images]`."""
         return np.isfinite(self.logits).all(axis=-1)
 
-    def select(self, images: np.ndarray):
+    def select(self: _Self, images: np.ndarray) -> _Self:
         """Those of some images, given as bool `[images]` or as indices."""
         chosen = np.arange(len(self.labels))[images]
         return dataclasses.replace(
@@ -119,14 +121,14 @@ _SomePredictions = TypeVar("_SomePredictions", bound=Predictions)
 
 def concatenate(parts: Sequence[_SomePredictions]) -> _SomePredictions:
     """Several predictions as one, with the choices of the first."""
-    own = [part.own_decisions for part in parts]
+    own = [p.own_decisions for p in parts if p.own_decisions is not None]
     return dataclasses.replace(
         parts[0],
         ids=[name for part in parts for name in part.ids],
         groups=[group for part in parts for group in part.groups],
         labels=np.concatenate([part.labels for part in parts]),
         logits=np.concatenate([part.logits for part in parts]),
-        own_decisions=None if own[0] is None else np.concatenate(own),
+        own_decisions=np.concatenate(own) if own else None,
     )
 
 

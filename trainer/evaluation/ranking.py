@@ -19,7 +19,9 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     )
 
 
-def _weights_by_score(is_positive, scores, weights):
+def _weights_by_score(
+    is_positive: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Weights of positives and negatives at each score, in rising order."""
     values, position = np.unique(scores, return_inverse=True)
     order = np.argsort(position, kind="stable")
@@ -77,7 +79,9 @@ def average_precision(
     return ratio(np.einsum("ij,ij->i", positive, precision), true[:, -1])
 
 
-def _placements(is_positive, scores):
+def _placements(
+    is_positive: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Share of the other class that each positive and negative beats."""
     from scipy import stats  # slow to import, and --help needs none of it
 
@@ -88,7 +92,9 @@ def _placements(is_positive, scores):
     return above / len(negative), 1 - below / len(positive)
 
 
-def _spread(of_positives, of_negatives):
+def _spread(
+    of_positives: np.ndarray, of_negatives: np.ndarray
+) -> tuple[float, float]:
     """Half the width of an interval, and the variance of a mean."""
     variance = sum(p.var(ddof=1) / len(p) for p in (of_positives, of_negatives))
     return intervals.Z * np.sqrt(variance), variance

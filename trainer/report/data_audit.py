@@ -149,8 +149,8 @@ def _with_pictures(audit: Audit, read_pictures: ReadPictures) -> Audit:
     return dataclasses.replace(
         audit,
         pairs=[
-            dataclasses.replace(pair, sides=tuple(both))
-            for pair, *both in zip(
+            dataclasses.replace(pair, sides=(first, second))
+            for pair, first, second in zip(
                 audit.pairs, shown[::2], shown[1::2], strict=True
             )
         ],
@@ -159,7 +159,7 @@ def _with_pictures(audit: Audit, read_pictures: ReadPictures) -> Audit:
 
 def _list_pairs(report: dict, images_csv: bytes) -> list[Pair]:
     """The gravest of all listed pairs; of a set of copies, each once."""
-    linked = [
+    linked: list[tuple[str, str, float | None]] = [
         (cluster[0], copy, None)
         for cluster in report["exact_duplicates"]["clusters"]
         for copy in cluster[1:]
@@ -185,7 +185,7 @@ def _list_pairs(report: dict, images_csv: bytes) -> list[Pair]:
         for member in members
     }
 
-    def side(image_id):
+    def side(image_id: str) -> Side:
         # Images that were left out have no row, but may be named elsewhere.
         row = rows.get(image_id)
         return Side(

@@ -97,7 +97,8 @@ def make_galleries(
 def _make_items(
     predictions: Decided, chosen: np.ndarray, split: str, context: Context
 ) -> list[Item]:
-    pictures = overlays = [None] * len(chosen)
+    pictures: list[str | None] = [None] * len(chosen)
+    overlays = pictures
     decisions, names = predictions.decisions, predictions.class_names
     if context.read_images is not None and len(chosen):
         encoded = context.read_images(split, chosen.tolist())

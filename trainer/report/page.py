@@ -192,6 +192,7 @@ def slider_data(predictions: Decided) -> dict | None:
     probabilities = predictions.probabilities
     if not len(predictions.ids) or probabilities.size > _MAX_SLIDER_SCORES:
         return None
+    shown: list[tuple[int, str, float | None]]
     if positive is None:
         shown = [(c, "other classes", 0.5) for c in range(len(names))]
     else:

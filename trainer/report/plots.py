@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -29,7 +30,9 @@ _MIN_IMAGES_PER_BIN = 8
 _MAX_BINS = 10
 
 
-def _new_figure(width: float = 5.5, height: float = 4.5, num_axes: int = 1):
+def _new_figure(
+    width: float = 5.5, height: float = 4.5, num_axes: int = 1
+) -> tuple[figure.Figure, Any]:
     fig = figure.Figure(figsize=(width, height), layout="constrained")
     return fig, fig.subplots(1, num_axes)
 
@@ -64,12 +67,12 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
         yield
 
 
-def _draw_diagonal(axes) -> None:
+def _draw_diagonal(axes: Any) -> None:
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
 
 
 def _finish(
-    axes, values: Sequence[float], place: str, nothing: str, **labels
+    axes: Any, values: Sequence[Any], place: str, nothing: str, **labels: Any
 ) -> None:
     """Labels, and a legend at a place, or why there is nothing to draw.
 
@@ -83,7 +86,7 @@ def _finish(
         axes.text(0.5, 0.5, nothing, **where)
         return
     handles, names = axes.get_legend_handles_labels()
-    shown, title = range(len(handles)), None
+    shown, title = np.arange(len(handles)), None
     if len(handles) > _MAX_IN_LEGEND:
         shown = np.argsort(values, kind="stable")[:_MAX_IN_LEGEND]
         title = f"the {len(shown)} lowest of {len(handles)}"
@@ -105,10 +108,10 @@ def _plain(text: str, width: int = 24) -> str:
 
 
 def confusion_matrix(
-    counts: list[list[int]], class_names: tuple[str, ...], title: str
+    confusion: list[list[int]], class_names: tuple[str, ...], title: str
 ) -> bytes:
     """Counts and shares of each true class, as a heatmap."""
-    counts = np.asarray(counts)
+    counts = np.asarray(confusion)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(
         counts, totals, out=np.zeros(counts.shape), where=totals > 0
@@ -269,7 +272,9 @@ def precision_recall_curve(predictions: Mapping[str, Decided]) -> bytes:
     return _png(fig)
 
 
-def _reliability(score, truth):
+def _reliability(
+    score: np.ndarray, truth: np.ndarray
+) -> Iterator[tuple[float, float, float, float]]:
     """Mean score, observed share and its Wilson interval, per bin.
 
     Bins hold the same number of images each: bins of equal width would show
@@ -302,7 +307,7 @@ def calibration(predictions: Mapping[str, Decided]) -> bytes:
 
 
 def _draw_reliability(
-    axes, predictions: Mapping[str, Decided], title: str
+    axes: Any, predictions: Mapping[str, Decided], title: str
 ) -> None:
     _draw_diagonal(axes)
     judged = {s: p for s, p in predictions.items() if len(p.labels)}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 from trainer.evaluation import results
 
@@ -57,7 +58,7 @@ class Findings:
         return json.dumps(_plain(self), indent=2) + "\n"
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Dictionaries instead of results; see `results` for what is left out."""
     if dataclasses.is_dataclass(value):
         return {

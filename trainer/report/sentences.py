@@ -1,6 +1,6 @@
 """What the figures say, in sentences: the verdict and what limits it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -69,7 +69,9 @@ def verdict(
     return spoken
 
 
-def _verdict_of_many(split, class_names, counts) -> list[str]:
+def _verdict_of_many(
+    split: results.Split, class_names: Sequence[str], counts: np.ndarray
+) -> list[str]:
     spoken = [
         f"Of {_images(counts.sum())}, {np.trace(counts)} named right: accuracy "
         f"{_with_interval(split.metrics['accuracy'])}."
@@ -77,14 +79,14 @@ def _verdict_of_many(split, class_names, counts) -> list[str]:
     totals = counts.sum(axis=1)
     present = np.flatnonzero(totals)
     recalls = np.diagonal(counts)[present] / totals[present]
-    worst = present[np.argmin(recalls)]
+    worst = int(present[np.argmin(recalls)])
     spoken.append(
         f"It recognizes {class_names[worst]} worst: "
         f"{counts[worst, worst]} of {_images(totals[worst])}."
     )
     mistakes = counts - np.diag(np.diagonal(counts))
     if mistakes.any():
-        true, decided = np.unravel_index(mistakes.argmax(), mistakes.shape)
+        true, decided = divmod(int(mistakes.argmax()), len(class_names))
         spoken.append(
             f"Its most frequent mistake: {class_names[true]} called "
             f"{class_names[decided]} ({mistakes[true, decided]} of "
@@ -169,12 +171,13 @@ def _without_leaks(split: results.Split, positive_index: int | None) -> str:
         f"training, {_TITLES[name]} is {_with_interval(metric)}"
     )
     nearest = (part.baselines or {}).get("nearest neighbour")
-    if nearest is None or nearest.value is None:
+    on_all = (split.baselines or {}).get("nearest neighbour")
+    if on_all is None or nearest is None or nearest.value is None:
         return f"{text}."
     return (
         f"{text}; the nearest training image by pixels has a "
         f"{_TITLES[nearest.metric]} of {nearest.value:.3f} there and "
-        f"{split.baselines['nearest neighbour'].value:.3f} on all."
+        f"{on_all.value:.3f} on all."
     )
 
 
@@ -222,7 +225,8 @@ def _unbeaten(baselines: results.Baselines) -> list[str]:
 
 def compare(comparison: results.Comparison) -> list[str]:
     """Which of two models is better."""
-    if not comparison.num_images:
+    decisions = comparison.mcnemar
+    if decisions is None:
         return ["There is no image that both models answered."]
 
     def better(lead: float, p_value: float, what: str) -> str:
@@ -240,12 +244,11 @@ def compare(comparison: results.Comparison) -> list[str]:
             f"{test.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, "
             f"DeLong p = {test.p_value:.3g})."
         )
-    test = comparison.mcnemar
-    lead = test.only_this_right - test.only_other_right
+    lead = decisions.only_this_right - decisions.only_other_right
     spoken.append(
-        f"Decisions: {better(lead, test.p_value, 'decides')} "
-        f"({test.only_this_right} images are right by {comparison.this} alone, "
-        f"{test.only_other_right} by {comparison.other} alone, McNemar p = "
-        f"{test.p_value:.3g})."
+        f"Decisions: {better(lead, decisions.p_value, 'decides')} "
+        f"({decisions.only_this_right} images are right by {comparison.this} "
+        f"alone, {decisions.only_other_right} by {comparison.other} alone, "
+        f"McNemar p = {decisions.p_value:.3g})."
     )
     return spoken

@@ -12,7 +12,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import google_crc32c
 import requests
@@ -49,7 +49,9 @@ def _google_says(error: Exception) -> str:
 def _explain(error: Exception, url: str) -> str:
     bucket, says = split_url(url)[0], _google_says(error)
     response = getattr(error, "response", None)
-    code = getattr(error, "code", None) or getattr(response, "status_code", 0)
+    code: int = (
+        getattr(error, "code", None) or getattr(response, "status_code", 0) or 0
+    )
     if isinstance(error, auth_exceptions.GoogleAuthError):
         return (
             f"there are no credentials for {url}: run `gcloud auth "
@@ -144,7 +146,7 @@ def exists(url: str) -> bool:
         return _blob(url).exists()
 
 
-def _until_intact(download: Callable):
+def _until_intact(download: Callable[[], Any]) -> Any:
     for attempt in range(_NUM_DOWNLOADS):
         try:
             return download()
@@ -201,7 +203,7 @@ class Folder:
             on_progress: is given the bytes of each that has arrived.
         """
 
-        def fetch(name):
+        def fetch(name: str) -> int:
             path = os.path.join(directory, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             blob = blobs[name]

@@ -10,6 +10,7 @@ import io
 import re
 import types
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(inf|nan)")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -18,7 +19,7 @@ _ESCAPED = re.compile(r"''*[=+\-@\t\r]")
 
 def write(rows: Iterable[Sequence]) -> str:
     """The text of a file, whose first row is the header; None is empty."""
-    lines = []
+    lines: list[str] = []
     # With this line's end both of its letters are quoted in cells.
     writer = csv.writer(
         types.SimpleNamespace(write=lines.append), lineterminator="\r\n"
@@ -34,13 +35,13 @@ def read(text: str) -> list[dict[str, str]]:
     return [{name: _unescape(cell) for name, cell in r.items()} for r in reader]
 
 
-def _escape(cell):
+def _escape(cell: Any) -> Any:
     if not isinstance(cell, str) or _NUMBER.fullmatch(cell):
         return cell
     return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
-def _unescape(cell):
+def _unescape(cell: Any) -> Any:
     # Of a row of another length than the header, it may be None or a list.
     if isinstance(cell, str) and _ESCAPED.match(cell):
         return cell[1:]

@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import tqdm
 from absl import logging
 
+from trainer.progress import Progress
 from trainer.storage import buckets, paths
 
 # In seconds, between two looks at the directory.
@@ -186,17 +186,12 @@ class Mirror:
         ):
             self._delete(self._last)
         num_sent = 0
-        with tqdm.tqdm(
-            total=len(others),
-            desc=f"to {self.url}",
-            unit=" files",
-            leave=False,
-            # Only what the user waits for, and on a terminal.
-            disable=None if is_last else True,
+        with Progress(
+            len(others), f"to {self.url}", "files", is_shown=is_last
         ) as progress:
             for is_sent in self._upload_all(others):
                 num_sent += is_sent
-                progress.update()
+                progress.update(1)
         # What is newer than these may not be there yet.
         if not num_waiting and num_sent == len(others):
             for name in gone & set(self._generations):
@@ -258,7 +253,7 @@ class Mirror:
 
     def _upload(self, change: _Change) -> bool:
         """Sends a file; returns whether it was still there."""
-        content = change.content
+        content: str | bytes | None = change.content
         if content is None:
             content = os.path.join(self._directory, change.name)
         try:

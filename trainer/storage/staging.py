@@ -12,12 +12,16 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import tqdm
 from absl import logging
 
 from trainer import startup
+from trainer.progress import Progress
 from trainer.storage import paths
+
+if TYPE_CHECKING:
+    from trainer.storage import mirror
 
 
 class Workspace:
@@ -28,9 +32,10 @@ class Workspace:
     be read or written is an OSError.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._directory = ""
-        self._mirrors = {}  # URL -> (Mirror, local directory)
+        # By URL, each with its local directory.
+        self._mirrors: dict[str, tuple[mirror.Mirror, str]] = {}
 
     def __enter__(self) -> "Workspace":
         logging.get_absl_handler().addFilter(_say_as_given)
@@ -74,14 +79,7 @@ class Workspace:
                 f"has {free / 1e9:.1f} GB free: set TMPDIR to a directory on a "
                 "larger disk."
             )
-        with tqdm.tqdm(
-            total=num_bytes,
-            desc=f"from {path}",
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            disable=None,
-        ) as progress:
+        with Progress(num_bytes, f"from {path}", "B") as progress:
             folder.download(blobs, local, progress.update)
         logging.info(
             "Copied %d files (%.1f MB) from %s.",
@@ -133,7 +131,14 @@ class Workspace:
         """
         return self._mirror(path, is_writer, bool, paths.SUCCESS_FILE, True)
 
-    def _mirror(self, path, is_writer, wanted, last, in_order) -> str:
+    def _mirror(
+        self,
+        path: str,
+        is_writer: bool,
+        wanted: Callable[[str], bool],
+        last: str,
+        in_order: bool,
+    ) -> str:
         if not paths.is_bucket(path):
             return path
         for url, (_, local) in self._mirrors.items():
@@ -163,11 +168,12 @@ class Workspace:
         paths.add_copy(local, url)
         return local
 
-    def __exit__(self, kind, error, traceback) -> None:
-        is_sentence = isinstance(error, SystemExit) and isinstance(
-            error.code, str
-        )
-        sentence = paths.as_given(error.code) if is_sentence else ""
+    def __exit__(
+        self, kind: object, error: BaseException | None, traceback: object
+    ) -> None:
+        sentence = ""
+        if isinstance(error, SystemExit) and isinstance(error.code, str):
+            sentence = paths.as_given(error.code)
         if self._directory:
             # A second signal does not take away the time to finish.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -199,7 +205,7 @@ def _say_as_given(record: python_logging.LogRecord) -> bool:
     return True
 
 
-def _stop(*_):
+def _stop(*_: object) -> None:
     """Ends the process so that what it has is brought to the bucket."""
     logging.warning("Stopped by SIGTERM; the same command continues.")
     sys.exit(startup.PREEMPTED)

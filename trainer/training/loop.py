@@ -16,6 +16,7 @@ from absl import logging
 from sklearn import metrics as sklearn_metrics
 
 from trainer.model import losses
+from trainer.progress import Progress
 from trainer.training import checkpoints, history, preemption, profiling
 
 
@@ -42,6 +43,7 @@ def predict_all(
     num_images: int,
     global_batch_size: int,
     outputs: np.ndarray | None = None,
+    report: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
     """Outputs of every image exactly once, in the order of the shards.
 
@@ -51,6 +53,7 @@ def predict_all(
         num_images: without padding.
         global_batch_size: images per step, over all replicas.
         outputs: filled, if given.
+        report: is told how many images have been done, time and again.
 
     Returns:
         `outputs`, or float32 `[num_images, outputs]`.
@@ -67,6 +70,7 @@ def predict_all(
             outputs = np.zeros((num_images, batch.shape[-1]), np.float32)
         outputs[indices[is_real]] = batch[is_real]
         seen[indices[is_real]] += 1
+        report(int(is_real.sum()))
     if not np.all(seen == 1):
         raise ValueError(
             f"{np.sum(seen == 0)} images were not read and "
@@ -175,15 +179,19 @@ def run_phase(
         _validate(phase, progress, epoch=0)
     try:
         iterator = None
-        while not progress.finished:
-            if iterator is None:
-                iterator = iter(phase.make_dataset(progress.step))
-            epoch, stop = _run_epoch(phase, checkpoint, iterator)
-            row = _finish_epoch(phase, progress, epoch)
-            checkpoint.save()
-            on_epoch(row)
-            if stop:
-                _stop(phase, progress)
+        num_steps = phase.num_epochs * phase.steps_per_epoch
+        with Progress(
+            num_steps, phase.name, "steps", done=progress.step
+        ) as bar:
+            while not progress.finished:
+                if iterator is None:
+                    iterator = iter(phase.make_dataset(progress.step))
+                epoch, stop = _run_epoch(phase, checkpoint, iterator, bar)
+                row = _finish_epoch(phase, progress, epoch)
+                checkpoint.save()
+                on_epoch(row)
+                if stop:
+                    _stop(phase, progress)
     finally:
         phase.profiler.stop()
     phase.model.set_weights(progress.best_weights)
@@ -191,7 +199,10 @@ def run_phase(
 
 
 def _run_epoch(
-    phase: Phase, checkpoint: checkpoints.PhaseCheckpoint, iterator
+    phase: Phase,
+    checkpoint: checkpoints.PhaseCheckpoint,
+    iterator,
+    bar: Progress,
 ) -> tuple[int, bool]:
     """Runs the rest of the current epoch.
 
@@ -215,6 +226,7 @@ def _run_epoch(
         ).numpy()
         now = time.monotonic()
         progress.step += num_steps
+        bar.update(num_steps)
         progress.sums = [
             a + float(b) for a, b in zip(progress.sums, sums[:3], strict=True)
         ]

@@ -5,10 +5,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
-import tqdm
-
 from trainer.data import records
 from trainer.data.build import parallel, scan, shards, sources, training_images
+from trainer.progress import Progress
 
 
 class LocalRunner:
@@ -35,7 +34,7 @@ class LocalRunner:
         thumbnails: BinaryIO,
     ) -> tuple[list[scan.ImageFacts], list[scan.ScannedFile]]:
         """See `scan.scan_files`."""
-        with _progress(len(files), "reading", "file") as progress:
+        with Progress(len(files), "reading", "files") as progress:
             return scan.scan_files(
                 files,
                 self._options,
@@ -71,7 +70,7 @@ class LocalRunner:
             held_out,
             describe=lambda task: task.members[0].facts.image_id,
         )
-        with _progress(num_images, "writing", "image") as progress:
+        with Progress(num_images, "writing") as progress:
             return [
                 self._write_shard(
                     directory, task, form, encoded, progress.update
@@ -106,8 +105,3 @@ class LocalRunner:
             file.flush()
             os.fsync(file.fileno())
         return shard
-
-
-def _progress(total: int, name: str, unit: str) -> tqdm.tqdm:
-    # `disable=None` shows the bar only on a terminal.
-    return tqdm.tqdm(total=total, desc=name, unit=unit, disable=None)
