@@ -110,6 +110,21 @@ def test_difference_is_as_sure_as_the_statistics_are_alike():
     assert of((0.7, drawn[1], None)) is None
 
 
+def test_difference_of_independent_proportions_is_newcombes():
+    # The first example of his table II: 56/70 and 48/80.
+    this, other = (
+        (k / n, intervals.wilson_interval(k / n, n))
+        for k, n in ((56, 70), (48, 80))
+    )
+    difference = intervals.independent_difference(this, other)
+    assert difference == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert intervals.independent_difference(other, this) == pytest.approx(
+        (-0.3339, -0.0524), abs=5e-5
+    )
+    assert intervals.independent_difference(this, (0.6, None)) is None
+    assert intervals.independent_difference((None, None), other) is None
+
+
 def placements(is_positive, scores):
     """The area, and what share of the other class each image beats: by all
     pairs, of which ties count half."""

@@ -277,6 +277,24 @@ def test_leaks_are_judged_apart():
     } == {subgroups.INDEPENDENT: 0.5, subgroups.LEAKED: 1.0}
 
 
+@pytest.mark.parametrize(
+    ("skill", "told"), [(0.2, "more than chance"), (2.0, "no more than chance")]
+)
+def test_distance_of_validation_and_test_is_told(skill, told):
+    splits = make_splits(300, num_groups=300, skill=2.0)
+    splits["test"] = make_splits(300, num_groups=290, skill=skill)["test"]
+    evaluation = evaluate(splits)
+    (apart,) = [c for c in evaluation.findings.caveats if "changes by" in c]
+    assert f": {told}" in apart or f", {told}" in apart
+    metrics = [
+        evaluation.findings.splits[split].metrics["roc_auc"]
+        for split in ("validation", "test")
+    ]
+    change = metrics[1].value - metrics[0].value
+    assert f"From {metrics[0].value:.3f} on validation" in apart
+    assert f"changes by {change:+.3f} on test" in apart
+
+
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_better_of_two_models_is_named(num_classes):
     good, poor = (

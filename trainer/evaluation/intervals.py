@@ -122,6 +122,7 @@ def score_interval(
 
 
 Judged = tuple[float, np.ndarray, Interval | None]
+Estimated = tuple[float | None, Interval | None]
 
 
 def difference_interval(
@@ -152,9 +153,37 @@ def difference_interval(
             return 0.0, 0.0
         alike = np.corrcoef(both)[0, 1] * (num_groups - 1) / num_groups
 
-    def away(a: float, b: float) -> float:
-        return np.sqrt(max(0.0, a**2 + b**2 - 2 * alike * a * b))
+    return _difference((value, interval), (less, less_interval), alike)
 
-    below = away(value - interval[0], less_interval[1] - less)
-    above = away(interval[1] - value, less - less_interval[0])
+
+def independent_difference(
+    this: Estimated, other: Estimated
+) -> Interval | None:
+    """The interval of a difference of two statistics of other groups each.
+
+    Newcombe, 1998, "Interval estimation for the difference between independent
+    proportions", method 10.
+
+    Args:
+        this: value and interval.
+        other: likewise.
+    """
+    (value, interval), (less, less_interval) = this, other
+    if value is None or less is None or not interval or not less_interval:
+        return None
+    return _difference((value, interval), (less, less_interval), 0.0)
+
+
+def _difference(
+    this: tuple[float, Interval],
+    other: tuple[float, Interval],
+    correlation: float,
+) -> Interval:
+    (value, (low, high)), (less, (less_low, less_high)) = this, other
+
+    def away(a: float, b: float) -> float:
+        return np.sqrt(max(0.0, a**2 + b**2 - 2 * correlation * a * b))
+
+    below = away(value - low, less_high - less)
+    above = away(high - value, less - less_low)
     return float(value - less - below), float(value - less + above)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trainer.data import records
-from trainer.evaluation import results, subgroups
+from trainer.evaluation import intervals, results, subgroups
 
 _FEW_GROUPS = 100
 _SIGNIFICANT = 0.05
@@ -130,6 +130,7 @@ def caveats(
                 "they are left out of every figure."
             )
     spoken += _unbeaten(split.baselines or {})
+    spoken += _apart(splits, _main_metric(info.positive_index))
     if split.num_groups < _FEW_GROUPS:
         spoken.append(
             f"The {shown} split is small, {_images(split.num_images)} of "
@@ -149,6 +150,33 @@ def caveats(
     if operating_point_note:
         spoken.append(f"Operating point: {operating_point_note}.")
     return spoken
+
+
+def _apart(splits: Mapping[str, results.Split], name: str) -> list[str]:
+    """How far validation and test lie apart, on images that share nothing."""
+    if not {"validation", "test"} <= splits.keys():
+        return []
+    validation, test = (
+        splits[split].metrics[name] for split in ("validation", "test")
+    )
+    interval = intervals.independent_difference(
+        (test.value, test.interval), (validation.value, validation.interval)
+    )
+    if interval is None or test.value is None or validation.value is None:
+        return []
+    low, high = interval
+    spoken = (
+        f"From {validation.value:.3f} on validation, {_TITLES[name]} "
+        f"changes by {test.value - validation.value:+.3f} on test "
+        f"(95 % interval {low:+.3f} to {high:+.3f})"
+    )
+    if low <= 0 <= high:
+        return [f"{spoken}: no more than chance explains."]
+    return [
+        f"{spoken}, more than chance explains: the images of test are unlike "
+        "those that weights, temperature and threshold were chosen on, and so "
+        "may be those of another place or year."
+    ]
 
 
 def _main_metric(positive_index: int | None) -> str:
