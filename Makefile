@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo test test-fast check format pins test-images clean
+.PHONY: help setup clients demo test test-fast soak check format pins test-images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test: check clients  ## lint, check the import direction, run all CPU-only tests
 
 test-fast: check clients  ## the same without the tests marked slow
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+soak: setup  ## attack the local server for ten minutes, with good clients beside
+	$(BIN)/python -m tests.benchmarks.soak --minutes=10
 
 check: setup  ## ruff (lint and format) and the import direction
 	$(BIN)/ruff check .
