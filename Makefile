@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 DIST := $(VENV)/dist
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo docs test test-fast coverage check format pins test-images test-wheel clean
+.PHONY: help setup clients demo docs test test-fast coverage soak check format pins test-images test-wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test-fast: check clients  ## the same without the tests marked slow
 
 coverage: setup clients  ## all tests, and the lines that they run: at least 90 %
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+soak: setup  ## attack the local server for ten minutes, with good clients beside
+	$(BIN)/python -m tests.benchmarks.soak --minutes=10
 
 check: setup  ## ruff (lint and format), the import direction, types, the wheel
 	$(BIN)/ruff check .

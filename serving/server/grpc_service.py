@@ -252,10 +252,8 @@ class GrpcServer:
                     )
                 return work(remaining.pop())
 
-            submit = (
-                self._limits.submit_loading if loads else self._limits.submit
-            )
-            return await asyncio.wrap_future(submit(charge, call))
+            future = self._limits.submit(charge, call, loads=loads)
+            return await asyncio.wrap_future(future)
         except status_codes.StatusError as error:
             code, text = error.code, error.message
         # The server outlives whatever one request does to it.
@@ -270,18 +268,31 @@ class GrpcServer:
         Raises:
             StatusError: it takes too long.
         """
+        task, is_late = asyncio.current_task(), False
+        started = time.monotonic()
+
+        def look() -> None:
+            nonlocal is_late, timer
+            limit_s = ARRIVAL_S if self._waiting else self._timeout_s
+            is_late = time.monotonic() - started > limit_s
+            if is_late:
+                task.cancel()
+            else:
+                timer = self._loop.call_later(ARRIVAL_S / 4, look)
+
         async with self._turn():
-            reading = asyncio.ensure_future(context.read())
             started = time.monotonic()
-            while not reading.done():
-                limit_s = ARRIVAL_S if self._waiting else self._timeout_s
-                if time.monotonic() - started > limit_s:
-                    reading.cancel()
-                    raise status_codes.StatusError(
-                        "DEADLINE_EXCEEDED", "The message took too long to come"
-                    )
-                await asyncio.wait([reading], timeout=ARRIVAL_S / 4)
-            message = reading.result()
+            timer = self._loop.call_later(ARRIVAL_S / 4, look)
+            try:
+                message = await context.read()
+            except asyncio.CancelledError:
+                if not is_late:
+                    raise
+                raise status_codes.StatusError(
+                    "DEADLINE_EXCEEDED", "The message took too long to come"
+                ) from None
+            finally:
+                timer.cancel()
         # Also when the connection broke.
         if not isinstance(message, bytes):
             raise status_codes.invalid_argument("A call must have a message")

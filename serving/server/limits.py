@@ -19,9 +19,11 @@ FREE_BYTES = 2**20
 # What a request becomes takes at most so many times what it may have.
 MAX_GROWTH = 3
 MAX_INSTANCES = 100_000
-LARGE_BYTES = 4 * 2**20
+# More than what `serving.client` sends at a time.
+LARGE_BYTES = 64 * 2**20
 NUM_THREADS = 16
-NUM_LARGE_THREADS = 2
+# While Python copies or parses so much, all other threads wait.
+NUM_LARGE_THREADS = 1
 
 
 class Limits:
@@ -42,20 +44,29 @@ class Limits:
         )
 
     def submit(
-        self, charge: "Charge", work: Callable, is_large: bool = False
+        self,
+        charge: "Charge",
+        work: Callable[[], bytes],
+        is_large: bool = False,
+        loads: bool = False,
     ) -> futures.Future:
         """Calls `work` in a thread; the charge ends when that does.
 
-        The charge outlives a client that has stopped waiting.
+        The charge outlives a client that has stopped waiting. What loads
+        models has a thread of its own.
         """
-        is_large = is_large or charge.num_bytes > LARGE_BYTES
-        future = (self._large if is_large else self._small).submit(work)
-        future.add_done_callback(lambda _: charge.close())
-        return future
 
-    def submit_loading(self, charge: "Charge", work: Callable):
-        """The same in the only thread that loads models for clients."""
-        future = self._loading.submit(work)
+        def call() -> bytes:
+            try:
+                return work()
+            except status_codes.StatusError as error:
+                code, message = error.code, error.message
+            # Not that one, which keeps what it is about in memory.
+            raise status_codes.StatusError(code, message)
+
+        is_large = is_large or charge.num_bytes > LARGE_BYTES
+        threads = self._large if is_large else self._small
+        future = (self._loading if loads else threads).submit(call)
         future.add_done_callback(lambda _: charge.close())
         return future
 

@@ -109,13 +109,13 @@ class RestApi:
         )
         zipped = request.headers.get("content-encoding", "").lower() == "gzip"
 
-        async def answer(body: bytearray, charge: limits.Charge) -> bytes:
+        def answer(body: bytearray, charge: limits.Charge) -> asyncio.Future:
             def call() -> bytes:
                 return work(_gunzip(body, charge) if zipped else body)
 
-            # What is packed may be large.
-            future = self._limits.submit(charge, call, is_large=zipped)
-            return await asyncio.wrap_future(future)
+            is_large = zipped and _announced_bytes(body) > limits.LARGE_BYTES
+            future = self._limits.submit(charge, call, is_large)
+            return asyncio.wrap_future(future)
 
         content, code = await self._run(request, answer)
         name = rest_handlers.predicted_model(request.method, path)
@@ -323,18 +323,24 @@ async def _read_body(
     return body
 
 
+def _announced_bytes(body: bytearray) -> int:
+    """What a gzipped body becomes, as it says in its end."""
+    return int.from_bytes(body[-4:], "little")
+
+
 def _gunzip(body: bytearray, charge: limits.Charge) -> bytearray:
     """Unpacks a body piece by piece, and charges what it becomes."""
+    most = min(_announced_bytes(body), MAX_GUNZIPPED_BYTES)
     unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     content = bytearray()
     with contextlib.suppress(zlib.error):
         for start in range(0, len(body), _PIECE_BYTES):
             rest = bytes(body[start : start + _PIECE_BYTES])
-            while rest and len(content) <= MAX_GUNZIPPED_BYTES:
+            while rest and len(content) <= most:
                 content += unpack.decompress(rest, _PIECE_BYTES)
                 charge.replace(max(len(body), len(content)))
                 rest = unpack.unconsumed_tail
-        if unpack.eof and len(content) <= MAX_GUNZIPPED_BYTES:
+        if unpack.eof and len(content) <= most:
             body.clear()
             return content
     raise status_codes.invalid_argument(

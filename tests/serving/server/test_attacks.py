@@ -113,17 +113,17 @@ def test_calls_that_send_nothing_do_not_keep_the_others(small, monkeypatch):
     ended = threading.Event()
 
     def send_nothing():
-        ended.wait(20)
+        ended.wait(60)
         yield from ()
 
     name = "/tensorflow.serving.PredictionService/Predict"
     with grpc.insecure_channel(small.grpc_target[7:]) as channel:
         method = channel.stream_unary(name)
-        calls = [method.future(send_nothing(), timeout=20) for _ in range(20)]
+        calls = [method.future(send_nothing(), timeout=60) for _ in range(20)]
         assert_answers(small.grpc_target)
-        codes = {call.code().name for call in calls}
+        details = {call.details() for call in calls}
         ended.set()
-    assert codes == {"DEADLINE_EXCEEDED"}
+    assert details == {"The message took too long to come"}
 
 
 def test_idle_connections_make_room_and_slow_heads_are_cut(small, monkeypatch):
@@ -131,12 +131,12 @@ def test_idle_connections_make_room_and_slow_heads_are_cut(small, monkeypatch):
     with contextlib.ExitStack() as stack:
         address = ("127.0.0.1", small.rest_port)
         opened = [
-            stack.enter_context(socket.create_connection(address, timeout=10))
+            stack.enter_context(socket.create_connection(address, timeout=4))
             for _ in range(9)
         ]
         assert_answers(small.rest_target)
         monkeypatch.setattr(connections, "HEADER_TIMEOUT_S", 0.2)
-        slow = stack.enter_context(socket.create_connection(address, 10))
+        slow = stack.enter_context(socket.create_connection(address, 4))
         slow.sendall(b"GET / HTTP/1.1\r\nHost: ")
         for each in [opened[0], slow]:
             with contextlib.suppress(ConnectionResetError):
