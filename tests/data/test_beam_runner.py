@@ -1,5 +1,7 @@
 """The build on Apache Beam's direct runner equals the one on this machine."""
 
+import io
+import json
 import os
 
 import PIL.Image
@@ -9,8 +11,15 @@ pytest.importorskip("apache_beam")
 
 from tests.data.builders import assert_same_files, build, make_head, upload
 from trainer.data import records
-from trainer.data.build import beam, output, scan, shards
-from trainer.storage import buckets
+from trainer.data.build import (
+    beam,
+    output,
+    scan,
+    shards,
+    sources,
+    training_images,
+)
+from trainer.storage import buckets, paths
 
 
 @pytest.fixture
@@ -38,6 +47,25 @@ def test_direct_runner_writes_the_bytes_of_a_local_build(folders, tmp_path):
     build(folders, tmp_path / "local")
     build(folders, tmp_path / "beam", runner="direct")
     assert_same_files(tmp_path / "local", tmp_path / "beam")
+
+
+def test_files_between_machines_are_json(folders, tmp_path, monkeypatch):
+    written, write = {}, paths.write_atomically
+
+    def remember(path, data):
+        written[os.path.basename(path)] = data
+        write(path, data)
+
+    monkeypatch.setattr(paths, "write_atomically", remember)
+    runner = beam.BeamRunner(scan.ReadOptions(), "direct", (), str(tmp_path))
+    files = sources.list_folders(str(folders)).files
+    form = training_images.TrainingFormat(32, 1)
+    facts, _ = runner.scan(files, form, io.BytesIO())
+    assert len(facts) == 38
+    # Workers of the direct runner are threads of this process.
+    assert {name[:8] for name in written} == {"items-00", "results-"}
+    for text in written.values():
+        assert isinstance(json.loads(text), list)
 
 
 def test_bucket_is_read_and_its_records_are_replaced(

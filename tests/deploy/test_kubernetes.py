@@ -217,7 +217,8 @@ def test_serving_deployment_is_scraped_and_probed_at_the_model():
         )
     assert container["livenessProbe"]["httpGet"]["path"] == path
     (compose,) = load(ROOT / "deploy/serving/docker-compose.yml")
-    assert container["image"] == compose["services"]["serving"]["image"]
+    image = compose["services"]["serving"]["image"]
+    assert image == f"${{SERVING_IMAGE:-{container['image']}}}"
     assert options["model_base_path"] == "$(MODEL_BASE_PATH)"
     assert variables(container)["MODEL_BASE_PATH"].startswith("gs://")
 

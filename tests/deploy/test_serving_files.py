@@ -86,6 +86,15 @@ def test_batch_sizes_are_those_of_the_warm_up():
     assert int(largest) == warmup.BATCH_SIZES[-1]
 
 
+def assert_confined(service):
+    """A container without root, with a bound on its memory."""
+    user = re.sub(r"\$\{\w+:-(.*)\}", r"\1", service["user"])
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+    assert service["mem_limit"] and service["mem_reservation"]
+    assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
 def test_compose_starts_the_server_with_files_that_exist_and_scrapes_it():
     services = read_yaml("docker-compose.yml")["services"]
     serving = services["serving"]
@@ -99,7 +108,10 @@ def test_compose_starts_the_server_with_files_that_exist_and_scrapes_it():
     # Nothing listens beyond this machine, and no image moves by itself.
     for service in services.values():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-        assert re.search(r":v?\d+\.\d+", service["image"])
+        assert re.fullmatch(
+            r"\$\{\w+_IMAGE:-[\w/]+:v?\d+\.\d+\.\d+\}", service["image"]
+        )
+        assert_confined(service)
     (scraped,) = read_yaml("prometheus.yml")["scrape_configs"]
     assert scraped["static_configs"] == [{"targets": ["serving:8501"]}]
     assert "--rest_api_port=8501" in serving["command"]

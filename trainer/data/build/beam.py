@@ -9,7 +9,6 @@ filling the memory. Neither TensorFlow nor Beam's own file systems are needed.
 import functools
 import io
 import itertools
-import pickle
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, TypeVar
@@ -18,7 +17,7 @@ import apache_beam
 from apache_beam.options import pipeline_options
 
 from trainer.data import records
-from trainer.data.build import scan, shards, sources, training_images
+from trainer.data.build import scan, shards, sources, training_images, wire
 from trainer.storage import paths
 
 Item = TypeVar("Item")
@@ -64,9 +63,12 @@ class BeamRunner:
         thumbnails: BinaryIO,
     ) -> tuple[list[scan.ImageFacts], list[scan.ScannedFile]]:
         """See `scan.scan_files`; what workers encode cannot wait here."""
-        return scan.scan_files(
-            files, self._options, form, self.map_ordered, thumbnails
+        read = functools.partial(
+            self.map_ordered,
+            item_kind=tuple[int, sources.Source],
+            result_kind=scan.ScannedFile,
         )
+        return scan.scan_files(files, self._options, form, read, thumbnails)
 
     def write(
         self,
@@ -85,18 +87,28 @@ class BeamRunner:
             options=self._options,
             form=form,
         )
-        return list(self.map_ordered(write, tasks, chunk_size=1))
+        return list(
+            self.map_ordered(
+                write, tasks, shards.ShardTask, records.Shard, chunk_size=1
+            )
+        )
 
     def map_ordered(
         self,
         function: Callable[[Item], Result],
         items: Iterable[Item],
+        item_kind: type[Item],
+        result_kind: type[Result],
         chunk_size: int = CHUNK_SIZE,
     ) -> Iterator[Result]:
         """Yields `function(item)` for each item, in the order of the items.
 
-        The function is picklable and safe to repeat; one worker takes
-        `chunk_size` items at a time.
+        Args:
+            function: picklable, and safe to repeat.
+            items: of what `wire` knows.
+            item_kind: their type.
+            result_kind: that of what the function returns.
+            chunk_size: items that one worker takes at a time.
 
         Raises:
             OSError: if the pipeline fails.
@@ -107,19 +119,18 @@ class BeamRunner:
             num_chunks = 0
             iterator = iter(items)
             while chunk := list(itertools.islice(iterator, chunk_size)):
-                _write_pickle(
-                    paths.join(folder, f"items-{num_chunks:06d}"), chunk
-                )
+                path = paths.join(folder, f"items-{num_chunks:06d}")
+                paths.write_atomically(path, wire.to_json(chunk))
                 num_chunks += 1
-            self._run(
-                functools.partial(_apply, function=function, folder=folder),
-                num_chunks,
+            apply = functools.partial(
+                _apply, function=function, folder=folder, kind=item_kind
             )
+            self._run(apply, num_chunks)
             for index in range(num_chunks):
                 data = paths.read_bytes(
                     paths.join(folder, f"results-{index:06d}")
                 )
-                yield from pickle.loads(data)
+                yield from wire.from_json(list[result_kind], data)
         finally:
             paths.remove_folder(folder)
 
@@ -141,14 +152,11 @@ class BeamRunner:
             ) from error
 
 
-def _write_pickle(path: str, value: object) -> None:
-    paths.write_atomically(path, pickle.dumps(value))
-
-
-def _apply(index: int, function: Callable, folder: str) -> None:
+def _apply(index: int, function: Callable, folder: str, kind: type) -> None:
     data = paths.read_bytes(paths.join(folder, f"items-{index:06d}"))
-    results = [function(item) for item in pickle.loads(data)]
-    _write_pickle(paths.join(folder, f"results-{index:06d}"), results)
+    items = wire.from_json(list[kind], data)
+    path = paths.join(folder, f"results-{index:06d}")
+    paths.write_atomically(path, wire.to_json(list(map(function, items))))
 
 
 def _encode_and_write(
