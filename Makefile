@@ -83,7 +83,7 @@ test-wheel: check  ## install the wheel into an empty environment, and run a sma
 	$(BIN)/uv pip install --quiet --python=$(VENV)/wheel/venv/bin/python "$$(echo $(DIST)/*.whl)[server]"
 	cp tests/demo.sh $(VENV)/wheel/
 	cd $(VENV)/wheel && env -u PYTHONPATH NUM_IMAGES=120 IMAGE_SIZE=32 EPOCHS=2 PYTHON=venv/bin/python ./demo.sh demo
-	cd $(VENV)/wheel && for name in build train tune evaluate serve predict publish submit; do \
+	cd $(VENV)/wheel && unset PYTHONPATH && for name in build train tune evaluate serve predict publish submit; do \
 		venv/bin/lightbox-$$name --help | grep -q ' --' || exit 1; done
 
 clean:  ## remove what the targets made

@@ -34,7 +34,7 @@ MAX_ATTEMPTS = 4
 FIRST_DELAY_S = 0.2
 # Fields of `Prediction` are called as the outputs are, but for the overlay.
 _REQUIRED = ("probabilities", "label", "label_index", "score", "valid")
-_NUMBERS = ("probabilities", "score", "out_of_distribution")
+_NUMBERS = ("probabilities", "score", "out_of_distribution", "threshold")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Prediction:
         label: name of the most probable class.
         label_index: its index.
         score: probability of the positive class, or of `label`.
-        decision: `score` against the operating point; None if the model has
+        decision: whether `score` reaches the threshold; None if the model has
             more than two classes.
         valid: False if the server could not decode the image; then the other
             fields mean nothing.
@@ -54,6 +54,8 @@ class Prediction:
             unusual; None if the model does not say.
         is_out_of_distribution: whether it is above 1, or None.
         overlay: PNG of what the label rests on, if `explain` asked for it.
+        decision_label: name of the class that was decided on, or None.
+        threshold: of the decision, or None.
     """
 
     probabilities: tuple[float, ...]
@@ -65,6 +67,8 @@ class Prediction:
     out_of_distribution: float | None = None
     is_out_of_distribution: bool | None = None
     overlay: bytes | None = dataclasses.field(default=None, repr=False)
+    decision_label: str | None = None
+    threshold: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

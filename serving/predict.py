@@ -5,8 +5,10 @@ r"""Asks a server what is on images.
 
 Prints a table, or with `--json` or `--csv` something for machines. Images of
 every format that Lightbox trains on are sent as the pixels that it trains on.
-The column `unlike` warns of images that the model has seen nothing like. One
-bad image does not keep the others from being answered, but the exit code is 1.
+Of two classes it says the one decided on, the probability of the positive one,
+and the threshold that this was held against. `unlike` warns of images that the
+model has seen nothing like. One bad image does not keep the others from being
+answered, but the exit code is 1.
 """
 
 import dataclasses
@@ -23,7 +25,9 @@ from trainer import startup
 from trainer.storage import csv_text, paths
 
 FLAGS = flags.FLAGS
-COLUMNS = ("file", "label", "score", "decision", "unlike", "probabilities")
+# Of two classes the score is that of the positive one.
+COLUMNS = ("file", "decision", "score", "threshold", "unlike")
+COLUMNS_OF_MANY = ("file", "label", "score", "probabilities", "unlike")
 # Of a prediction, what goes into JSON and CSV.
 FIELDS = tuple(
     field.name
@@ -71,30 +75,36 @@ def define_flags() -> None:
 
 def format_table(answers: list[image_files.Answer]) -> str:
     """Returns an aligned table of the images that were answered."""
-    rows = [COLUMNS]
-    for answer in answers:
-        prediction = answer.prediction
-        if answer.error is not None:
-            continue
-        decision = {None: "-", True: "positive", False: "negative"}
-        unlike = {None: "-", True: "yes", False: "no"}
-        rows.append(
-            (
-                answer.file,
-                prediction.label,
-                f"{prediction.score:.4f}",
-                decision[prediction.decision],
-                unlike[prediction.is_out_of_distribution],
-                " ".join(f"{p:.4f}" for p in prediction.probabilities),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    found = [answer for answer in answers if answer.error is None]
+    rows = [_row(answer.file, answer.prediction) for answer in found]
+    columns = COLUMNS
+    if any(answer.prediction.decision is None for answer in found):
+        columns = COLUMNS_OF_MANY
+    widths = [
+        max(map(len, cells)) for cells in zip(columns, *rows, strict=True)
+    ]
     return "\n".join(
         "  ".join(
             cell.ljust(width) for cell, width in zip(row, widths, strict=True)
         ).rstrip()
-        for row in rows
+        for row in (columns, *rows)
     )
+
+
+def _row(file: str, prediction: client.Prediction) -> tuple[str, ...]:
+    unlike = {None: "-", True: "yes", False: "no"}
+    cells = (f"{prediction.score:.4f}",)
+    if prediction.decision is None:
+        cells = (prediction.label, *cells)
+        last = " ".join(f"{p:.4f}" for p in prediction.probabilities)
+    else:
+        # A server of an older export tells no name and no threshold.
+        default = "positive" if prediction.decision else "negative"
+        cells = (prediction.decision_label or default, *cells)
+        last = "-"
+        if prediction.threshold is not None:
+            last = f"{prediction.threshold:.4f}"
+    return (file, *cells, last, unlike[prediction.is_out_of_distribution])
 
 
 def format_json(

@@ -15,7 +15,7 @@ IMAGE_SIZE=${IMAGE_SIZE:-64}
 EPOCHS=${EPOCHS:-16}
 
 step() { printf '\n== %s\n' "$*"; }
-run() { printf '$ python %s\n' "$*"; "$PYTHON" "$@"; }
+run() { printf '$ python %s\n' "$*" >&2; "$PYTHON" "$@"; }
 
 if [ -e "$OUTPUT" ]; then
   echo "demo: $OUTPUT exists; remove it, or name another directory." >&2
@@ -37,6 +37,7 @@ run -m trainer.task --data_dir="$OUTPUT/records" --job_dir="$OUTPUT/run" \
 
 step "Serve"
 echo '$ python -m serving.local_server --model_base_path='"$OUTPUT/run/export --model_name=classifier --port=0 --rest_api_port=0"
+: >"$OUTPUT/server.log"
 "$PYTHON" -m serving.local_server --model_base_path="$OUTPUT/run/export" \
   --model_name=classifier --port=0 --rest_api_port=0 \
   >"$OUTPUT/server.log" 2>&1 &
@@ -52,15 +53,28 @@ GRPC=$(grep -m1 grpc <<<"$ADDRESSES")
 REST=$(grep -m1 http <<<"$ADDRESSES")
 echo "ready at $GRPC and $REST"
 
-step "Draw four more images, which the model has not seen"
+step "Draw twelve more patients, whom the model has not seen; ask about one image of each"
 run -m trainer.data.sample_data --output_dir="$OUTPUT/new_scans" \
-  --num_images=4 --seed=1
+  --num_images=48 --seed=1
+find "$OUTPUT/new_scans" -name '*.png' ! -name '*_slice_00.png' -delete
 
 step "Ask over gRPC"
 run -m serving.predict --target="$GRPC" --model_name=classifier "$OUTPUT/new_scans"
 
-step "Ask the same over REST"
-run -m serving.predict --target="$REST" --model_name=classifier "$OUTPUT/new_scans"
+step "Ask the same over REST, for a spreadsheet"
+run -m serving.predict --target="$REST" --model_name=classifier --csv \
+  "$OUTPUT/new_scans" | tee "$OUTPUT/answers.csv"
 
 step "Done"
-echo "Open $OUTPUT/run/evaluation/report.html"
+"$PYTHON" - "$OUTPUT/answers.csv" <<'END'
+import csv, pathlib, sys
+
+with open(sys.argv[1], newline="") as file:
+    rows = list(csv.DictReader(file))
+right = [
+    row for row in rows
+    if pathlib.Path(row["file"]).parent.name == row["decision_label"]
+]
+print(f"{len(right)} of {len(rows)} new images were called right ({sys.argv[1]}).")
+END
+echo "How good the model is, and where it errs: open $OUTPUT/run/evaluation/report.html"

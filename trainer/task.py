@@ -14,7 +14,7 @@ import sys
 
 from absl import app, flags
 
-from trainer import config, config_flags, startup
+from trainer import api, config, config_flags, startup
 from trainer.storage import paths, staging
 
 FLAGS = flags.FLAGS
@@ -84,11 +84,10 @@ def _run(cfg: config.TrainConfig, place: staging.Workspace) -> None:
     startup.import_keras()
     import tensorflow as tf
 
-    from trainer import pipeline
     from trainer.training import cluster
 
     try:
-        pipeline.run(config_flags.bring_here(cfg, place, cluster.is_chief()))
+        api.train_in(place, cfg)
     except (ValueError, OSError) as error:
         sys.exit(f"trainer.task: {error}")
     except tf.errors.DataLossError as error:

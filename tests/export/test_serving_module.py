@@ -38,6 +38,9 @@ def test_bytes_signature_gives_calibrated_probabilities(
     np.testing.assert_array_equal(
         outputs[signature.DECISION], positive >= OPERATING_POINT
     )
+    decided = np.array(CLASS_NAMES, "S")[(positive >= OPERATING_POINT) + 0]
+    assert outputs[signature.DECISION_LABEL].tolist() == decided.tolist()
+    assert set(outputs[signature.THRESHOLD]) == {np.float32(OPERATING_POINT)}
     assert outputs[signature.VALID].all()
 
 
@@ -49,6 +52,8 @@ def test_signature_types_are_those_of_the_contract(signatures):
         "label_index": "int32",
         "score": "float32",
         "decision": "bool",
+        "decision_label": "string",
+        "threshold": "float32",
         "valid": "bool",
         "out_of_distribution": "float32",
         "is_out_of_distribution": "bool",

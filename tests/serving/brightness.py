@@ -38,6 +38,11 @@ def build_signatures(operating_point: float) -> dict:
             "label_index": index,
             "score": score,
             "decision": score >= operating_point,
+            "decision_label": tf.gather(
+                tf.constant(CLASS_NAMES),
+                tf.cast(score >= operating_point, tf.int32),
+            ),
+            "threshold": tf.fill(tf.shape(score), operating_point),
             "valid": valid,
             "out_of_distribution": 2 * score,
             "is_out_of_distribution": 2 * score > 1,

@@ -1,6 +1,7 @@
 """The command, as a user runs it, and what it prints."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -61,15 +62,9 @@ def test_folder_gives_a_row_for_each_image(rest_target, folder):
     done = ask(rest_target, "--batch_size=1", folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split() for line in done.stdout.splitlines()] == [
-        ["file", "label", "score", "decision", "unlike", "probabilities"],
-        [
-            f"{folder}/b.png",
-            *("bright", "0.8000", "positive", "yes", "0.2000", "0.8000"),
-        ],
-        [
-            f"{folder}/a/scan.bmp",
-            *("dark", "0.2000", "negative", "no", "0.8000", "0.2000"),
-        ],
+        ["file", "decision", "score", "threshold", "unlike"],
+        [f"{folder}/b.png", "bright", "0.8000", "0.5000", "yes"],
+        [f"{folder}/a/scan.bmp", "dark", "0.2000", "0.5000", "no"],
     ]
 
 
@@ -153,10 +148,21 @@ def test_dicom_file_gets_the_answer_of_its_pixels(rest_target):
 
 
 def test_table_is_aligned():
-    assert predict.format_table(ANSWERS).splitlines() == [
-        "file        label  score   decision  unlike  probabilities",
-        "a,b.png     dark   0.2500  negative  -       0.7500 0.2500",
-        "longer.png  c      0.7000  -         -       0.1000 0.2000 0.7000",
+    assert predict.format_table(ANSWERS[1:]).splitlines() == [
+        "file        label  score   probabilities         unlike",
+        "longer.png  c      0.7000  0.1000 0.2000 0.7000  -",
+    ]
+
+
+def test_class_decided_on_is_named_though_another_is_more_probable():
+    called = dataclasses.replace(
+        DARK, decision=True, decision_label="bright", threshold=0.2
+    )
+    answers = [ANSWERS[0], image_files.Answer("c.png", called, None)]
+    assert predict.format_table(answers).splitlines() == [
+        "file     decision  score   threshold  unlike",
+        "a,b.png  negative  0.2500  -          -",
+        "c.png    bright    0.2500  0.2000     -",
     ]
 
 

@@ -128,9 +128,17 @@ class ServingModule(tf.Module):
             outputs[signature.OUT_OF_DISTRIBUTION] = unlike
             outputs[signature.IS_OUT_OF_DISTRIBUTION] = unlike > 1
         if self._positive_index is not None:
-            outputs[signature.DECISION] = valid & (
-                score >= self._operating_point
+            decision = valid & (score >= self._operating_point)
+            decided = tf.where(
+                decision, self._positive_index, 1 - self._positive_index
             )
+            outputs |= {
+                signature.DECISION: decision,
+                signature.DECISION_LABEL: tf.where(
+                    valid, tf.gather(self._class_names, decided), ""
+                ),
+                signature.THRESHOLD: tf.where(valid, self._operating_point, 0),
+            }
         return outputs
 
     def _serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:

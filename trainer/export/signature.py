@@ -19,7 +19,11 @@ PROBABILITIES = "probabilities"  # float32 [batch, classes], calibrated
 LABEL = "label"  # string [batch], name of the most probable class
 LABEL_INDEX = "label_index"  # int32 [batch], its index
 SCORE = "score"  # float32 [batch]: P(positive class), or P(label)
-DECISION = "decision"  # bool [batch], binary only: score >= operating point
+DECISION = "decision"  # bool [batch], binary only: score >= threshold
+# string [batch], binary only: the name of the class that was decided on, and
+# float32 [batch], binary only: the operating point that it was decided by.
+DECISION_LABEL = "decision_label"
+THRESHOLD = "threshold"
 VALID = "valid"  # bool [batch]: the image could be decoded
 # float32 [batch]: how unlike the training set; 1 is the threshold, which 95 %
 # of the validation images do not pass.

@@ -156,7 +156,11 @@ def _check_signatures(version: _Version) -> str:
         answer[signature.OUT_OF_DISTRIBUTION] = (tf.float32, [None])
         answer[signature.IS_OUT_OF_DISTRIBUTION] = (tf.bool, [None])
     if version.info.positive_index is not None:
-        answer[signature.DECISION] = (tf.bool, [None])
+        answer |= {
+            signature.DECISION: (tf.bool, [None]),
+            signature.DECISION_LABEL: strings,
+            signature.THRESHOLD: (tf.float32, [None]),
+        }
     encoded = {signature.IMAGE_BYTES: strings}
     pixels = {signature.PIXELS_INPUT: (tf.float32, _pixels_shape(version))}
     contract = {

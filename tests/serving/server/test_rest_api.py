@@ -38,6 +38,8 @@ ROW = {
     "label_index": 1,
     "score": 0.8,
     "decision": True,
+    "decision_label": "bright",
+    "threshold": 0.5,
     "valid": True,
     "out_of_distribution": 1.6,
     "is_out_of_distribution": True,
