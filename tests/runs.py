@@ -18,6 +18,7 @@ TRAIN_FLAGS = (
     "--patience=60",
     "--feature_views=2",
     "--fine_tune_epochs=2",
+    "--fine_tune_blocks=2",
     "--steps_per_execution=1",
 )
 

@@ -250,8 +250,12 @@ def _fine_tune(run: Run, rows_before: list[dict]) -> list[dict]:
         cfg.fine_tune_blocks if cfg.is_pretrained else len(classifier.BLOCKS),
         train_batch_norm=not cfg.is_pretrained,
     )
-    steps_per_epoch = -(-run.info.num_images("train") // cfg.global_batch_size)
-    optimizer = _make_optimizer(run, steps_per_epoch * cfg.fine_tune_epochs)
+    num_images = run.info.num_images("train")
+    num_epochs = cfg.fine_tune_epochs
+    if num_epochs < 0:
+        num_epochs = schedules.choose_epochs(num_images)
+    steps_per_epoch = -(-num_images // cfg.global_batch_size)
+    optimizer = _make_optimizer(run, steps_per_epoch * num_epochs)
     averages = None
     if cfg.average_epochs:
         averages = WeightAverages(
@@ -279,7 +283,7 @@ def _fine_tune(run: Run, rows_before: list[dict]) -> list[dict]:
             run.outputs(run.predict_step, "validation"),
         ),
         steps_per_epoch=steps_per_epoch,
-        num_epochs=cfg.fine_tune_epochs,
+        num_epochs=num_epochs,
         patience=cfg.patience,
         steps_per_execution=cfg.steps_per_execution,
         stop_requested=run.sigterm,

@@ -53,7 +53,7 @@ SPACE: dict[str, Choice | Range] = {
 # Of the second stage: blocks of the backbone, from the top; 0 trains no more
 # than the head.
 DEPTH = "fine_tune_blocks"
-SECOND_STAGE = {DEPTH: Choice((0, 1, 2, 4))}
+SECOND_STAGE = {DEPTH: Choice((0, 2, 4, 9))}
 AUGMENTATION_FIELDS = (
     "rotation_degrees",
     "shift_fraction",

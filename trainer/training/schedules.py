@@ -7,6 +7,19 @@ import numpy as np
 BASE_BATCH_SIZE = 32
 
 
+def choose_epochs(num_images: int) -> int:
+    """Epochs of fine-tuning: many over a small set, few over a large one.
+
+    Args:
+        num_images: of the training set.
+
+    Returns:
+        As many as give 400 steps of `BASE_BATCH_SIZE` images, 3 to 20.
+    """
+    epochs = round(400 * BASE_BATCH_SIZE / num_images)
+    return min(20, max(3, epochs))
+
+
 def make_schedule(
     name: str, peak: float, warmup_steps: int, total_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
