@@ -88,7 +88,7 @@ class TrainConfig:
     fine_tune_epochs: int = _field(
         -1,
         "Epochs with the backbone unfrozen; 0 skips the phase, -1 makes about "
-        "400 steps of 32 images of it, in 3 to 20 epochs.",
+        "200 steps of 32 images of it, in 3 to 10 epochs.",
         between=(-1, 100_000),
     )
     fine_tune_blocks: int = _field(
@@ -99,7 +99,7 @@ class TrainConfig:
     )
     patience: int = _field(
         10,
-        "Epochs without a lower validation loss before a phase stops.",
+        "Epochs without one that is kept before a phase stops.",
         between=(1, 100_000),
     )
     head_learning_rate: float = _field(
@@ -110,18 +110,6 @@ class TrainConfig:
         "Peak rate of fine-tuning at 32 images a step; 0: 3e-4 for pretrained "
         "weights, 2e-3 from scratch.",
         between=(0.0, 10.0),
-    )
-    layer_rate_decay: float = _field(
-        1.0,
-        "Factor of the rate of fine-tuning from each block of the backbone "
-        "to the one below it.",
-        between=(0.01, 1.0),
-    )
-    average_epochs: float = _field(
-        1.0,
-        "Epochs that the averages of the weights reach back, which are "
-        "validated and kept in fine-tuning; 0: the weights themselves.",
-        between=(0.0, 100.0),
     )
     learning_rate_scaling: str = _field(
         "sqrt",

@@ -1,6 +1,5 @@
 """The two phases of training: the head on features, then fine-tuning."""
 
-import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -29,7 +28,6 @@ from trainer.training import (
     schedules,
     train_step,
 )
-from trainer.training.averages import WeightAverages
 
 HEAD_FILE = "head.npz"
 _SHARE_STORAGE = (
@@ -256,12 +254,7 @@ def _fine_tune(run: Run, rows_before: list[dict]) -> list[dict]:
         num_epochs = schedules.choose_epochs(num_images)
     steps_per_epoch = -(-num_images // cfg.global_batch_size)
     optimizer = _make_optimizer(run, steps_per_epoch * num_epochs)
-    averages = None
-    if cfg.average_epochs:
-        averages = WeightAverages(
-            run.model, cfg.average_epochs * steps_per_epoch
-        )
-    checkpoint = _restore(run, optimizer, averages)
+    checkpoint = _restore(run, optimizer)
     progress = checkpoint.progress
     if progress.finished:
         logging.info("fine_tune already finished; its result is kept.")
@@ -273,12 +266,12 @@ def _fine_tune(run: Run, rows_before: list[dict]) -> list[dict]:
         optimizer=optimizer,
         train_steps=train_step.make_train_function(
             run.strategy,
-            _make_replica_step(run, optimizer, averages),
+            _make_replica_step(run, optimizer),
             cfg.accumulation_steps,
             measures_waiting=not cfg.deterministic,
         ),
         make_dataset=lambda start_step: _make_dataset(run, start_step),
-        validate=lambda: loop.validation_metrics(
+        validate=lambda: loop.validate(
             run.labels("validation"),
             run.outputs(run.predict_step, "validation"),
         ),
@@ -291,7 +284,6 @@ def _fine_tune(run: Run, rows_before: list[dict]) -> list[dict]:
             paths.join(cfg.job_dir, "logs/fine_tune") if run.is_chief else "",
             cfg.profile_range,
         ),
-        judged=averages.in_model if averages else contextlib.nullcontext,
     )
     log = None
     if run.is_chief:
@@ -337,9 +329,7 @@ def _make_optimizer(run: Run, total_steps: int) -> keras.optimizers.Optimizer:
 
 
 def _restore(
-    run: Run,
-    optimizer: keras.optimizers.Optimizer,
-    averages: WeightAverages | None,
+    run: Run, optimizer: keras.optimizers.Optimizer
 ) -> checkpoints.PhaseCheckpoint:
     """The checkpoints of fine-tuning; model and optimizer go on at the last."""
     checkpoint = checkpoints.PhaseCheckpoint(
@@ -347,7 +337,6 @@ def _restore(
         run.model,
         optimizer,
         None if run.is_chief else paths.join(run.scratch_dir, "fine_tune"),
-        averages.variables if averages else (),
     )
     if checkpoint.restore():
         logging.info(
@@ -363,9 +352,7 @@ def _restore(
 
 
 def _make_replica_step(
-    run: Run,
-    optimizer: keras.optimizers.Optimizer,
-    averages: WeightAverages | None,
+    run: Run, optimizer: keras.optimizers.Optimizer
 ) -> train_step.ReplicaStep:
     cfg = run.cfg
     class_weights = np.ones(run.info.num_classes, np.float32)
@@ -383,8 +370,6 @@ def _make_replica_step(
         seed=cfg.seed,
         focal_gamma=cfg.focal_gamma,
         gradient_clip_norm=cfg.gradient_clip_norm,
-        rate_factors=classifier.rate_factors(run.model, cfg.layer_rate_decay),
-        averages=averages,
     )
 
 

@@ -88,11 +88,10 @@ def make_loop_round(
                 make_dataset=lambda start_step: distribution.distribute(
                     strategy, lambda *_: make_dataset()
                 ),
-                validate=lambda: {
-                    "val_loss": 0.0,
-                    "val_accuracy": 0.0,
-                    "val_auc": None,
-                },
+                validate=lambda: (
+                    {"val_loss": 0.0, "val_accuracy": 0.0, "val_auc": None},
+                    np.zeros(1, np.float32),
+                ),
                 steps_per_epoch=num_steps,
                 num_epochs=1,
                 patience=1,

@@ -218,22 +218,6 @@ def test_set_trainable_unfreezes_top_blocks_without_batch_norm(
     )
 
 
-def test_rates_fall_from_the_head_to_the_stem(classifier_model):
-    classifier.set_trainable(classifier_model, 9, train_batch_norm=False)
-    factors = dict(
-        zip(
-            [v.path for v in classifier_model.trainable_variables],
-            classifier.rate_factors(classifier_model, 0.5),
-            strict=True,
-        )
-    )
-    assert [f for name, f in factors.items() if "logits" in name] == [1, 1]
-    assert factors["top_conv/kernel"] == 0.5
-    assert factors["block7a_dwconv/kernel"] == 0.25
-    assert factors["block1a_se_reduce/bias"] == 0.5**8
-    assert factors["stem_conv/kernel"] == 0.5**9
-
-
 def test_batch_norm_is_synchronized(classifier_model):
     layers = [
         layer

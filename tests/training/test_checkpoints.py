@@ -23,7 +23,7 @@ def save_steps(directory, steps):
         checkpoint.progress.step = step
         checkpoint.progress.history.append({"step": step, "val_auc": None})
         checkpoint.progress.best_weights = model.get_weights()
-        checkpoint.progress.best_loss = 1.0 / step
+        checkpoint.progress.lowest_losses = [0.5, 1.0 / step]
         checkpoint.save()
 
 
@@ -33,7 +33,7 @@ def test_restore_brings_back_weights_and_progress(tmp_path):
     assert checkpoint.restore()
     progress = checkpoint.progress
     assert progress.step == 5
-    assert progress.best_loss == 0.2
+    assert progress.lowest_losses == [0.5, 0.2]
     assert progress.history[-1] == {"step": 5, "val_auc": None}
     np.testing.assert_array_equal(model.get_weights()[0], np.full((3, 1), 5))
     np.testing.assert_array_equal(progress.best_weights[0], np.full((3, 1), 5))

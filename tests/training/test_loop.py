@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -19,7 +18,6 @@ from trainer.training import (
     preemption,
     train_step,
 )
-from trainer.training.averages import WeightAverages
 
 
 def linear_model(num_features=6, num_logits=1):
@@ -44,7 +42,6 @@ def feature_phase(
     model = linear_model()
     optimizer = keras.optimizers.AdamW(0.05)
     optimizer.build(model.trainable_variables)
-    averages = WeightAverages(model, 4.0)
     per_replica = distribution.per_replica_batch_size(
         strategy, 4, accumulation_steps
     )
@@ -74,23 +71,19 @@ def feature_phase(
                 label_smoothing=0.0,
                 global_batch_size=4,
                 seed=0,
-                averages=averages,
             ),
             accumulation_steps,
         ),
         "make_dataset": make_dataset,
-        "validate": lambda: loop.validation_metrics(y, model(x).numpy()),
+        "validate": lambda: loop.validate(y, model(x).numpy()),
         "steps_per_epoch": steps_per_epoch,
         "num_epochs": num_epochs,
         "patience": patience,
         "steps_per_execution": 2,
-        "judged": averages.in_model,
         **overrides,
     }
     phase = loop.Phase(**arguments)
-    checkpoint = checkpoints.PhaseCheckpoint(
-        str(directory), model, optimizer, averages=averages.variables
-    )
+    checkpoint = checkpoints.PhaseCheckpoint(str(directory), model, optimizer)
     return phase, checkpoint, (x, y)
 
 
@@ -137,26 +130,40 @@ def test_phase_learns_and_keeps_best_weights(tmp_path):
     assert history == rows
     assert [row["epoch"] for row in rows] == list(range(1, 21))
     assert [row["step"] for row in rows] == list(range(3, 61, 3))
-    best = min(rows, key=lambda row: row["val_loss"])
-    assert best["val_loss"] < 0.6 * np.log(2)
-    assert phase.validate()["val_loss"] == pytest.approx(best["val_loss"])
+    assert min(row["val_loss"] for row in rows) < 0.6 * np.log(2)
+    validation, losses = phase.validate()
+    kept = rows[checkpoint.progress.best_epoch - 1]
+    assert validation["val_loss"] == pytest.approx(kept["val_loss"])
+    assert losses.mean() == pytest.approx(kept["val_loss"])
 
 
-def test_phase_stops_early_and_returns_to_the_best_epoch(tmp_path):
+@pytest.mark.parametrize(
+    ("spread", "num_epochs", "kept"),
+    [
+        # Alike on all images: none above the lowest, of epoch 2, is kept.
+        ([0.0, 0.0, 0.0], 5, 2),
+        # Of odd epochs a standard error is 0.577: 0.5 and 0.1 are within it,
+        # 0.6 is not.
+        ([-1.0, 0.0, 1.0], 8, 5),
+    ],
+)
+def test_latest_epoch_is_kept_that_is_no_worse_than_by_chance(
+    spread, num_epochs, kept, tmp_path
+):
     strategy = make_strategy("one_device")
-    val_losses = iter([9.0, 5.0, 4.0, 4.5, 4.2, 4.1, 1.0])
+    # Before the first epoch, and after each.
+    val_losses = iter([9.0, 5.0, 4.0, 4.5, 4.2, 4.1, 6.0, 4.6, 4.7, 1.0])
+    signs = itertools.cycle([0.0, 1.0])
+
+    def validate():
+        loss = next(val_losses)
+        metrics = {"val_loss": loss, "val_accuracy": 0.5, "val_auc": None}
+        noise = next(signs) * np.array(spread)
+        return metrics, (loss + noise).astype(np.float32)
+
     with strategy.scope():
         phase, checkpoint, _ = feature_phase(
-            strategy,
-            tmp_path,
-            50,
-            patience=3,
-            judged=contextlib.nullcontext,
-            validate=lambda: {
-                "val_loss": next(val_losses),
-                "val_accuracy": 0.5,
-                "val_auc": None,
-            },
+            strategy, tmp_path, 50, patience=3, validate=validate
         )
         seen = []
         loop.run_phase(
@@ -164,8 +171,8 @@ def test_phase_stops_early_and_returns_to_the_best_epoch(tmp_path):
             checkpoint,
             lambda row: seen.append(phase.model.get_weights()[0]),
         )
-    assert len(seen) == 5
-    np.testing.assert_array_equal(phase.model.get_weights()[0], seen[1])
+    assert len(seen) == num_epochs
+    np.testing.assert_array_equal(phase.model.get_weights()[0], seen[kept - 1])
 
 
 def resident_bytes():
@@ -316,7 +323,7 @@ def test_loss_that_is_not_finite_stops_with_a_sentence(
         logits = np.array([[0.5], [-1.0], [0.2]], np.float32)
         if next(validations) == bad_validation:
             logits[1] = np.nan
-        return loop.validation_metrics(np.array([1, 0, 1], np.int32), logits)
+        return loop.validate(np.array([1, 0, 1], np.int32), logits)
 
     with strategy.scope():
         phase, checkpoint, _ = feature_phase(

@@ -9,7 +9,6 @@ from tests.samples import IMAGE_SIZE, make_strategy
 from trainer.data import augmentation, input_pipeline
 from trainer.model import classifier, dropout
 from trainer.training import distribution, train_step
-from trainer.training.averages import WeightAverages
 
 BATCH = 8
 
@@ -62,7 +61,6 @@ def run_steps(
         if keras.config.dtype_policy().name == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(model.trainable_variables)
-        averages = WeightAverages(model, 2.0)
         train_steps = train_step.make_train_function(
             strategy,
             train_step.ReplicaStep(
@@ -73,8 +71,6 @@ def run_steps(
                 global_batch_size=BATCH,
                 seed=0,
                 gradient_clip_norm=gradient_clip_norm,
-                rate_factors=classifier.rate_factors(model, 0.8),
-                averages=averages,
             ),
             accumulation_steps,
         )
@@ -87,9 +83,7 @@ def run_steps(
             tf.constant(num_steps, tf.int64),
             tf.constant(0.0),
         )
-    with averages.in_model():
-        averaged = model.get_weights()
-    return sums.numpy()[:3], [*model.get_weights(), *averaged]
+    return sums.numpy()[:3], model.get_weights()
 
 
 @pytest.mark.slow

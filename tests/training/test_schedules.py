@@ -67,7 +67,7 @@ def test_all_rates_at_once_equal_those_of_the_schedule(name, warmup_steps):
 
 @pytest.mark.parametrize(
     ("num_images", "epochs"),
-    [(50, 20), (640, 20), (1280, 10), (4000, 3), (5000, 3), (1_000_000, 3)],
+    [(50, 10), (640, 10), (1280, 5), (2000, 3), (1_000_000, 3)],
 )
 def test_small_sets_are_fine_tuned_for_more_epochs(num_images, epochs):
     assert schedules.choose_epochs(num_images) == epochs

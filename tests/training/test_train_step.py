@@ -10,7 +10,6 @@ import tensorflow as tf
 from tests.samples import IMAGE_SIZE, make_strategy
 from trainer.model import classifier, dropout
 from trainer.training import distribution, train_step
-from trainer.training.averages import WeightAverages
 
 BATCH = 8
 STRATEGIES = pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def make_train_steps(
     model,
     optimizer,
     accumulation_steps=1,
-    **settings,
+    gradient_clip_norm=0.0,
 ):
     return train_step.make_train_function(
         strategy,
@@ -58,7 +57,7 @@ def make_train_steps(
             label_smoothing=0.0,
             global_batch_size=BATCH,
             seed=0,
-            **settings,
+            gradient_clip_norm=gradient_clip_norm,
         ),
         accumulation_steps,
     )
@@ -71,12 +70,16 @@ def run_steps(
     inputs,
     labels,
     accumulation_steps=1,
-    **settings,
+    gradient_clip_norm=0.0,
 ):
     """Trains on all batches; returns what the inner loop does."""
     optimizer.build(model.trainable_variables)
     train_steps = make_train_steps(
-        strategy, model, optimizer, accumulation_steps, **settings
+        strategy,
+        model,
+        optimizer,
+        accumulation_steps,
+        gradient_clip_norm,
     )
     return train_steps(
         make_iterator(strategy, inputs, labels, accumulation_steps),
@@ -167,64 +170,6 @@ def test_accumulated_micro_batches_train_as_the_whole_batch(strategy_name):
         np.testing.assert_allclose(other_sums, sums, rtol=1e-5)
         for mine, theirs in zip(other_weights, weights, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
-
-
-@STRATEGIES
-@pytest.mark.parametrize("accumulation_steps", [1, 2])
-def test_averages_follow_the_weights(accumulation_steps, strategy_name):
-    strategy = make_strategy(strategy_name)
-    inputs, labels = make_batches(30)
-    with strategy.scope():
-        model = linear_model()
-        optimizer = keras.optimizers.SGD(0.5)
-        averages = WeightAverages(model, 5.0)
-        optimizer.build(model.trainable_variables)
-        train_steps = make_train_steps(
-            strategy, model, optimizer, accumulation_steps, averages=averages
-        )
-        iterator = make_iterator(strategy, inputs, labels, accumulation_steps)
-        weights = [model.get_weights()[0]]
-        for step in range(30):
-            train_steps(
-                iterator,
-                tf.constant(step, tf.int64),
-                tf.constant(1, tf.int64),
-                tf.constant(0.0),
-            )
-            weights.append(model.get_weights()[0])
-    expected = weights[0]
-    for step, trained in enumerate(weights[1:]):
-        decay = min(0.8, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * trained
-    with averages.in_model():
-        judged = model.get_weights()[0]
-    np.testing.assert_allclose(judged, expected, rtol=1e-5)
-    np.testing.assert_array_equal(model.get_weights()[0], weights[-1])
-    assert np.abs(judged - weights[-1]).max() > 1e-3
-
-
-@STRATEGIES
-@pytest.mark.parametrize("loss_scaling", [False, True])
-def test_each_variable_has_its_rate(loss_scaling, strategy_name):
-    strategy = make_strategy(strategy_name)
-    inputs, labels = make_batches(1)
-    kernel_gradient, bias_gradient = zero_weights_gradient(inputs[0], labels[0])
-    with strategy.scope():
-        model = linear_model()
-        optimizer = keras.optimizers.SGD(1.0)
-        if loss_scaling:
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        run_steps(
-            strategy,
-            model,
-            optimizer,
-            inputs,
-            labels,
-            rate_factors=[0.25, 3.0],
-        )
-    kernel, bias = model.get_weights()
-    np.testing.assert_allclose(kernel[:, 0], -0.25 * kernel_gradient, 1e-5)
-    np.testing.assert_allclose(bias, -3.0 * bias_gradient, 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -236,28 +236,6 @@ def set_trainable(
             layer.trainable = layer.trainable and train_batch_norm
 
 
-def rate_factors(model: keras.Model, decay: float) -> list[float]:
-    """Factors of the learning rate that fall from the head to the stem.
-
-    Args:
-        model: with what is trained set by `set_trainable`.
-        decay: factor from each block to the one below it; the head has 1.
-
-    Returns:
-        One for each of `model.trainable_variables`.
-    """
-    factors = {}
-    for layer in model.layers:
-        depths = [
-            len(BLOCKS) - i
-            for i, block in enumerate(BLOCKS)
-            if layer.name.startswith(block)
-        ]
-        for variable in layer.trainable_variables:
-            factors[variable.path] = decay ** max(depths, default=0)
-    return [factors[v.path] for v in model.trainable_variables]
-
-
 def mean_model(members: Sequence[keras.Model]) -> keras.Model:
     """One model whose logits are the mean of several models' logits."""
     if len(members) == 1:

@@ -11,7 +11,6 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -49,8 +48,9 @@ class Progress:
         sums: loss, correct predictions and images of the running epoch.
         seconds: spent on training steps of the running epoch.
         input_seconds: of these, waiting for the next batch; NaN if unknown.
-        best_loss: lowest validation loss so far.
-        best_epoch: epoch it was reached in, 0 before the first.
+        lowest_losses: of each validation image, in the epoch in which their
+            mean was lowest.
+        best_epoch: whose weights are kept, 0 before the first.
         finished: the phase is over.
         history: one row per finished epoch.
         best_weights: the model's weights at `best_epoch`, on the host.
@@ -60,7 +60,7 @@ class Progress:
     sums: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 3)
     seconds: float = 0.0
     input_seconds: float = 0.0
-    best_loss: float = float("inf")
+    lowest_losses: list[float] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
     finished: bool = False
     history: list[dict] = dataclasses.field(default_factory=list)
@@ -131,7 +131,6 @@ class PhaseCheckpoint:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         save_directory: str | None = None,
-        averages: Sequence[tf.Variable] = (),
     ):
         """Ties model and optimizer to a directory.
 
@@ -142,14 +141,12 @@ class PhaseCheckpoint:
             model: whose weights are kept.
             optimizer: already built on the model's trainable variables:
                 otherwise its slots would be restored too late, or never.
-            averages: of the weights.
         """
         self.progress = Progress()
         self._checkpoint = tf.train.Checkpoint(
             model=model,
             optimizer=optimizer,
             progress=_ProgressState(self.progress),
-            averages=list(averages),
         )
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, save_directory or directory, max_to_keep=3

@@ -4,7 +4,6 @@ The inner loop runs `steps_per_execution` steps in one `tf.function`. The outer
 loop validates, keeps the best weights, stops early, checkpoints and reports.
 """
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -110,6 +109,14 @@ def validation_metrics(labels: np.ndarray, logits: np.ndarray) -> dict:
     }
 
 
+def validate(labels: np.ndarray, logits: np.ndarray) -> tuple[dict, np.ndarray]:
+    """`validation_metrics`, and the loss of each image, float32 `[images]`."""
+    losses_of_images = losses.cross_entropy(
+        tf.constant(labels), tf.constant(logits)
+    )
+    return validation_metrics(labels, logits), losses_of_images.numpy()
+
+
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """One stretch of training.
@@ -121,16 +128,14 @@ class Phase:
         train_steps: from `train_step.make_train_function`.
         make_dataset: function of the first step that returns a distributed
             data set.
-        validate: returns what `validation_metrics` does.
+        validate: returns what the function of this name does.
         steps_per_epoch: training steps in an epoch.
         num_epochs: at most.
-        patience: epochs without a lower validation loss before stopping.
+        patience: epochs that may go by without one that is kept.
         steps_per_execution: steps in one call of `train_steps`.
         stop_requested: whether this worker has been told to stop.
         profiler: of some steps.
         checkpoint_every_s: seconds between checkpoints within an epoch.
-        judged: context in which the model has the weights to be judged and
-            kept, where they are not those that are trained on.
     """
 
     name: str
@@ -138,7 +143,7 @@ class Phase:
     optimizer: keras.optimizers.Optimizer
     train_steps: Callable
     make_dataset: Callable
-    validate: Callable[[], dict]
+    validate: Callable[[], tuple[dict, np.ndarray]]
     steps_per_epoch: int
     num_epochs: int
     patience: int
@@ -148,9 +153,6 @@ class Phase:
         default_factory=profiling.StepProfiler
     )
     checkpoint_every_s: float = 300.0
-    judged: Callable[[], contextlib.AbstractContextManager] = (
-        contextlib.nullcontext
-    )
 
 
 def run_phase(
@@ -194,7 +196,8 @@ def run_phase(
                     _stop(phase, progress)
     finally:
         phase.profiler.stop()
-    phase.model.set_weights(progress.best_weights)
+    if progress.best_epoch < len(progress.history):
+        phase.model.set_weights(progress.best_weights)
     return progress.history
 
 
@@ -318,7 +321,8 @@ def _finish_epoch(
     history.log_epoch(row, phase.num_epochs, is_best=not stale)
     if progress.finished and epoch < phase.num_epochs:
         logging.info(
-            "%-9s stopped early: no lower validation loss for %d epochs.",
+            "%-9s stopped early: the validation loss has been above its "
+            "lowest by more than chance for %d epochs.",
             phase.name,
             stale,
         )
@@ -326,14 +330,19 @@ def _finish_epoch(
 
 
 def _validate(phase: Phase, progress: checkpoints.Progress, epoch: int) -> dict:
-    """Judges the weights, and keeps them if they are the best so far."""
-    with phase.judged():
-        validation = phase.validate()
-        _check_finite(
-            phase, progress, validation["val_loss"], "validation loss"
-        )
-        if validation["val_loss"] < progress.best_loss:
-            progress.best_loss = validation["val_loss"]
-            progress.best_epoch = epoch
-            progress.best_weights = phase.model.get_weights()
+    """Validates, and keeps the weights unless an earlier epoch is better.
+
+    Kept is the latest epoch whose validation loss is above the lowest by no
+    more than one standard error of their difference over the images (Breiman
+    et al., 1984, "Classification and Regression Trees", section 3.4.3). Few
+    images have a lowest loss by chance, and the schedule ends where it should.
+    """
+    validation, losses_of_images = phase.validate()
+    _check_finite(phase, progress, validation["val_loss"], "validation loss")
+    if epoch == 0 or losses_of_images.mean() < np.mean(progress.lowest_losses):
+        progress.lowest_losses = losses_of_images.tolist()
+    worse = losses_of_images - np.float32(progress.lowest_losses)
+    if worse.mean() <= worse.std() / np.sqrt(max(1, len(worse) - 1)):
+        progress.best_epoch = epoch
+        progress.best_weights = phase.model.get_weights()
     return validation

@@ -14,10 +14,10 @@ def choose_epochs(num_images: int) -> int:
         num_images: of the training set.
 
     Returns:
-        As many as give 400 steps of `BASE_BATCH_SIZE` images, 3 to 20.
+        As many as give 200 steps of `BASE_BATCH_SIZE` images, 3 to 10.
     """
-    epochs = round(400 * BASE_BATCH_SIZE / num_images)
-    return min(20, max(3, epochs))
+    epochs = round(200 * BASE_BATCH_SIZE / num_images)
+    return min(10, max(3, epochs))
 
 
 def make_schedule(

@@ -4,14 +4,13 @@ A step computes the gradient of its share of the global batch on every
 replica, sums it over all of them, clips the sum and applies it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from trainer.model import dropout, losses
-from trainer.training import averages as weight_averages
 
 
 class ReplicaStep:
@@ -28,8 +27,6 @@ class ReplicaStep:
         seed: int,
         focal_gamma: float = 0.0,
         gradient_clip_norm: float = 0.0,
-        rate_factors: Sequence[float] = (),
-        averages: weight_averages.WeightAverages | None = None,
     ):
         """Ties a model to what a step of it needs.
 
@@ -43,9 +40,6 @@ class ReplicaStep:
             focal_gamma: see `losses.cross_entropy`.
             gradient_clip_norm: largest global norm of the summed gradient; 0
                 does not clip.
-            rate_factors: of the learning rate, for each trainable variable;
-                none: all have the same rate.
-            averages: of the weights, updated after every step.
         """
         self.variables = model.trainable_variables
         self._model = model
@@ -56,15 +50,12 @@ class ReplicaStep:
         self._global_batch_size = global_batch_size
         self._seed = seed
         self._gradient_clip_norm = gradient_clip_norm
-        self._averages = averages
         _take_summed_gradients(optimizer)
-        if rate_factors:
-            _scale_rates(optimizer, rate_factors)
 
     def __call__(self, batch: dict, step: tf.Tensor) -> tf.Tensor:
         """Computes and applies; returns the sums of `gradients`."""
         gradients, sums = self.gradients(batch, step)
-        self.apply(gradients, step)
+        self.apply(gradients)
         return sums
 
     def gradients(
@@ -107,8 +98,8 @@ class ReplicaStep:
         )
         return gradients, sums
 
-    def apply(self, gradients: list[tf.Tensor], step: tf.Tensor) -> None:
-        """Sums over the replicas, clips, updates variables and averages.
+    def apply(self, gradients: list[tf.Tensor]) -> None:
+        """Sums over the replicas, clips and updates the variables.
 
         All replicas see the same sum: they clip alike, and under loss scaling
         an overflow on one of them skips the step on all.
@@ -126,8 +117,6 @@ class ReplicaStep:
         self._optimizer.apply_gradients(
             zip(gradients, self.variables, strict=True)
         )
-        if self._averages:
-            self._averages.update(step)
 
 
 def _take_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:
@@ -139,29 +128,12 @@ def _take_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:
     is replaced.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if not (
-        hasattr(inner, "_all_reduce_sum_gradients")
-        and hasattr(inner, "_get_variable_index")
-    ):
+    if not hasattr(inner, "_all_reduce_sum_gradients"):
         raise ValueError(
-            f"Keras {keras.__version__} updates weights in a way that Lightbox "
+            f"Keras {keras.__version__} sums gradients in a way that Lightbox "
             "does not know: install Keras 3.15."
         )
     inner._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
-
-
-def _scale_rates(
-    optimizer: keras.optimizers.Optimizer, factors: Sequence[float]
-) -> None:
-    """Gives each variable a learning rate of its own, which Keras 3 lacks."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    update_step = inner.update_step
-
-    def scaled(gradient, variable, learning_rate):
-        factor = factors[inner._get_variable_index(variable)]
-        return update_step(gradient, variable, factor * learning_rate)
-
-    inner.update_step = scaled
 
 
 def make_train_function(
@@ -238,9 +210,9 @@ def _make_accumulating_step(
             accumulator.assign_add(gradient)
         return _append(sums, stop)
 
-    def apply(step):
+    def apply():
         gradients = [tf.identity(a) for a in accumulators]
-        replica_step.apply(gradients, step)
+        replica_step.apply(gradients)
         for accumulator in accumulators:
             accumulator.assign(tf.zeros_like(accumulator))
 
@@ -253,7 +225,7 @@ def _make_accumulating_step(
             return _append(reduced, waited)
 
         sums = _repeat(add_up, accumulation_steps)
-        strategy.run(apply, args=(step,))
+        strategy.run(apply)
         return sums
 
     return run_step
