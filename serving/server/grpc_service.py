@@ -237,11 +237,10 @@ class GrpcServer:
     ) -> bytes:
         """Returns what `work` makes of a call's message, or aborts the call."""
         charge = limits.Charge(self._limits)
+        messages = []  # emptied: a frame lives as long as what it raised
         try:
-            message = await self._receive(context)
-            charge.add(len(message))
-            remaining = [message]
-            del message
+            messages.append(await self._receive(context))
+            charge.add(len(messages[0]))
 
             def call() -> bytes:
                 remaining_s = context.time_remaining()
@@ -250,16 +249,18 @@ class GrpcServer:
                     raise status_codes.StatusError(
                         "DEADLINE_EXCEEDED", "Deadline exceeded in the queue"
                     )
-                return work(remaining.pop())
+                return work(messages.pop())
 
-            future = self._limits.submit(charge, call, loads=loads)
-            return await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(
+                self._limits.submit(charge, call, loads=loads)
+            )
         except status_codes.StatusError as error:
             code, text = error.code, error.message
         # The server outlives whatever one request does to it.
         except Exception as error:
             logging.exception("A request failed")
             code, text = "INTERNAL", f"{type(error).__name__}: {error}"
+        messages.clear()
         await context.abort(grpc.StatusCode[code], text[:MAX_MESSAGE_LENGTH])
 
     async def _receive(self, context: grpc.aio.ServicerContext) -> bytes:
