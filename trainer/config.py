@@ -8,284 +8,253 @@ values.
 import dataclasses
 import json
 import re
-from typing import Any
 
+from trainer import settings
+from trainer.settings import BETWEEN_STARTS, BETWEEN_WORKERS, setting
 from trainer.storage import paths
-
-# How far the values of a setting may differ: `varies`.
-BETWEEN_WORKERS = "between workers"
-BETWEEN_STARTS = "between starts"
-
-
-def _field(
-    default: Any,
-    help_text: str,
-    between: tuple[float, float] | None = None,
-    choices: tuple[str, ...] = (),
-    varies: str = "",
-) -> Any:
-    """A setting, declared once.
-
-    Args:
-        default: of the flag.
-        help_text: of the flag.
-        between: smallest and largest value, both allowed; None: any.
-        choices: the values allowed; none: any.
-        varies: `BETWEEN_STARTS` if a continuation may change it;
-            `BETWEEN_WORKERS` if the workers of a run may differ too.
-    """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help_text,
-            "between": between,
-            "choices": choices,
-            "varies": varies,
-        },
-    )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """What a run does; see the help of each field (`--help`)."""
 
-    data_dir: str = _field(
+    data_dir: str = setting(
         "", "Records that build_records wrote.", varies=BETWEEN_WORKERS
     )
-    job_dir: str = _field(
+    job_dir: str = setting(
         "",
         "Where the run writes; resumes if it exists.",
         varies=BETWEEN_WORKERS,
     )
-    export_dir: str = _field(
+    export_dir: str = setting(
         "",
         "Base path of exported versions; empty: JOB_DIR/export.",
         varies=BETWEEN_WORKERS,
     )
-    stage_data: bool = _field(
+    stage_data: bool = setting(
         True,
         "Copy the records of a DATA_DIR in Cloud Storage to the local disk "
         "first, checked; otherwise they are streamed, for a small disk.",
         varies=BETWEEN_WORKERS,
     )
-    weights: str = _field(
+    weights: str = setting(
         "imagenet",
         "Initial weights of the backbone: imagenet (downloaded), none (train "
         "everything from scratch), or a .weights.h5 file of EfficientNetB0 "
         "without its top.",
     )
-    image_size: int = _field(
+    image_size: int = setting(
         224, "Height and width of the input, in pixels.", between=(32, 1024)
     )
-    global_batch_size: int = _field(
+    global_batch_size: int = setting(
         32, "Images per training step, over all replicas.", between=(1, 65536)
     )
-    head_epochs: int = _field(
+    head_epochs: int = setting(
         40,
         "Epochs on the head with the backbone frozen; 0 skips the phase.",
         between=(0, 100_000),
     )
-    fine_tune_epochs: int = _field(
+    fine_tune_epochs: int = setting(
         -1,
         "Epochs with the backbone unfrozen; 0 skips the phase, -1 makes about "
         "200 steps of 32 images of it, in 3 to 10 epochs.",
         between=(-1, 100_000),
     )
-    fine_tune_blocks: int = _field(
+    fine_tune_blocks: int = setting(
         9,
         "Blocks of the backbone to fine-tune, from the top, of 9. All of them "
         "are trained with --weights=none.",
         between=(1, 9),
     )
-    patience: int = _field(
+    patience: int = setting(
         10,
         "Epochs without one that is kept before a phase stops.",
         between=(1, 100_000),
     )
-    head_learning_rate: float = _field(
+    head_learning_rate: float = setting(
         3e-3, "Peak rate of the head phase at 32 images a step."
     )
-    fine_tune_learning_rate: float = _field(
+    fine_tune_learning_rate: float = setting(
         0.0,
         "Peak rate of fine-tuning at 32 images a step; 0: 3e-4 for pretrained "
         "weights, 2e-3 from scratch.",
         between=(0.0, 10.0),
     )
-    learning_rate_scaling: str = _field(
+    learning_rate_scaling: str = setting(
         "sqrt",
         "How peak rates grow with --global_batch_size / 32: sqrt (the rule of "
         "AdamW), linear, or none.",
         choices=("sqrt", "linear", "none"),
     )
-    warmup_fraction: float = _field(
+    warmup_fraction: float = setting(
         0.1,
         "Share of a phase's steps in which the rate rises to its peak.",
         between=(0.0, 0.9),
     )
-    optimizer: str = _field(
+    optimizer: str = setting(
         "adamw",
         "adamw, or sgd with a Nesterov momentum of 0.9.",
         choices=("adamw", "sgd"),
     )
-    schedule: str = _field(
+    schedule: str = setting(
         "cosine",
         "After the warm-up: cosine decay to zero, or constant.",
         choices=("cosine", "constant"),
     )
-    weight_decay: float = _field(
+    weight_decay: float = setting(
         1e-4, "Decoupled weight decay.", between=(0.0, 1.0)
     )
-    gradient_clip_norm: float = _field(
+    gradient_clip_norm: float = setting(
         0.0,
         "Largest global norm of the gradient, summed over all replicas, of a "
         "step; 0 does not clip.",
         between=(0.0, 1e6),
     )
-    label_smoothing: float = _field(
+    label_smoothing: float = setting(
         0.0, "Share of the target spread over all classes.", between=(0.0, 0.9)
     )
-    focal_gamma: float = _field(
+    focal_gamma: float = setting(
         0.0,
         "Focal loss: how much less counts what is learned already; 0: plain "
         "cross-entropy.",
         between=(0.0, 10.0),
     )
-    class_weights: str = _field(
+    class_weights: str = setting(
         "balanced",
         "balanced: weigh classes by inverse frequency; none: all alike.",
         choices=("balanced", "none"),
     )
-    hidden_units: tuple[int, ...] = _field(
+    hidden_units: tuple[int, ...] = setting(
         (), "Widths of the head's hidden layers, for example 256,64."
     )
-    head_activation: str = _field(
+    head_activation: str = setting(
         "relu",
         "Activation of the hidden layers: relu, gelu or swish.",
         choices=("relu", "gelu", "swish"),
     )
-    head_batch_norm: bool = _field(
+    head_batch_norm: bool = setting(
         False, "Batch norm before each activation of the hidden layers."
     )
-    dropout: float = _field(
+    dropout: float = setting(
         0.3, "Dropout rate before each Dense layer.", between=(0.0, 0.95)
     )
-    feature_views: int = _field(
+    feature_views: int = setting(
         8,
         "Augmented views of each image that the head is trained on.",
         between=(1, 1000),
     )
-    features_dir: str = _field(
+    features_dir: str = setting(
         "",
         "Where features are kept for the next run; empty: DATA_DIR/features.",
         varies=BETWEEN_WORKERS,
     )
-    test_views: int = _field(
+    test_views: int = setting(
         1,
         "Views of each image whose logits are averaged in evaluation and in "
         "the exported model: 1: the image; 2: and its mirror; 6: and four "
         "small shifts.",
         between=(1, 6),
     )
-    rotation_degrees: float = _field(
+    rotation_degrees: float = setting(
         15.0, "Random rotation either way, in degrees.", between=(0.0, 180.0)
     )
-    shift_fraction: float = _field(
+    shift_fraction: float = setting(
         0.08,
         "Random shift either way, as a share of height and width.",
         between=(0.0, 0.5),
     )
-    zoom_fraction: float = _field(
+    zoom_fraction: float = setting(
         0.12, "Random zoom either way.", between=(0.0, 0.9)
     )
-    horizontal_flip: bool = _field(True, "Mirror left and right at random.")
-    vertical_flip: bool = _field(False, "Mirror top and bottom at random.")
-    brightness: float = _field(
+    horizontal_flip: bool = setting(True, "Mirror left and right at random.")
+    vertical_flip: bool = setting(False, "Mirror top and bottom at random.")
+    brightness: float = setting(
         0.1,
         "Random brightness either way, as a share of the full range.",
         between=(0.0, 1.0),
     )
-    contrast: float = _field(
+    contrast: float = setting(
         0.1, "Random contrast either way.", between=(0.0, 1.0)
     )
-    operating_point: str = _field(
+    operating_point: str = setting(
         "youden",
         "Rule for the decision threshold, chosen on validation: youden, "
         "sensitivity:0.95, specificity:0.95, cost:FN=5,FP=1, or a number.",
         varies=BETWEEN_STARTS,
     )
-    detector: bool = _field(
+    detector: bool = setting(
         True,
         "Export what tells images that are unlike the training set. Who has "
         "such an export can find out something about who was in that set.",
         varies=BETWEEN_STARTS,
     )
-    num_folds: int = _field(
+    num_folds: int = setting(
         0,
         "Folds to cross-validate over before the model itself is trained; 0: "
         "none. The test split takes no part in them.",
         between=(0, 100),
         varies=BETWEEN_STARTS,
     )
-    ensemble: bool = _field(
+    ensemble: bool = setting(
         False,
         "Export the mean of the models of the folds, instead of one model "
         "that is trained on all; threshold and temperature come from the "
         "images that each fold left out. As many times the size and latency.",
     )
-    subgroups: str = _field(
+    subgroups: str = setting(
         "",
         "Columns that build_records kept, for example sex,scanner, by whose "
         "values the report judges the model too; empty: all of them.",
         varies=BETWEEN_STARTS,
     )
-    prevalences: str = _field(
+    prevalences: str = setting(
         "0.01,0.05,0.2",
         "Shares of positives at which predictive values are reported.",
         varies=BETWEEN_STARTS,
     )
-    precision: str = _field(
+    precision: str = setting(
         "auto",
         "Arithmetic: auto (what the hardware is fast at), float32, "
         "mixed_bfloat16 or mixed_float16.",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
-    strategy: str = _field(
+    strategy: str = setting(
         "auto",
         "auto, one_device, mirrored, multi_worker or tpu.",
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
         varies=BETWEEN_WORKERS,
     )
-    cluster_timeout_s: int = _field(
+    cluster_timeout_s: int = setting(
         600,
         "Seconds to wait for all workers of a cluster to start.",
         between=(1, 86_400),
         varies=BETWEEN_WORKERS,
     )
-    steps_per_execution: int = _field(
+    steps_per_execution: int = setting(
         8,
         "Training steps in one call of the compiled loop.",
         between=(1, 100_000),
         varies=BETWEEN_STARTS,
     )
-    accumulation_steps: int = _field(
+    accumulation_steps: int = setting(
         1,
         "Micro-batches that the global batch is cut into: one step adds their "
         "gradients up, for batches larger than the memory.",
         between=(1, 4096),
         varies=BETWEEN_STARTS,
     )
-    profile_steps: str = _field(
+    profile_steps: str = setting(
         "",
         "First and last step of fine-tuning to profile for TensorBoard, for "
         "example 10,20; empty: none.",
         varies=BETWEEN_STARTS,
     )
-    deterministic: bool = _field(
+    deterministic: bool = setting(
         False,
         "Use only ops that give the same bits in every run on one machine; "
         "slower on GPUs.",
     )
-    seed: int = _field(
+    seed: int = setting(
         0,
         "Of weights, order, augmentation and dropout.",
         between=(0, 2**31 - 1),
@@ -296,7 +265,7 @@ class TrainConfig:
             if not getattr(self, name):
                 raise ValueError(f"--{name} must be given.")
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            settings.check(field, getattr(self, field.name))
         if self.num_folds == 1:
             raise ValueError(
                 "--num_folds must be 0 or at least 2. Received: num_folds=1."
@@ -412,40 +381,3 @@ class TrainConfig:
             for name, value in self.settings.items()
             if kinds[name] not in varies
         }
-
-
-def check_type(name: str, value: Any) -> None:
-    """Raises ValueError unless a setting of a file is of its type."""
-    kind = TrainConfig.__dataclass_fields__[name].type
-    # Numbers as in JSON: 1 may stand for 1.0, but true for neither.
-    kinds: dict[Any, tuple[Any, str]] = {
-        bool: (bool, "true or false"),
-        int: (int, "a whole number"),
-        float: ((int, float), "a number"),
-        str: (str, "a text"),
-    }
-    lists = (list, tuple), "a list of whole numbers"
-    accepted, wanted = kinds.get(kind, lists)
-    parts = value if isinstance(value, list | tuple) else []
-    is_bool = isinstance(value, bool) and kind is not bool
-    are_wrong = any(type(part) is not int for part in parts)
-    if not isinstance(value, accepted) or is_bool or are_wrong:
-        raise ValueError(
-            f"{name} must be {wanted}. Received: {name}={json.dumps(value)}."
-        )
-
-
-def _check(field: dataclasses.Field, value: Any) -> None:
-    """Raises ValueError if a value is out of range, or not one of those."""
-    check_type(field.name, value)
-    between, choices = field.metadata["between"], field.metadata["choices"]
-    if between and not between[0] <= value <= between[1]:
-        raise ValueError(
-            f"--{field.name} must be between {between[0]} and {between[1]}. "
-            f"Received: {field.name}={value}."
-        )
-    if choices and value not in choices:
-        raise ValueError(
-            f"--{field.name} must be one of {', '.join(choices)}. "
-            f"Received: {field.name}={value}."
-        )

@@ -14,7 +14,7 @@ import sys
 
 from absl import app, flags
 
-from trainer import api, config, config_flags, startup
+from trainer import api, config, config_flags, settings, startup
 from trainer.storage import paths, staging
 
 FLAGS = flags.FLAGS
@@ -42,8 +42,8 @@ def _read_hparams(path: str) -> dict:
             f"--hparams={path} must hold settings by name, for example "
             '{"dropout": 0.4}.'
         )
-    names = {f.name for f in dataclasses.fields(config.TrainConfig)}
-    unknown = sorted(set(hparams) - names)
+    fields = {f.name: f for f in dataclasses.fields(config.TrainConfig)}
+    unknown = sorted(set(hparams) - set(fields))
     if unknown:
         raise ValueError(
             f"--hparams={path} has unknown settings {', '.join(unknown)}: "
@@ -51,7 +51,7 @@ def _read_hparams(path: str) -> dict:
         )
     try:
         for name, value in hparams.items():
-            config.check_type(name, value)
+            settings.check_type(fields[name], value)
     except ValueError as error:
         raise ValueError(f"--hparams={path}: {error}") from error
     return hparams
