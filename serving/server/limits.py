@@ -5,6 +5,8 @@ either protocol. Large ones have threads of their own, so that small ones are
 answered meanwhile.
 """
 
+import contextlib
+import ctypes
 import threading
 from collections.abc import Callable
 from concurrent import futures
@@ -22,6 +24,8 @@ MAX_INSTANCES = 100_000
 # More than what `serving.client` sends at a time.
 LARGE_BYTES = 64 * 2**20
 NUM_THREADS = 16
+# After a large request, so that what it was made of is gone.
+TRIM_AFTER_S = 1.0
 # While Python copies or parses so much, all other threads wait.
 NUM_LARGE_THREADS = 1
 
@@ -107,6 +111,19 @@ class Charge:
         with self._limits.lock:
             self._limits.pending_bytes -= self._counted
             self._counted = 0
+        if self.num_bytes > LARGE_BYTES:
+            trim = threading.Timer(TRIM_AFTER_S, return_free_memory)
+            trim.daemon = True
+            trim.start()
+
+
+def return_free_memory() -> None:
+    """Gives what was freed back to the system, where the C library is glibc.
+
+    It keeps much of it otherwise: after forty messages of 200 MB, 690 MB.
+    """
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def too_large(max_request_bytes: int) -> status_codes.StatusError:
