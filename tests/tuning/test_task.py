@@ -219,7 +219,7 @@ def test_folds_are_of_whole_groups_and_of_the_cached_features(
         (["--weights=none"], "--weights must not be none"),
         (["--num_folds=1"], "--num_folds must be 0 or at least 2"),
         (["--second_stage", "--fine_tune_epochs=0"], "must be positive"),
-        ([f"--search_space={os.devnull}"], "is not JSON"),
+        ([f"--search_space={__file__}"], "is not JSON"),
         (["--search_space=absent.json"], "absent.json"),
         (["--data_dir=absent"], "absent"),
     ],
