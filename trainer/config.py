@@ -182,6 +182,13 @@ class TrainConfig:
         "sensitivity:0.95, specificity:0.95, cost:FN=5,FP=1, or a number.",
         varies=BETWEEN_STARTS,
     )
+    study_rule: str = setting(
+        "mean",
+        "How the scores of a patient's images become one: mean, max, top_k:3 "
+        "(mean of the three greatest) or noisy_or; for more than two classes "
+        "mean.",
+        varies=BETWEEN_STARTS,
+    )
     detector: bool = setting(
         True,
         "Export what tells images that are unlike the training set. Who has "

@@ -17,6 +17,7 @@ from trainer.evaluation import (
     calibration,
     cross_validation,
     metrics,
+    studies,
 )
 from trainer.evaluation.predictions import Predictions
 from trainer.export import (
@@ -69,6 +70,7 @@ def run(cfg: config.TrainConfig) -> str:
             f"{cfg.data_dir} has the splits {', '.join(info.splits)}; training "
             "needs train and validation: build the records again."
         )
+    studies.parse_rule(cfg.study_rule, info.num_classes)
     if cfg.ensemble and "test" not in info.splits:
         raise ValueError(
             f"{cfg.data_dir} has no test split, without which nothing judges "
@@ -183,6 +185,7 @@ def _evaluate(
         cfg.operating_point,
         cfg.seed,
         context,
+        study_rule=cfg.study_rule,
     )
     for name, content in evaluation.files.items():
         paths.write_atomically(paths.join(directory, name), content)

@@ -1,5 +1,6 @@
 """Reports that are only read: whole pages take a second each."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -29,7 +30,10 @@ def either(request):
 @pytest.fixture(scope="session")
 def illustrated():
     """A report with pictures, its test split and what it asked for."""
-    splits = make_splits(40, skill=0.5)
+    splits = {
+        name: dataclasses.replace(p, groups=p.ids)
+        for name, p in make_splits(40, skill=0.5).items()
+    }
     splits["test"].logits[0] = np.nan  # indices count this image too
     scores = np.full(40, 0.5)
     scores[3], scores[4] = 2.25, np.nan

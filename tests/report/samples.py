@@ -61,7 +61,14 @@ def make_info(predictions, class_names=NAMES, leaks=0):
     )
 
 
-def evaluate(predictions, class_names=NAMES, leaks=0, test=None, **context):
+def evaluate(
+    predictions,
+    class_names=NAMES,
+    leaks=0,
+    test=None,
+    study_rule="mean",
+    **context,
+):
     """A report; `test` are facts about the test split."""
     if test is not None:
         context["splits"] = {"test": SplitFacts(**test)}
@@ -72,6 +79,7 @@ def evaluate(predictions, class_names=NAMES, leaks=0, test=None, **context):
         CONFIG,
         "youden",
         context=Context(**context),
+        study_rule=study_rule,
     )
 
 

@@ -1,7 +1,9 @@
 """The files of an evaluation: complete, consistent, caveats first."""
 
+import csv
 import dataclasses
 import html
+import io
 import json
 import re
 
@@ -17,6 +19,7 @@ from tests.report.samples import (
     page_of,
     page_text,
 )
+from tests.samples import encode, make_pixels
 from trainer.data.build.audit_sentences import Sentence
 from trainer.evaluation import comparison, cross_validation, subgroups
 from trainer.report import data_audit, sentences
@@ -25,6 +28,7 @@ FILES = {
     "metrics.json",
     "classification_report.txt",
     "predictions.csv",
+    "predictions_by_group.csv",
     "report.html",
     "model_card.md",
     "training_history.png",
@@ -312,3 +316,66 @@ def test_better_of_two_models_is_named(num_classes):
     assert "neither decides better" in said(good, "SELF")
     poor.logits[:] = np.nan
     assert said(poor, "NONE") == "There is no image that both models answered."
+
+
+def test_patients_are_judged_like_images_but_once_each():
+    splits = make_splits(60, num_groups=25)
+    test = splits["test"]
+    truth = np.eye(2)[test.labels]
+    asked = []
+
+    def read_images(split, indices):
+        asked.append((split, indices))
+        return [encode(make_pixels(i, 0)) for i in indices]
+
+    evaluation = evaluate(
+        splits,
+        test={"baselines": {"oracle": truth}},
+        read_images=read_images,
+        study_rule="noisy_or",
+    )
+    found = evaluation.findings.per_patient
+    rows = list(
+        csv.DictReader(
+            io.StringIO(evaluation.files["predictions_by_group.csv"].decode())
+        )
+    )
+    of_test = [row for row in rows if row["split"] == "test"]
+    assert len(of_test) == found.splits["test"].num_images
+    assert {row["id"] for row in of_test} == set(test.groups)
+    calibrated = dataclasses.replace(
+        test, temperature=evaluation.findings.temperature
+    )
+    for row in of_test:
+        scores = calibrated.scores[np.array(test.groups) == row["id"]]
+        expected = 1 - np.prod(1 - scores)
+        assert float(row["score"]) == pytest.approx(expected)
+        is_called = expected >= found.operating_point
+        assert row["decision"] == ("tumor" if is_called else "no_tumor")
+    # Nobody has a tumor unless an image shows it: the oracle is right.
+    oracle = found.splits["test"].baselines["oracle"]
+    assert oracle.value == 1.0 and not oracle.beaten
+    (mixed,) = [s for s in found.verdict if "several classes" in s]
+    assert mixed.endswith("count as tumor, for one of their images shows it.")
+    text, card = page_text(evaluation), card_of(evaluation)
+    area = found.splits["test"].metrics["roc_auc"]
+    shown = f"{area.value:.3f} ({area.interval[0]:.3f} to"
+    assert shown in text.split("Per patient")[1]
+    assert found.verdict[0] in card and " patients with" in found.verdict[0]
+    # Each patient has one picture, of one of its images.
+    _, (split, indices) = asked
+    chosen = [test.groups[i] for i in indices]
+    assert split == "test" and len(set(chosen)) == len(chosen) > 10
+    written = json.loads(evaluation.files["metrics.json"])
+    assert written["per_patient"]["rule"] == "noisy_or"
+
+
+def test_patients_of_an_image_each_are_not_judged_again():
+    splits = {
+        name: dataclasses.replace(p, groups=[str(i) for i in range(20)])
+        for name, p in make_splits(20).items()
+    }
+    evaluation = evaluate(splits)
+    assert evaluation.findings.per_patient is None
+    assert "Per patient" not in page_text(evaluation)
+    assert set(evaluation.files) == FILES - {"predictions_by_group.csv"}

@@ -151,10 +151,12 @@ def choose(
     validation: Predictions,
     positive_index: int | None,
     rule: str,
+    temperature: float | None = None,
 ) -> Chosen:
-    """Temperature and operating point, from validation alone."""
+    """Temperature, unless it is given, and operating point, from validation."""
     answered = validation.select(validation.is_finite)
-    temperature = fit_temperature(answered.labels, answered.logits)
+    if temperature is None:
+        temperature = fit_temperature(answered.labels, answered.logits)
     if positive_index is None:
         return Chosen(temperature, None, rule)
     logits = answered.logits.astype(np.float64) / temperature

@@ -12,7 +12,7 @@ import numpy as np
 from trainer.data import records
 from trainer.evaluation import results, subgroups
 from trainer.evaluation.predictions import Decided
-from trainer.report import gallery, schema
+from trainer.report import gallery, per_patient, schema
 from trainer.report.context import Context
 
 # Name and meaning of every metric, in the order of the report.
@@ -147,10 +147,12 @@ def report(
     predictions: Decided,
     figures: dict[str, bytes],
     context: Context,
+    patients: per_patient.Patients | None = None,
 ) -> str:
     """The text of `report.html`.
 
-    `predictions` are of the split that is shown, `figures` PNG by name.
+    `predictions` are of the split that is shown, `figures` PNG by name,
+    `patients` its groups, if they are judged.
     """
     split = findings.split
     cards = _CARDS_OF_MANY if info.positive_index is None else _CARDS_OF_TWO
@@ -173,6 +175,13 @@ def report(
         },
         slider=slider_data(predictions),
         galleries=gallery.make_galleries(predictions, findings.shown, context),
+        patient_galleries=gallery.make_galleries(
+            patients.predictions[findings.shown],
+            findings.shown,
+            patients.context,
+        )
+        if patients
+        else (),
         audit=context.audit,
         start=context.starts[-1] if context.starts else None,
         num_starts=len(context.starts),

@@ -11,10 +11,18 @@ from trainer.evaluation import (
     calibration,
     metrics,
     results,
+    studies,
     subgroups,
 )
 from trainer.evaluation.predictions import Decided, Predictions
-from trainer.report import page, plots, schema, sentences, tables
+from trainer.report import (
+    page,
+    per_patient,
+    plots,
+    schema,
+    sentences,
+    tables,
+)
 from trainer.report.context import Context
 
 _NO_CONTEXT = Context()
@@ -41,16 +49,27 @@ def evaluate(
     operating_point_rule: str,
     seed: int = 0,
     context: Context = _NO_CONTEXT,
+    study_rule: str = studies.DEFAULT_RULE,
 ) -> Evaluation:
     """Calibrates and decides on validation, and reports on every split.
 
     `predictions` are of "validation" and, if there is one, of "test"; for the
-    rule see `calibration.parse_rule`, for the other arguments `judge`.
+    rules see `calibration.parse_rule` and `studies.combine`, for the other
+    arguments `judge`.
     """
+    validation = predictions["validation"]
     chosen = calibration.choose(
-        predictions["validation"], info.positive_index, operating_point_rule
+        validation, info.positive_index, operating_point_rule
     )
-    return judge(predictions, info, chosen, history, config, seed, context)
+    study = None
+    if any(studies.has_several(p.groups) for p in predictions.values()):
+        decided = _decide({"validation": validation}, info, chosen)
+        study = studies.choose(
+            decided["validation"], study_rule, operating_point_rule
+        )
+    return judge(
+        predictions, info, chosen, history, config, seed, context, study
+    )
 
 
 def judge(
@@ -61,6 +80,7 @@ def judge(
     config: dict | None = None,
     seed: int = 0,
     context: Context = _NO_CONTEXT,
+    study: studies.Choice | None = None,
 ) -> Evaluation:
     """Reports on every split with what was chosen before.
 
@@ -73,8 +93,51 @@ def judge(
             no model card either.
         seed: of the bootstrap.
         context: what else is known.
+        study: how patients are decided on; None if they are not judged.
     """
-    decided = {
+    decided = _decide(predictions, info, chosen)
+    findings = _find(decided, info, chosen, seed, context)
+    patients = None
+    if study:
+        patients = per_patient.group(decided, study, context)
+        findings = dataclasses.replace(
+            findings,
+            per_patient=_find_patients(
+                decided, patients, findings.shown, study, seed
+            ),
+        )
+    answered = {split: p.select(p.is_finite) for split, p in decided.items()}
+    figures = _figures(answered, findings, history)
+    texts = {
+        "metrics.json": findings.to_json(),
+        "predictions.csv": tables.predictions_csv(decided),
+        "classification_report.txt": tables.classification_report(answered),
+        "report.html": page.report(
+            findings,
+            info,
+            config,
+            decided[findings.shown],
+            figures,
+            context,
+            patients,
+        ),
+    }
+    if patients:
+        texts["predictions_by_group.csv"] = tables.predictions_csv(
+            patients.predictions
+        )
+    if config is not None:
+        texts["model_card.md"] = page.model_card(findings, info, config)
+    encoded = {name: text.encode("utf-8") for name, text in texts.items()}
+    return Evaluation(findings, figures | encoded)
+
+
+def _decide(
+    predictions: Mapping[str, Predictions],
+    info: records.DatasetInfo,
+    chosen: calibration.Chosen,
+) -> dict[str, Decided]:
+    return {
         split: p.decide(
             info.class_names,
             info.positive_index,
@@ -83,21 +146,34 @@ def judge(
         )
         for split, p in predictions.items()
     }
-    findings = _find(decided, info, chosen, seed, context)
-    answered = {split: p.select(p.is_finite) for split, p in decided.items()}
-    figures = _figures(answered, findings, history)
-    texts = {
-        "metrics.json": findings.to_json(),
-        "predictions.csv": tables.predictions_csv(decided),
-        "classification_report.txt": tables.classification_report(answered),
-        "report.html": page.report(
-            findings, info, config, decided[findings.shown], figures, context
-        ),
+
+
+def _find_patients(
+    decided: Mapping[str, Decided],
+    patients: per_patient.Patients,
+    shown: str,
+    study: studies.Choice,
+    seed: int,
+) -> schema.PerPatient:
+    """The figures of images, with a group's images as one."""
+    splits = {
+        split: _evaluate_split(split, p, False, seed, patients.context)
+        for split, p in patients.predictions.items()
     }
-    if config is not None:
-        texts["model_card.md"] = page.model_card(findings, info, config)
-    encoded = {name: text.encode("utf-8") for name, text in texts.items()}
-    return Evaluation(findings, figures | encoded)
+    of_shown = decided[shown]
+    return schema.PerPatient(
+        study.rule,
+        study.operating_point,
+        sentences.per_patient(
+            study,
+            splits[shown],
+            shown,
+            studies.num_mixed(of_shown),
+            of_shown.class_names,
+            of_shown.positive_index,
+        ),
+        splits,
+    )
 
 
 def _find(

@@ -10,6 +10,24 @@ METRICS_SCHEMA_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
+class PerPatient:
+    """What was found where each group of images counts once.
+
+    Attributes:
+        rule: by which the scores of a group's images become one.
+        operating_point: threshold on that score, chosen on the groups of
+            validation; None unless there are two classes.
+        verdict: sentences.
+        splits: by name; their images are groups.
+    """
+
+    rule: str
+    operating_point: float | None
+    verdict: list[str]
+    splits: dict[str, results.Split]
+
+
+@dataclasses.dataclass(frozen=True)
 class Findings:
     """All that was found.
 
@@ -31,6 +49,7 @@ class Findings:
         splits: by name.
         cross_validation: if there was one.
         comparison: with another model, if there was one.
+        per_patient: if a group has several images.
     """
 
     schema_version: int
@@ -47,6 +66,7 @@ class Findings:
     splits: dict[str, results.Split]
     cross_validation: results.CrossValidation | None = None
     comparison: results.Comparison | None = None
+    per_patient: PerPatient | None = None
 
     @property
     def split(self) -> results.Split:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trainer.data import records
-from trainer.evaluation import intervals, results, subgroups
+from trainer.evaluation import intervals, results, studies, subgroups
 
 _FEW_GROUPS = 100
 _SIGNIFICANT = 0.05
@@ -28,41 +28,45 @@ def _with_interval(metric: results.Metric) -> str:
     return f"{metric.value:.3f} ({interval_text(metric)})"
 
 
-def _images(count: int) -> str:
-    return f"{count} image" if count == 1 else f"{count} images"
+def _images(count: int, unit: str = "image") -> str:
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 def verdict(
     split: results.Split,
     class_names: tuple[str, ...],
     positive_index: int | None,
+    unit: str = "image",
 ) -> list[str]:
-    """What was found on a split, in sentences that a clinician reads."""
+    """What was found on a split, in sentences that a clinician reads.
+
+    `unit` is what is judged: an image or a patient.
+    """
     counts = np.array(split.confusion_matrix)
     if not counts.sum():
-        return ["No image was judged, so nothing is known."]
+        return [f"No {unit} was judged, so nothing is known."]
     if positive_index is None:
-        return _verdict_of_many(split, class_names, counts)
+        return _verdict_of_many(split, class_names, counts, unit)
     order = [1 - positive_index, positive_index]
     negative, positive = (class_names[i] for i in order)
     (cleared, alarms), (missed, hits) = counts[np.ix_(order, order)]
     metrics, spoken = split.metrics, []
     if hits + missed:
         spoken.append(
-            f"Of {_images(hits + missed)} with {positive}, {hits} found and "
-            f"{missed} missed: sensitivity "
+            f"Of {_images(hits + missed, unit)} with {positive}, {hits} found "
+            f"and {missed} missed: sensitivity "
             f"{_with_interval(metrics['sensitivity'])}."
         )
     if cleared + alarms:
         spoken.append(
-            f"Of {_images(cleared + alarms)} of {negative}, {cleared} cleared "
-            f"and {alarms} called {positive} by mistake: specificity "
+            f"Of {_images(cleared + alarms, unit)} of {negative}, {cleared} "
+            f"cleared and {alarms} called {positive} by mistake: specificity "
             f"{_with_interval(metrics['specificity'])}."
         )
     area = metrics["roc_auc"]
     if area.value is not None:
         spoken.append(
-            f"Shown one image of each class, it gives the one with {positive} "
+            f"Shown one {unit} of each class, it gives the one with {positive} "
             f"the higher score in {100 * area.value:.0f} % of pairs: ROC AUC "
             f"{_with_interval(area)}."
         )
@@ -70,11 +74,14 @@ def verdict(
 
 
 def _verdict_of_many(
-    split: results.Split, class_names: Sequence[str], counts: np.ndarray
+    split: results.Split,
+    class_names: Sequence[str],
+    counts: np.ndarray,
+    unit: str,
 ) -> list[str]:
     spoken = [
-        f"Of {_images(counts.sum())}, {np.trace(counts)} named right: accuracy "
-        f"{_with_interval(split.metrics['accuracy'])}."
+        f"Of {_images(counts.sum(), unit)}, {np.trace(counts)} named right: "
+        f"accuracy {_with_interval(split.metrics['accuracy'])}."
     ]
     totals = counts.sum(axis=1)
     present = np.flatnonzero(totals)
@@ -82,7 +89,7 @@ def _verdict_of_many(
     worst = int(present[np.argmin(recalls)])
     spoken.append(
         f"It recognizes {class_names[worst]} worst: "
-        f"{counts[worst, worst]} of {_images(totals[worst])}."
+        f"{counts[worst, worst]} of {_images(totals[worst], unit)}."
     )
     mistakes = counts - np.diag(np.diagonal(counts))
     if mistakes.any():
@@ -90,8 +97,35 @@ def _verdict_of_many(
         spoken.append(
             f"Its most frequent mistake: {class_names[true]} called "
             f"{class_names[decided]} ({mistakes[true, decided]} of "
-            f"{_images(totals[true])})."
+            f"{_images(totals[true], unit)})."
         )
+    return spoken
+
+
+def per_patient(
+    choice: studies.Choice,
+    split: results.Split,
+    shown: str,
+    num_mixed: int,
+    class_names: tuple[str, ...],
+    positive_index: int | None,
+) -> list[str]:
+    """What was found on the groups of a split.
+
+    `num_mixed` of them have images of several classes.
+    """
+    spoken = verdict(split, class_names, positive_index, "patient")
+    if num_mixed:
+        counted = "as the class that most of them show"
+        if positive_index is not None:
+            name = class_names[positive_index]
+            counted = f"as {name}, for one of their images shows it"
+        spoken.append(
+            f"The images of {_images(num_mixed, 'patient')} of {shown} are of "
+            f"several classes; these count {counted}."
+        )
+    if choice.note:
+        spoken.append(f"Operating point of patients: {choice.note}.")
     return spoken
 
 
