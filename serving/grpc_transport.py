@@ -131,7 +131,12 @@ def _decode(name: str, values: list) -> list:
     """Returns strings as text, as REST does, but for those that are bytes."""
     if name.endswith("_bytes"):
         return values
-    return [
+    return [_to_text(value) for value in values]
+
+
+def _to_text(value):
+    if isinstance(value, list):
+        return [_to_text(part) for part in value]
+    return (
         value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        for value in values
-    ]
+    )

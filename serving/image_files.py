@@ -28,17 +28,24 @@ CONCURRENCY = 4
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What became of one image.
+    """What became of one image, or of the images of a study.
 
     Attributes:
-        file: its path, with the frame if the file holds several.
+        file: its path, with the frame if the file holds several; of a study
+            its folder, its volume, or the first file of a patient.
         prediction: None if the image could not be read.
         error: None, or why there is no valid prediction.
+        source: path of the file; "" if it is `file`.
+        patient: as a DICOM file has it, else "". Never to be written.
+        num_images: that were answered.
     """
 
     file: str
     prediction: client.Prediction | None
     error: str | None
+    source: str = ""
+    patient: str = dataclasses.field(default="", repr=False)
+    num_images: int = 1
 
 
 def find_files(paths: Iterable[str]) -> list[str]:
@@ -117,25 +124,37 @@ def _predict_batch(
     answers: list[Answer] = []
     waiting: list[tuple[int, bytes]] = []
     for file in files:
-        for name, encoded, error in read(file, options):
-            if error is None:
+        for answer, encoded in read(file, options):
+            if answer.error is None:
                 waiting.append((len(answers), encoded))
-            answers.append(Answer(name, None, error))
+            answers.append(answer)
     ask = asked.explain if explain else asked.predict
     predictions = ask([encoded for _, encoded in waiting])
     for (index, _), prediction in zip(waiting, predictions, strict=True):
         error = None if prediction.valid else "the server cannot decode it"
-        answers[index] = Answer(answers[index].file, prediction, error)
+        answers[index] = dataclasses.replace(
+            answers[index], prediction=prediction, error=error
+        )
     return answers
 
 
-def read(
-    file: str, options: Mapping[str, Any]
-) -> list[tuple[str, bytes, str | None]]:
-    """Returns name, bytes to send and error of each image in a file."""
+def read(file: str, options: Mapping[str, Any]) -> list[tuple[Answer, bytes]]:
+    """Returns what is known of each image in a file, and its bytes to send."""
     try:
         images = readers.read_images(file, **options)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        return [(file, b"", " ".join(reason.split()))]
-    return [(file + image.suffix, image.encoded, None) for image in images]
+        return [(Answer(file, None, " ".join(reason.split())), b"")]
+    return [
+        (
+            Answer(
+                file + image.suffix,
+                None,
+                None,
+                file if image.suffix else "",
+                image.patient_id,
+            ),
+            image.encoded,
+        )
+        for image in images
+    ]

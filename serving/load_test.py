@@ -205,9 +205,9 @@ def _ask(
 def _read_batches(files: list[str], batch_size: int) -> list[list[bytes]]:
     images = []
     for file in image_files.find_files(files):
-        for name, encoded, error in image_files.read(file, {}):
-            if error is not None:
-                raise ValueError(f"{name}: {error}")
+        for answer, encoded in image_files.read(file, {}):
+            if answer.error is not None:
+                raise ValueError(f"{answer.file}: {answer.error}")
             images.append(encoded)
     cycle = itertools.cycle(images)
     return [

@@ -9,6 +9,7 @@ Of two classes it says the one decided on, the probability of the positive one,
 and the threshold that this was held against. `unlike` warns of images that the
 model has seen nothing like. One bad image does not keep the others from being
 answered, but the exit code is 1.
+With `--by=folder` or `--by=patient` it gives one answer per study.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ import sys
 
 from absl import app, flags
 
-from serving import client, client_flags, image_files
+from serving import client, client_flags, image_files, image_studies
 from trainer import startup
 from trainer.storage import csv_text, paths
 
@@ -69,6 +70,14 @@ def define_flags() -> None:
         "Directory for a PNG of each image that shows what its label rests "
         "on. Takes several times as long.",
     )
+    flags.DEFINE_enum(
+        "by",
+        None,
+        image_studies.BY,
+        "One answer for all images of a study, by the rule of the model: of a "
+        "folder, or of a patient, as DICOM files name them. A volume is a "
+        "study; where no patient is named, a folder is.",
+    )
     flags.DEFINE_bool("json", False, "Print one JSON document.")
     flags.DEFINE_bool("csv", False, "Print CSV.")
 
@@ -80,6 +89,12 @@ def format_table(answers: list[image_files.Answer]) -> str:
     columns = COLUMNS
     if any(answer.prediction.decision is None for answer in found):
         columns = COLUMNS_OF_MANY
+    if any(answer.num_images > 1 for answer in found):
+        columns = (*columns, "images")
+        rows = [
+            (*row, str(answer.num_images))
+            for row, answer in zip(rows, found, strict=True)
+        ]
     widths = [
         max(map(len, cells)) for cells in zip(columns, *rows, strict=True)
     ]
@@ -104,6 +119,9 @@ def _row(file: str, prediction: client.Prediction) -> tuple[str, ...]:
         last = "-"
         if prediction.threshold is not None:
             last = f"{prediction.threshold:.4f}"
+    if len(prediction.possible) > 1:
+        possible = " or ".join(prediction.possible)
+        cells = (f"{cells[0]} (uncertain: {possible})", *cells[1:])
     return (file, *cells, last, unlike[prediction.is_out_of_distribution])
 
 
@@ -112,7 +130,11 @@ def format_json(
 ) -> str:
     """Returns one JSON document with all answers and errors."""
     predictions = [
-        {"file": answer.file, "error": answer.error}
+        {
+            "file": answer.file,
+            "error": answer.error,
+            "num_images": answer.num_images,
+        }
         | {name: getattr(answer.prediction, name, None) for name in FIELDS}
         for answer in answers
     ]
@@ -121,17 +143,22 @@ def format_json(
 
 
 def write_csv(answers: list[image_files.Answer], file) -> None:
-    """Writes a line for each image, with its error if it has one."""
+    """Writes a line for each image, with its error if it has one.
+
+    `possible` are the classes of its prediction set, with | between them.
+    """
     num_classes = max(
         (len(a.prediction.probabilities) for a in answers if a.prediction),
         default=0,
     )
-    names = [name for name in FIELDS if name != "probabilities"]
+    left_out = {"probabilities", "class_names", "prediction_set"}
+    names = [name for name in FIELDS if name not in left_out] + ["possible"]
     classes = [f"probability_{index}" for index in range(num_classes)]
     rows = [["file", *names, *classes, "error"]]
     nothing = [None] * num_classes
     for answer in answers:
         values = [getattr(answer.prediction, name, None) for name in names]
+        values[-1] = "|".join(values[-1] or ())
         probabilities = getattr(answer.prediction, "probabilities", nothing)
         rows.append([answer.file, *values, *probabilities, answer.error])
     file.write(csv_text.write(rows))
@@ -173,13 +200,15 @@ def run(paths: list[str]) -> int:
                 progress=True,
             )
         ]
+    failed = [f"{a.file}: {a.error}" for a in answers if a.error is not None]
+    if FLAGS.by is not None:
+        answers = image_studies.combine(answers, FLAGS.by)
     if FLAGS.json:
         print(format_json(answers, FLAGS.target, FLAGS.model_name))
     elif FLAGS.csv:
         write_csv(answers, sys.stdout)
     else:
         print(format_table(answers))
-    failed = [f"{a.file}: {a.error}" for a in answers if a.error is not None]
     for line in failed:
         print(f"serving.predict: {line}", file=sys.stderr)
     return 1 if failed else 0

@@ -189,6 +189,12 @@ class TrainConfig:
         "mean.",
         varies=BETWEEN_STARTS,
     )
+    coverage: float = setting(
+        0.9,
+        "Share of the images of each class whose prediction set is to hold it.",
+        between=(0.5, 0.999),
+        varies=BETWEEN_STARTS,
+    )
     detector: bool = setting(
         True,
         "Export what tells images that are unlike the training set. Who has "

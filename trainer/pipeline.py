@@ -186,6 +186,7 @@ def _evaluate(
         cfg.seed,
         context,
         study_rule=cfg.study_rule,
+        coverage=cfg.coverage,
     )
     for name, content in evaluation.files.items():
         paths.write_atomically(paths.join(directory, name), content)
@@ -279,14 +280,22 @@ def _export(
     evaluation: report.Evaluation,
 ) -> str:
     """Writes the Keras file and the next SavedModel version."""
-    cfg, info = run.cfg, run.info
+    cfg, info, chosen = run.cfg, run.info, evaluation.chosen
+    # Of more than two classes a patient has no threshold.
+    study = chosen.study if info.positive_index is not None else None
     mean = classifier.mean_model(members)
     saved_model.save_keras(mean, paths.join(cfg.job_dir, MODEL_FILE))
     facts = {
         "weights_sha256": features.weights_sha256(mean),
         "dataset_fingerprint": info.fingerprint,
-        "temperature": evaluation.findings.temperature,
-        "operating_point": evaluation.findings.operating_point,
+        "temperature": chosen.temperature,
+        "operating_point": chosen.operating_point,
+        "study": chosen.study and dataclasses.asdict(chosen.study),
+        "sets": {
+            "coverage": chosen.sets.coverage,
+            "thresholds": list(chosen.sets.thresholds),
+            "num_groups": list(chosen.sets.num_groups),
+        },
         "signatures": list(signature.SIGNATURES),
         "detector": cfg.detector,
         "test_views": cfg.test_views,
@@ -301,11 +310,13 @@ def _export(
         members,
         class_names=info.class_names,
         positive_index=info.positive_index,
-        temperature=evaluation.findings.temperature,
-        operating_point=evaluation.findings.operating_point,
+        temperature=chosen.temperature,
+        operating_point=chosen.operating_point,
         detector=detector,
         window=info.window,
         num_views=cfg.test_views,
+        set_thresholds=chosen.sets.thresholds,
+        study=study and (study.rule, study.operating_point),
     )
     version_dir = saved_model.export_version(
         module,

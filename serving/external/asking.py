@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from trainer.data import input_pipeline
+from trainer.evaluation import calibration
 from trainer.evaluation.predictions import Decided, Predictions
 from trainer.progress import Progress
 
@@ -51,6 +52,8 @@ class AskedModel:
         operating_point: its threshold on the score, if it tells.
         dataset_fingerprint: of what it was trained on, "" if unknown.
         explain: pictures of the evidence in some encoded images, if it can.
+        study: how it decides on patients, if it tells.
+        sets: which classes it leaves possible, if it tells.
     """
 
     name: str
@@ -59,6 +62,8 @@ class AskedModel:
     operating_point: float | None = None
     dataset_fingerprint: str = ""
     explain: Callable[[list[bytes]], list[bytes]] | None = None
+    study: calibration.StudyChoice | None = None
+    sets: calibration.SetChoice | None = None
 
 
 @dataclasses.dataclass(frozen=True)

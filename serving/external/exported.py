@@ -10,6 +10,7 @@ from google.protobuf import message
 from serving.external import foreign
 from serving.external.asking import Answers, AskedModel
 from trainer.data import records
+from trainer.evaluation import calibration
 from trainer.export import signature, versions
 from trainer.storage import paths
 
@@ -76,6 +77,8 @@ def load(directory: str, meaning: foreign.Meaning = _UNKNOWN) -> AskedModel:
         operating_point=facts.get("operating_point"),
         dataset_fingerprint=info.fingerprint if info else "",
         explain=explain if signature.EXPLAIN in functions else None,
+        study=facts.get("study") and calibration.StudyChoice(**facts["study"]),
+        sets=facts.get("sets") and calibration.SetChoice(**facts["sets"]),
     )
 
 

@@ -13,7 +13,13 @@ import numpy as np
 from serving.external import asking
 from trainer.data import input_pipeline, records
 from trainer.data.build import output
-from trainer.evaluation import baselines, calibration, comparison, results
+from trainer.evaluation import (
+    baselines,
+    calibration,
+    comparison,
+    results,
+    studies,
+)
 from trainer.evaluation.predictions import Decided
 from trainer.report import data_audit, report
 from trainer.report.context import PREVALENCES, Context, SplitFacts
@@ -92,11 +98,15 @@ def evaluate(
         subject=f"{models[0].name} on {', '.join(splits)} of {data_dir}",
         notes=notes,
     )
-    return _report(decided[0], info, seed, context)
+    return _report(models[0], decided[0], info, seed, context)
 
 
 def _report(
-    decided: Decided, info: records.DatasetInfo, seed: int, context: Context
+    model: asking.AskedModel,
+    decided: Decided,
+    info: records.DatasetInfo,
+    seed: int,
+    context: Context,
 ) -> report.Evaluation:
     names, positive = decided.class_names, decided.positive_index
     info = dataclasses.replace(
@@ -104,7 +114,12 @@ def _report(
         class_names=names,
         positive_class=None if positive is None else names[positive],
     )
-    chosen = calibration.Chosen(1.0, decided.operating_point, _RULE)
+    study = model.study
+    if not studies.has_several(decided.groups):
+        study = None
+    chosen = calibration.Chosen(
+        1.0, decided.operating_point, _RULE, study=study, sets=model.sets
+    )
     return report.judge(
         {SPLIT: decided}, info, chosen, seed=seed, context=context
     )

@@ -49,9 +49,9 @@ def test_rule_gives_the_score_of_the_positive_class(rule, positive_index):
 
 def test_group_is_positive_if_one_of_its_images_is():
     p = make(
-        [0.2, np.nan, 0.4, 0.9, 0.3, np.nan],
-        [1, 0, 1, 0, 1, 1],
-        ["b", "b", "a", "c", "a", "d"],
+        [0.2, np.nan, 0.4, 0.9, 0.3, np.nan, 0.1],
+        [1, 0, 1, 0, 1, 1, 1],
+        ["b", "b", "a", "c", "a", "d", "b"],
     )
     grouped = studies.by_group(p, "max", 0.35)
     assert grouped.ids == grouped.groups == ["b", "a", "c", "d"]
@@ -61,7 +61,7 @@ def test_group_is_positive_if_one_of_its_images_is():
     assert grouped.is_finite.tolist() == [True, True, True, False]
     assert studies.num_mixed(p) == 1
     # b is called well, a and c sick: the images that say so most.
-    assert studies.clearest(p, grouped)[:3].tolist() == [0, 2, 3]
+    assert studies.clearest(p, grouped)[:3].tolist() == [6, 2, 3]
 
 
 def test_of_more_classes_the_mean_and_the_most_frequent_label_count():

@@ -27,7 +27,11 @@ def exported(module, tiny_records, tmp_path_factory):
         str(tmp_path_factory.mktemp("export")),
         assets={"dataset.json": (tiny_records / "dataset.json").read_bytes()},
         warmup=warmup.make_warmup_file("classifier", IMAGE_SIZE, 1),
-        facts={"operating_point": examples.OPERATING_POINT},
+        facts={
+            "operating_point": examples.OPERATING_POINT,
+            "sets": {"thresholds": examples.SET_THRESHOLDS},
+            "study": {"rule": examples.STUDY[0]},
+        },
     )
 
 

@@ -10,6 +10,8 @@ from trainer.model import out_of_distribution
 CLASS_NAMES = ("no_tumor", "tumor")
 TEMPERATURE = 1.7
 OPERATING_POINT = 0.4
+SET_THRESHOLDS = (0.3, 0.45)
+STUDY = ("noisy_or", 0.8)
 IMAGES = [encode(make_pixels(i, i % 2)) for i in range(4)]
 
 
@@ -29,6 +31,8 @@ def make_module(model, detector, **settings):
         temperature=TEMPERATURE,
         operating_point=OPERATING_POINT,
         detector=detector,
+        set_thresholds=SET_THRESHOLDS,
+        study=STUDY,
         **settings,
     )
 

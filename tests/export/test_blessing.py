@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.export.examples import OPERATING_POINT, TEMPERATURE
+from tests.export.examples import (
+    OPERATING_POINT,
+    SET_THRESHOLDS,
+    TEMPERATURE,
+)
 from tests.samples import IMAGE_SIZE
 from trainer.data import input_pipeline, preprocessing
 from trainer.evaluation.predictions import make_predictions
@@ -47,7 +51,7 @@ def predictions_path(classifier_model, tiny_records, tmp_path_factory):
         index = input_pipeline.read_index(str(tiny_records), info)[split]
         logits = classifier_model(np.stack(pixels), training=False).numpy()
         answers[split] = make_predictions(*index, logits).decide(
-            info.class_names, 1, OPERATING_POINT, TEMPERATURE
+            info.class_names, 1, OPERATING_POINT, TEMPERATURE, SET_THRESHOLDS
         )
     path = tmp_path_factory.mktemp("evaluation") / "predictions.csv"
     path.write_text(tables.predictions_csv(answers))
@@ -111,9 +115,14 @@ def other_decision(row):
     return {"decision": other[row["decision"]]}
 
 
+def other_set(row):
+    return {"in_set_tumor": 1 - int(row["in_set_tumor"])}
+
+
 @pytest.mark.parametrize(
     ("change", "detail"),
     [
+        (other_set, r"A prediction set is not that of predictions\.csv"),
         (moved_probability, r"within 5\.0e-05 of predictions\.csv"),
         (lambda row: {"probability_tumor": "nan"}, r"within 1\.0e\+00 of"),
         (other_decision, r"A decision is not that of predictions\.csv"),

@@ -10,6 +10,8 @@ from tests.export.examples import (
     CLASS_NAMES,
     IMAGES,
     OPERATING_POINT,
+    SET_THRESHOLDS,
+    STUDY,
     TEMPERATURE,
     make_module,
     prepare,
@@ -42,6 +44,12 @@ def test_bytes_signature_gives_calibrated_probabilities(
     assert outputs[signature.DECISION_LABEL].tolist() == decided.tolist()
     assert set(outputs[signature.THRESHOLD]) == {np.float32(OPERATING_POINT)}
     assert outputs[signature.VALID].all()
+    assert (outputs[signature.CLASS_NAMES] == np.array(CLASS_NAMES, "S")).all()
+    possible = expected >= SET_THRESHOLDS
+    possible[range(4), (positive >= OPERATING_POINT) + 0] = True
+    assert outputs[signature.PREDICTION_SET].tolist() == possible.tolist()
+    assert set(outputs[signature.STUDY_RULE]) == {STUDY[0].encode()}
+    assert set(outputs[signature.STUDY_THRESHOLD]) == {np.float32(STUDY[1])}
 
 
 def test_signature_types_are_those_of_the_contract(signatures):
@@ -55,6 +63,10 @@ def test_signature_types_are_those_of_the_contract(signatures):
         "decision_label": "string",
         "threshold": "float32",
         "valid": "bool",
+        "class_names": "string",
+        "prediction_set": "bool",
+        "study_rule": "string",
+        "study_threshold": "float32",
         "out_of_distribution": "float32",
         "is_out_of_distribution": "bool",
     }
@@ -105,14 +117,13 @@ def test_broken_image_is_invalid_and_leaves_its_neighbours(signatures, name):
     outputs = serve([IMAGES[0], *BROKEN, IMAGES[1]])
     assert outputs["valid"].tolist() == [True, False, False, False, True]
     for key, values in outputs.items():
-        if key not in ("label", "label_index", "overlay_bytes"):
+        if values.dtype == object:
+            assert set(values[1:4].ravel()) == {b""}, key
+        elif key != "label_index":
             assert not values[1:4].any(), key
-    assert set(outputs["label"][1:4]) == {b""}
     assert set(outputs["label_index"][1:4]) == {-1}
     alone = serve([IMAGES[1]])["probabilities"]
     np.testing.assert_allclose(outputs["probabilities"][4:], alone, atol=1e-6)
-    if name == "explain":
-        assert outputs["overlay_bytes"][1:4].tolist() == [b""] * 3
 
 
 def test_file_as_it_is_gets_the_answer_of_what_the_readers_make(signatures):
@@ -217,8 +228,10 @@ def test_three_classes_without_detector_give_softmax_and_no_decision():
     outputs = module._explain(tf.constant(IMAGES))
     assert set(outputs) == {
         *("probabilities", "label", "label_index", "score", "valid"),
-        "overlay_bytes",
+        *("class_names", "prediction_set", "overlay_bytes"),
     }
+    # Without thresholds no class is left out.
+    assert outputs["prediction_set"].numpy().all()
     probabilities = outputs["probabilities"].numpy()
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(outputs["score"], probabilities.max(-1))

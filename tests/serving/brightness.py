@@ -13,6 +13,8 @@ from trainer.data import records
 
 MODEL_NAME = "brightness"
 CLASS_NAMES = ("dark", "bright")
+# Of patients.
+STUDY_RULE, STUDY_THRESHOLD = "noisy_or", 0.875
 
 
 def encode_image(brightness: int, image_format: str = "PNG") -> bytes:
@@ -44,6 +46,12 @@ def build_signatures(operating_point: float) -> dict:
             ),
             "threshold": tf.fill(tf.shape(score), operating_point),
             "valid": valid,
+            "class_names": tf.where(
+                valid[:, tf.newaxis], tf.constant(CLASS_NAMES), ""
+            ),
+            "prediction_set": probabilities >= 0.25,
+            "study_rule": tf.fill(tf.shape(score), STUDY_RULE),
+            "study_threshold": tf.fill(tf.shape(score), STUDY_THRESHOLD),
             "out_of_distribution": 2 * score,
             "is_out_of_distribution": 2 * score > 1,
         }

@@ -83,7 +83,9 @@ def test_unreadable_file_leaves_the_others_answered(rest_target, folder):
 def test_image_that_the_server_cannot_decode_is_an_error(
     rest_target, monkeypatch
 ):
-    image = types.SimpleNamespace(encoded=b"garbage", suffix="#3")
+    image = types.SimpleNamespace(
+        encoded=b"garbage", suffix="#3", patient_id=""
+    )
     monkeypatch.setattr(
         image_files.readers, "read_images", lambda path: [image]
     )

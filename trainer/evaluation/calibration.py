@@ -1,4 +1,4 @@
-"""Temperature and operating point: both are chosen on validation."""
+"""Temperature, operating point, and what else is chosen on validation."""
 
 import dataclasses
 
@@ -18,6 +18,36 @@ _RULES = (
 
 
 @dataclasses.dataclass(frozen=True)
+class StudyChoice:
+    """How a group of images is decided on as one, see `studies`.
+
+    Attributes:
+        rule: by which their scores become one.
+        operating_point: threshold on that; None for more than two classes.
+        note: as of `Chosen`.
+    """
+
+    rule: str
+    operating_point: float | None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SetChoice:
+    """Which classes an answer leaves possible, see `prediction_sets`.
+
+    Attributes:
+        coverage: share of the images of a class whose set holds it.
+        thresholds: per class, the probability from which a set holds it.
+        num_groups: per class, those of validation.
+    """
+
+    coverage: float
+    thresholds: tuple[float, ...]
+    num_groups: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Chosen:
     """What was decided before the images that judge were looked at.
 
@@ -27,12 +57,16 @@ class Chosen:
             classes.
         rule: how the operating point was chosen.
         note: empty, or why the rule could not be applied.
+        study: None if patients are not decided on.
+        sets: None if there are no prediction sets.
     """
 
     temperature: float
     operating_point: float | None
     rule: str
     note: str = ""
+    study: StudyChoice | None = None
+    sets: SetChoice | None = None
 
 
 def log_loss(

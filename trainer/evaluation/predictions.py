@@ -56,6 +56,7 @@ class Predictions:
         positive_index: int | None,
         operating_point: float | None = None,
         temperature: float = 1.0,
+        set_thresholds: tuple[float, ...] | None = None,
     ) -> "Decided":
         """The same with what was chosen; see `Decided` for the arguments."""
         fields = [field.name for field in dataclasses.fields(Predictions)]
@@ -64,6 +65,7 @@ class Predictions:
             positive_index=positive_index,
             operating_point=operating_point,
             temperature=temperature,
+            set_thresholds=set_thresholds,
             **{name: getattr(self, name) for name in fields},
         )
 
@@ -78,12 +80,15 @@ class Decided(Predictions):
         operating_point: threshold on the score, None unless there are two
             classes and no decisions of their own.
         temperature: the logits are divided by it before the softmax.
+        set_thresholds: per class, the probability from which a prediction set
+            holds it; None if there are no sets.
     """
 
     class_names: tuple[str, ...]
     positive_index: int | None
     operating_point: float | None
     temperature: float
+    set_thresholds: tuple[float, ...] | None = None
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
@@ -114,6 +119,17 @@ class Decided(Predictions):
         return np.where(
             is_positive, self.positive_index, 1 - self.positive_index
         )
+
+    @property
+    def prediction_sets(self) -> np.ndarray:
+        """Classes that are left possible, bool `[images, classes]`.
+
+        The class decided on is always one; without an answer there is none.
+        """
+        classes = np.arange(len(self.class_names))
+        sets = self.probabilities >= np.array(self.set_thresholds)
+        sets |= self.decisions[:, np.newaxis] == classes
+        return sets & self.is_finite[:, np.newaxis]
 
 
 _SomePredictions = TypeVar("_SomePredictions", bound=Predictions)

@@ -127,6 +127,38 @@ class Unlikeness:
     median_score: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassSets:
+    """The prediction sets of images of a class.
+
+    Attributes:
+        threshold: probability from which a set holds the class; 0: always.
+        coverage: share of the sets that hold it.
+        size: mean number of classes in them.
+    """
+
+    threshold: float
+    coverage: Proportion
+    size: Metric
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionSets:
+    """Sets of classes, see `prediction_sets`.
+
+    Attributes:
+        coverage: that was asked for, of the images of each class.
+        by_class: by name.
+        uncertain: share of images whose set holds several classes.
+        verdict: sentences, which the report makes.
+    """
+
+    coverage: float
+    by_class: dict[str, ClassSets]
+    uncertain: Proportion
+    verdict: list[str] | None = None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
     """The images of a split that the model gave a finite answer for.
@@ -146,6 +178,7 @@ class Split:
             in, the column `subgroups.KINSHIP` parts the images that share a
             patient or a copy with training from the others.
         out_of_distribution: if it was scored.
+        prediction_sets: of images that did not choose their thresholds.
     """
 
     num_images: int
@@ -158,6 +191,7 @@ class Split:
     baselines: Baselines | None = None
     subgroups: dict[str, dict[str, Subgroup]] | None = None
     out_of_distribution: Unlikeness | None = None
+    prediction_sets: PredictionSets | None = None
 
 
 @dataclasses.dataclass(frozen=True)

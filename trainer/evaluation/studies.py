@@ -4,8 +4,6 @@ A group's calibrated probabilities become one by a rule. What is then judged is
 again a `Decided`, so that everything that judges images judges groups too.
 """
 
-import dataclasses
-
 import numpy as np
 
 from trainer.evaluation import calibration
@@ -13,19 +11,6 @@ from trainer.evaluation.predictions import Decided
 
 DEFAULT_RULE = "mean"
 _LEAST = 1e-30  # of a probability whose logarithm is taken
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """How a group is decided on; the operating point is of its score.
-
-    `operating_point` is None for more than two classes; for `note` see
-    `calibration.Chosen`.
-    """
-
-    rule: str
-    operating_point: float | None
-    note: str = ""
 
 
 def parse_rule(rule: str, num_classes: int) -> tuple[str, int]:
@@ -166,7 +151,9 @@ def clearest(predictions: Decided, grouped: Decided) -> np.ndarray:
     )
 
 
-def choose(validation: Decided, rule: str, operating_point_rule: str) -> Choice:
+def choose(
+    validation: Decided, rule: str, operating_point_rule: str
+) -> calibration.StudyChoice:
     """The operating point of groups, chosen on those of validation."""
     chosen = calibration.choose(
         by_group(validation, rule),
@@ -174,4 +161,4 @@ def choose(validation: Decided, rule: str, operating_point_rule: str) -> Choice:
         operating_point_rule,
         temperature=1.0,
     )
-    return Choice(rule, chosen.operating_point, chosen.note)
+    return calibration.StudyChoice(rule, chosen.operating_point, chosen.note)

@@ -23,12 +23,15 @@ class EvaluatedImages:
         probabilities: float64 `[images, classes]`, of `predictions.csv`.
         predicted: names of the most probable classes.
         decisions: names of the classes decided on.
+        sets: bool `[images, classes]`, classes that are left possible; None if
+            the file does not tell.
     """
 
     images: list[bytes]
     probabilities: np.ndarray
     predicted: list[str]
     decisions: list[str]
+    sets: np.ndarray | None = None
 
 
 def read_info(version_dir: str) -> records.DatasetInfo:
@@ -100,9 +103,13 @@ def read_evaluated(
             f"{data_dir} does not hold: give the files of one run."
         )
     columns = [f"probability_{name}" for name in info.class_names]
+    in_set = [f"in_set_{name}" for name in info.class_names]
     return EvaluatedImages(
         [images[row["split"], row["id"]] for row in rows],
         np.array([[float(row[c]) for c in columns] for row in rows]),
         [row["predicted"] for row in rows],
         [row["decision"] for row in rows],
+        np.array([[row[c] == "1" for c in in_set] for row in rows])
+        if set(in_set) <= set(rows[0])
+        else None,
     )

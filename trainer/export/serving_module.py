@@ -43,6 +43,8 @@ class ServingModule(tf.Module):
         detector: out_of_distribution.Detector | None,
         window: Window | None = None,
         num_views: int = 1,
+        set_thresholds: Sequence[float] | None = None,
+        study: tuple[str, float] | None = None,
     ):
         """Wraps a model, or the mean of several.
 
@@ -61,6 +63,10 @@ class ServingModule(tf.Module):
                 seen through; None if each image has its own.
             num_views: of an image, whose logits are averaged; the first is
                 explained and compared with the training set.
+            set_thresholds: per class, the probability from which it is in a
+                prediction set; with None every class is in it.
+            study: for two classes the rule and the threshold of patients; None
+                if these were not judged.
         """
         super().__init__(name="lightbox")
         model, *others = map(folding.fold_batch_norm, members)
@@ -97,6 +103,10 @@ class ServingModule(tf.Module):
         self._temperature = temperature
         self._operating_point = operating_point
         self._window = window
+        self._set_thresholds = tf.constant(
+            set_thresholds or [0.0] * len(class_names), tf.float32
+        )
+        self._study = study
 
     def _answer(
         self, logits: tf.Tensor, descriptor: tf.Tensor, valid: tf.Tensor
@@ -112,32 +122,43 @@ class ServingModule(tf.Module):
         label_index = tf.argmax(logits, -1, output_type=tf.int32)
         if self._positive_index is None:
             score = tf.reduce_max(probabilities, axis=-1)
+            decided = label_index
         else:
             score = probabilities[:, self._positive_index]
+            decision = valid & (score >= self._operating_point)
+            decided = tf.where(
+                decision, self._positive_index, 1 - self._positive_index
+            )
+        names = self._class_names
+        possible = (probabilities >= self._set_thresholds) | tf.one_hot(
+            decided, tf.size(names), True, False, dtype=tf.bool
+        )
         outputs = {
             signature.PROBABILITIES: probabilities,
-            signature.LABEL: tf.where(
-                valid, tf.gather(self._class_names, label_index), ""
-            ),
+            signature.LABEL: tf.where(valid, tf.gather(names, label_index), ""),
             signature.LABEL_INDEX: tf.where(valid, label_index, -1),
             signature.SCORE: score,
             signature.VALID: valid,
+            signature.CLASS_NAMES: tf.where(valid[:, tf.newaxis], names, ""),
+            signature.PREDICTION_SET: possible & valid[:, tf.newaxis],
         }
         if self._unlike:
             unlike = tf.where(valid, self._unlike(descriptor)[0], 0)
             outputs[signature.OUT_OF_DISTRIBUTION] = unlike
             outputs[signature.IS_OUT_OF_DISTRIBUTION] = unlike > 1
         if self._positive_index is not None:
-            decision = valid & (score >= self._operating_point)
-            decided = tf.where(
-                decision, self._positive_index, 1 - self._positive_index
-            )
             outputs |= {
                 signature.DECISION: decision,
                 signature.DECISION_LABEL: tf.where(
-                    valid, tf.gather(self._class_names, decided), ""
+                    valid, tf.gather(names, decided), ""
                 ),
                 signature.THRESHOLD: tf.where(valid, self._operating_point, 0),
+            }
+        if self._study is not None:
+            rule, threshold = self._study
+            outputs |= {
+                signature.STUDY_RULE: tf.where(valid, rule, ""),
+                signature.STUDY_THRESHOLD: tf.where(valid, threshold, 0),
             }
         return outputs
 

@@ -24,6 +24,15 @@ DECISION = "decision"  # bool [batch], binary only: score >= threshold
 # float32 [batch], binary only: the operating point that it was decided by.
 DECISION_LABEL = "decision_label"
 THRESHOLD = "threshold"
+# string [batch, classes]: their names, in the order of the probabilities.
+CLASS_NAMES = "class_names"
+# bool [batch, classes]: classes that are left possible; one of them is the
+# class decided on. Where it holds several, the answer is uncertain.
+PREDICTION_SET = "prediction_set"
+# string [batch] and float32 [batch], binary only, if it was evaluated per
+# patient: how scores of a patient's images become one, and its threshold.
+STUDY_RULE = "study_rule"
+STUDY_THRESHOLD = "study_threshold"
 VALID = "valid"  # bool [batch]: the image could be decoded
 # float32 [batch]: how unlike the training set; 1 is the threshold, which 95 %
 # of the validation images do not pass.

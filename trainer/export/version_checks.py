@@ -151,8 +151,11 @@ def _check_signatures(version: _Version) -> str:
         signature.LABEL_INDEX: (tf.int32, [None]),
         signature.SCORE: (tf.float32, [None]),
         signature.VALID: (tf.bool, [None]),
+        signature.CLASS_NAMES: (tf.string, [None, version.info.num_classes]),
+        signature.PREDICTION_SET: (tf.bool, [None, version.info.num_classes]),
     }
-    if versions.read_manifest(version.directory).get("detector", True):
+    manifest = versions.read_manifest(version.directory)
+    if manifest.get("detector", True):
         answer[signature.OUT_OF_DISTRIBUTION] = (tf.float32, [None])
         answer[signature.IS_OUT_OF_DISTRIBUTION] = (tf.bool, [None])
     if version.info.positive_index is not None:
@@ -161,6 +164,9 @@ def _check_signatures(version: _Version) -> str:
             signature.DECISION_LABEL: strings,
             signature.THRESHOLD: (tf.float32, [None]),
         }
+        if manifest.get("study"):
+            answer[signature.STUDY_RULE] = strings
+            answer[signature.STUDY_THRESHOLD] = (tf.float32, [None])
     encoded = {signature.IMAGE_BYTES: strings}
     pixels = {signature.PIXELS_INPUT: (tf.float32, _pixels_shape(version))}
     contract = {
@@ -230,7 +236,7 @@ def _in_batches(version, name, values, batch_size) -> dict[str, np.ndarray]:
 def _check_predictions(
     version: _Version, evaluated: evaluated_images.EvaluatedImages
 ) -> str:
-    """Probabilities, labels and decisions are those of evaluation."""
+    """Probabilities, labels, decisions and sets are those of evaluation."""
     manifest = versions.read_manifest(version.directory)
     operating_point = manifest.get("operating_point")
     furthest = 0.0
@@ -246,6 +252,7 @@ def _check_predictions(
         # What is not finite in the file must not pass for a small distance.
         furthest = max(furthest, float(np.max(np.nan_to_num(gaps, nan=1.0))))
         _check_labels(version.info, operating_point, outputs, evaluated)
+        _check_sets(manifest.get("sets"), outputs, evaluated)
     detail = (
         f"Probabilities of {len(evaluated.images)} images lie within "
         f"{furthest:.1e} of predictions.csv."
@@ -274,6 +281,25 @@ def _check_labels(info, operating_point, outputs, evaluated) -> None:
     wrong = outputs[signature.DECISION] != expected
     if np.any(wrong & (gaps > TOLERANCE)):
         raise CheckError("A decision is not that of predictions.csv.")
+
+
+def _check_sets(sets, outputs, evaluated) -> None:
+    """Where it is no matter of rounding, prediction sets are equal."""
+    if sets is None or evaluated.sets is None:
+        return
+    gaps = np.abs(evaluated.probabilities - np.array(sets["thresholds"]))
+    wrong = outputs[signature.PREDICTION_SET] != evaluated.sets
+    # A decision that rounding changes takes its class into the set.
+    is_sure = np.array(evaluated.decisions) == _decided(outputs)
+    if np.any(wrong & (gaps > TOLERANCE) & is_sure[:, np.newaxis]):
+        raise CheckError("A prediction set is not that of predictions.csv.")
+
+
+def _decided(outputs) -> np.ndarray:
+    """Names of the classes decided on."""
+    key = signature.DECISION_LABEL
+    names = outputs[key if key in outputs else signature.LABEL]
+    return np.array([name.decode("utf-8") for name in names])
 
 
 def _check_agreement(

@@ -29,6 +29,7 @@ class Item:
         overlay: likewise, with the evidence for the decision.
         unlike: how unlike the training set, where that is above the threshold
             of 1, else None.
+        is_uncertain: whether its prediction set holds several classes.
     """
 
     image_id: str
@@ -38,6 +39,7 @@ class Item:
     picture: str | None = None
     overlay: str | None = None
     unlike: float | None = None
+    is_uncertain: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,9 @@ def _make_items(
             drawn = context.explain(encoded, decisions[chosen])
             overlays = [thumbnail(image_bytes) for image_bytes in drawn]
     unlike = context.of(split).unlikeness
+    uncertain = np.zeros(len(decisions), bool)
+    if predictions.set_thresholds is not None:
+        uncertain = predictions.prediction_sets.sum(axis=1) > 1
     return [
         Item(
             image_id=predictions.ids[i],
@@ -118,6 +123,7 @@ def _make_items(
             unlike=float(unlike[i])
             if unlike is not None and unlike[i] > 1
             else None,
+            is_uncertain=bool(uncertain[i]),
         )
         for i, picture, overlay in zip(chosen, pictures, overlays, strict=True)
     ]

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from trainer.evaluation import studies
+from trainer.evaluation import calibration, studies
 from trainer.evaluation.predictions import Decided
 from trainer.report.context import Context, SplitFacts
 
@@ -17,7 +17,9 @@ class Patients:
 
 
 def group(
-    decided: Mapping[str, Decided], choice: studies.Choice, context: Context
+    decided: Mapping[str, Decided],
+    choice: calibration.StudyChoice,
+    context: Context,
 ) -> Patients:
     """Combines the predictions, baselines and pictures of images.
 

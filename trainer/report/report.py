@@ -10,6 +10,7 @@ from trainer.evaluation import (
     baselines,
     calibration,
     metrics,
+    prediction_sets,
     results,
     studies,
     subgroups,
@@ -34,10 +35,12 @@ class Evaluation:
 
     Attributes:
         findings: content of `metrics.json`.
+        chosen: on validation, or before.
         files: name -> content of every file to write.
     """
 
     findings: schema.Findings
+    chosen: calibration.Chosen
     files: dict[str, bytes]
 
 
@@ -50,6 +53,7 @@ def evaluate(
     seed: int = 0,
     context: Context = _NO_CONTEXT,
     study_rule: str = studies.DEFAULT_RULE,
+    coverage: float = prediction_sets.DEFAULT_COVERAGE,
 ) -> Evaluation:
     """Calibrates and decides on validation, and reports on every split.
 
@@ -61,15 +65,13 @@ def evaluate(
     chosen = calibration.choose(
         validation, info.positive_index, operating_point_rule
     )
-    study = None
+    decided = _decide({"validation": validation}, info, chosen)["validation"]
     if any(studies.has_several(p.groups) for p in predictions.values()):
-        decided = _decide({"validation": validation}, info, chosen)
-        study = studies.choose(
-            decided["validation"], study_rule, operating_point_rule
-        )
-    return judge(
-        predictions, info, chosen, history, config, seed, context, study
-    )
+        study = studies.choose(decided, study_rule, operating_point_rule)
+        chosen = dataclasses.replace(chosen, study=study)
+    sets = prediction_sets.choose(decided, coverage)
+    chosen = dataclasses.replace(chosen, sets=sets)
+    return judge(predictions, info, chosen, history, config, seed, context)
 
 
 def judge(
@@ -80,30 +82,28 @@ def judge(
     config: dict | None = None,
     seed: int = 0,
     context: Context = _NO_CONTEXT,
-    study: studies.Choice | None = None,
 ) -> Evaluation:
     """Reports on every split with what was chosen before.
 
     Args:
         predictions: by split.
         info: the data set.
-        chosen: temperature and operating point.
+        chosen: temperature, operating point and what else.
         history: rows of `history.csv`; None if the training is not known.
         config: the run's settings; None if they are not known. Then there is
             no model card either.
         seed: of the bootstrap.
         context: what else is known.
-        study: how patients are decided on; None if they are not judged.
     """
     decided = _decide(predictions, info, chosen)
     findings = _find(decided, info, chosen, seed, context)
     patients = None
-    if study:
-        patients = per_patient.group(decided, study, context)
+    if chosen.study:
+        patients = per_patient.group(decided, chosen.study, context)
         findings = dataclasses.replace(
             findings,
             per_patient=_find_patients(
-                decided, patients, findings.shown, study, seed
+                decided, patients, findings.shown, chosen.study, seed
             ),
         )
     answered = {split: p.select(p.is_finite) for split, p in decided.items()}
@@ -129,7 +129,7 @@ def judge(
     if config is not None:
         texts["model_card.md"] = page.model_card(findings, info, config)
     encoded = {name: text.encode("utf-8") for name, text in texts.items()}
-    return Evaluation(findings, figures | encoded)
+    return Evaluation(findings, chosen, figures | encoded)
 
 
 def _decide(
@@ -143,6 +143,7 @@ def _decide(
             info.positive_index,
             chosen.operating_point,
             chosen.temperature,
+            chosen.sets.thresholds if chosen.sets else None,
         )
         for split, p in predictions.items()
     }
@@ -152,7 +153,7 @@ def _find_patients(
     decided: Mapping[str, Decided],
     patients: per_patient.Patients,
     shown: str,
-    study: studies.Choice,
+    study: calibration.StudyChoice,
     seed: int,
 ) -> schema.PerPatient:
     """The figures of images, with a group's images as one."""
@@ -187,6 +188,14 @@ def _find(
         split: _evaluate_split(split, p, info.leaks > 0, seed, context)
         for split, p in decided.items()
     }
+    if chosen.sets and "test" in splits:
+        found = prediction_sets.compute(decided["test"], chosen.sets, seed)
+        found = dataclasses.replace(
+            found, verdict=sentences.prediction_sets(found, chosen.sets)
+        )
+        splits["test"] = dataclasses.replace(
+            splits["test"], prediction_sets=found
+        )
     shown = "test" if "test" in splits else "validation"
     comparison = context.comparison
     if comparison is not None:

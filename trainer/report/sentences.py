@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trainer.data import records
-from trainer.evaluation import intervals, results, studies, subgroups
+from trainer.evaluation import calibration, intervals, results, subgroups
+from trainer.evaluation.prediction_sets import fewest_groups
 
 _FEW_GROUPS = 100
 _SIGNIFICANT = 0.05
@@ -103,7 +104,7 @@ def _verdict_of_many(
 
 
 def per_patient(
-    choice: studies.Choice,
+    choice: calibration.StudyChoice,
     split: results.Split,
     shown: str,
     num_mixed: int,
@@ -126,6 +127,37 @@ def per_patient(
         )
     if choice.note:
         spoken.append(f"Operating point of patients: {choice.note}.")
+    return spoken
+
+
+def prediction_sets(
+    found: results.PredictionSets, choice: calibration.SetChoice
+) -> list[str]:
+    """What the sets of classes hold, and which class they cannot leave out."""
+    asked = f"{100 * found.coverage:g} %"
+    spoken = []
+    for name, of_class in found.by_class.items():
+        if of_class.coverage.value is None:
+            continue
+        spoken.append(
+            f"Of the sets of images of {name}, a share of "
+            f"{_with_interval(of_class.coverage)} holds it, where {asked} was "
+            f"asked for; mean size {_with_interval(of_class.size)}."
+        )
+    if found.uncertain.value is not None:
+        spoken.append(
+            "Uncertain, with several classes in the set, is a share of "
+            f"{_with_interval(found.uncertain)} of all."
+        )
+    needed = fewest_groups(found.coverage)
+    for name, count in zip(found.by_class, choice.num_groups, strict=True):
+        if count < needed:
+            spoken.append(
+                f"Validation has {count} groups (patients or copies) of "
+                f"{name}, and {asked} needs {needed}: no set leaves {name} "
+                "out. Give validation more patients, or ask for less "
+                "(--coverage)."
+            )
     return spoken
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 from sklearn import metrics as sklearn_metrics
 
 from trainer.evaluation.predictions import Decided
@@ -15,12 +16,19 @@ def predictions_csv(predictions: Mapping[str, Decided]) -> str:
 
     `predicted` is the most probable class, `decision` the one that the
     operating point decides on. Nine digits, which float32 survives. Where the
-    model gave no finite answer, both are empty.
+    model gave no finite answer, both are empty. If there are prediction sets,
+    a column `in_set_CLASS` per class is 1 where the set holds it, else 0.
     """
-    names = next(iter(predictions.values())).class_names
+    first = next(iter(predictions.values()))
+    names = first.class_names
     rows = [[*COLUMNS, *(f"probability_{name}" for name in names)]]
+    if first.set_thresholds is not None:
+        rows[0] += [f"in_set_{name}" for name in names]
     for split, p in predictions.items():
         predicted = p.logits.argmax(axis=-1)
+        sets = np.empty((len(p.labels), 0), int)
+        if p.set_thresholds is not None:
+            sets = p.prediction_sets.astype(int)
         scores = p.scores
         for i, is_finite in enumerate(p.is_finite):
             rows.append(
@@ -33,6 +41,7 @@ def predictions_csv(predictions: Mapping[str, Decided]) -> str:
                     f"{scores[i]:.9g}",
                     names[p.decisions[i]] if is_finite else "",
                     *(f"{value:.9g}" for value in p.probabilities[i]),
+                    *sets[i].tolist(),
                 ]
             )
     return csv_text.write(rows)

@@ -89,9 +89,13 @@ function warningOf(prediction) {
 }
 
 function decisionOf(prediction) {
-  if (prediction.decision === undefined) return "";
+  const possible = (prediction.class_names || []).filter(
+    (_, index) => (prediction.prediction_set || [])[index]);
+  const unsure = possible.length > 1
+    ? `Uncertain: ${possible.join(" or ")}. ` : "";
+  if (prediction.decision === undefined) return unsure;
   const sign = prediction.decision ? "Positive" : "Negative";
-  return `${sign} (score ${prediction.score.toFixed(3)})`;
+  return `${unsure}${sign} (score ${prediction.score.toFixed(3)})`;
 }
 
 function probabilityRow(name, probability) {

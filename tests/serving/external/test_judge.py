@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from serving.external import asking, judge
+from tests.report.samples import make_info
 from tests.samples import write_records
 from trainer.data import input_pipeline, records
 from trainer.data.build import output
+from trainer.evaluation import calibration
+from trainer.report.context import Context
 
 NAMES = ("no_tumor", "tumor")
 SWAPPED = ("tumor", "no_tumor")
@@ -65,6 +68,8 @@ def test_record_set_of_others_is_judged_as_a_whole(tiny_records):
     assert findings.temperature == 1
     assert "train, validation, test" in findings.subject
     assert findings.split.baselines is None
+    assert findings.split.prediction_sets is None
+    assert findings.per_patient is None
     # Of a training that is not known nothing is said.
     assert "training_history.png" not in evaluation.files
     assert "model_card.md" not in evaluation.files
@@ -83,6 +88,30 @@ def test_record_set_of_others_is_judged_as_a_whole(tiny_records):
     assert findings.split.confusion_matrix == expected.tolist()
     reached = answers.scores >= findings.operating_point
     assert (reached == answers.decisions).all()
+
+
+def test_export_is_judged_by_its_own_rule_for_patients_and_sets():
+    decided = interpret(fake_model(threshold=0.3))
+    groups = [f"g{i // 3}" for i in range(len(decided.groups))]
+    decided = dataclasses.replace(decided, groups=groups)
+    model = dataclasses.replace(
+        fake_model(),
+        study=calibration.StudyChoice("max", 0.85),
+        sets=calibration.SetChoice(0.9, (0.35, 0.0), (20, 3)),
+    )
+    info = make_info({"test": decided})
+    findings = judge._report(model, decided, info, 0, Context()).findings
+    patients, sets = findings.per_patient, findings.split.prediction_sets
+    assert (patients.rule, patients.operating_point) == ("max", 0.85)
+    best = np.array(
+        [decided.scores[np.array(groups) == g].max() for g in set(groups)]
+    )
+    counts = np.array(patients.splits["test"].confusion_matrix)
+    assert counts[:, 1].sum() == np.sum(best >= 0.85)
+    # One class is in every set, the other from 0.35 on or if decided on.
+    several = (decided.probabilities[:, 0] >= 0.35) | (decided.scores < 0.3)
+    assert sets.uncertain.value == several.mean()
+    assert "Validation has 3 groups" in sets.verdict[-1]
 
 
 def test_own_record_set_is_judged_by_its_test_split(tiny_records):

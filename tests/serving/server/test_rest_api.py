@@ -41,6 +41,10 @@ ROW = {
     "decision_label": "bright",
     "threshold": 0.5,
     "valid": True,
+    "class_names": list(brightness.CLASS_NAMES),
+    "prediction_set": [False, True],
+    "study_rule": brightness.STUDY_RULE,
+    "study_threshold": brightness.STUDY_THRESHOLD,
     "out_of_distribution": 1.6,
     "is_out_of_distribution": True,
 }
