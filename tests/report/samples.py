@@ -16,6 +16,9 @@ CONFIG = {
     "weights": "none",
     "seed": 0,
     "detector": True,
+    "ensemble": False,
+    "num_folds": 0,
+    "class_weights": "balanced",
 }
 HISTORY = [
     {

@@ -379,3 +379,43 @@ def test_patients_of_an_image_each_are_not_judged_again():
     assert evaluation.findings.per_patient is None
     assert "Per patient" not in page_text(evaluation)
     assert set(evaluation.files) == FILES - {"predictions_by_group.csv"}
+
+
+def checklist_of(evaluation):
+    """What the run says to each item: cells of the last table of the card."""
+    card = card_of(evaluation).split("## Checklists")[1]
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in card.splitlines()
+        if line.startswith("| ")
+    ]
+    assert {len(row) for row in rows} == {4}
+    return rows[1:]
+
+
+def test_card_answers_or_asks_every_item_of_the_checklists(either):
+    rows = checklist_of(either)
+    claim = [int(i) for row in rows for i in row[1].split(",") if i]
+    assert sorted(claim) == list(range(1, 45))
+    tripod = [i.strip() for row in rows for i in row[2].split(",") if i]
+    assert len(set(tripod)) == len(tripod) == 52
+    assert {int(re.match(r"\d+", i)[0]) for i in tripod} == set(range(1, 28))
+    assert all(row[3] for row in rows)
+    said = {row[0]: row[3] for row in rows}
+    split = either.findings.split
+    assert f"{split.num_images} test images" in said["Sample size"]
+    assert said["Ensemble"] == "None."
+    # What was not measured is a question.
+    for item in ("Heterogeneity, robustness, fairness", "External testing"):
+        assert "Not measured" in said[item] and "**Author:**" in said[item]
+    assert "no group" in said["Disjoint by"]
+
+
+def test_card_claims_no_item_that_the_run_does_not_meet():
+    validation = make_splits(40)["validation"]
+    evaluation = evaluate({"validation": validation}, leaks=7)
+    said = {row[0]: row[3] for row in checklist_of(evaluation)}
+    assert said["Disjoint by"].startswith("Not disjoint: 7 images")
+    assert "optimistic" in said["Internal evaluation"]
+    assert "prediction sets" not in said["Output and threshold"]
+    assert "Weights, temperature" in said["Choice of the final model"]
