@@ -189,6 +189,13 @@ class TrainConfig:
         "mean.",
         varies=BETWEEN_STARTS,
     )
+    ordinal: str = setting(
+        "",
+        "Order of three classes or more from the least to the most, for "
+        "example none,mild,severe, or sorted, as their names are: the report "
+        "then has the quadratic weighted kappa. Training is the same.",
+        varies=BETWEEN_STARTS,
+    )
     coverage: float = setting(
         0.9,
         "Share of the images of each class whose prediction set is to hold it.",

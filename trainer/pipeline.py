@@ -17,6 +17,7 @@ from trainer.evaluation import (
     calibration,
     cross_validation,
     metrics,
+    ordinal,
     studies,
 )
 from trainer.evaluation.predictions import Predictions
@@ -71,6 +72,7 @@ def run(cfg: config.TrainConfig) -> str:
             "needs train and validation: build the records again."
         )
     studies.parse_rule(cfg.study_rule, info.num_classes)
+    ordinal.parse_order(cfg.ordinal, info.class_names)
     if cfg.ensemble and "test" not in info.splits:
         raise ValueError(
             f"{cfg.data_dir} has no test split, without which nothing judges "
@@ -250,6 +252,7 @@ def _report_context(
         explain=functools.partial(saliency.explain_images, model),
         audit=data_audit.read_audit(run.cfg.data_dir, run.read_by_id),
         starts=run_record.read_starts(run.cfg.job_dir),
+        ranks=ordinal.parse_order(run.cfg.ordinal, run.info.class_names),
         notes=(_ENSEMBLE_NOTE.format(run.cfg.num_folds),)
         if is_ensemble
         else (),

@@ -112,3 +112,27 @@ def test_same_input_gives_the_same_bytes():
 @pytest.mark.parametrize("num_rows", [0, 1, 7])
 def test_history_of_any_length_is_drawn(num_rows):
     assert_drawn(plots.training_history(HISTORY[:num_rows]))
+
+
+def test_classes_in_order_are_drawn_in_it_the_redder_the_further_off(
+    monkeypatch,
+):
+    drawn, draw = [], plots.seaborn.heatmap
+
+    def note(values, **options):
+        drawn.append((values, options))
+        return draw(values, **options)
+
+    monkeypatch.setattr(plots.seaborn, "heatmap", note)
+    confusion = [[6, 1, 3], [2, 8, 0], [5, 0, 5]]
+    names = ("mild", "none", "severe")
+    assert_drawn(plots.confusion_matrix(confusion, names, "test", (1, 0, 2)))
+    (right, of_right), (wrong, of_wrong) = drawn
+    assert of_right["xticklabels"] == ["none", "mild", "severe"]
+    assert np.diag(right).tolist() == [0.8, 0.6, 0.5]
+    assert (of_right["mask"] ^ of_wrong["mask"]).all()
+    # A mistake by two steps counts twice as much as one by one.
+    assert wrong[1].tolist() == [0.05, 0.0, 0.15]
+    assert wrong[2].tolist() == [0.0, 0.25, 0.0]
+    assert of_right["annot"][1, 2] == "3\n30%\n1 off"
+    assert of_right["annot"][0, 2] == "0\n0%\n2 off"

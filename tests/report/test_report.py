@@ -381,6 +381,27 @@ def test_patients_of_an_image_each_are_not_judged_again():
     assert set(evaluation.files) == FILES - {"predictions_by_group.csv"}
 
 
+def test_classes_in_order_are_judged_by_how_far_off_decisions_are():
+    names = ("mild", "none", "severe")
+    splits = make_splits(90, 3, skill=0.7)
+    ranks = (1, 0, 2)
+    evaluation = evaluate(splits, names, ranks=ranks)
+    kappa = evaluation.findings.split.metrics["quadratic_kappa"]
+    counts = np.array(evaluation.findings.split.confusion_matrix)
+    far = counts[1, 2] + counts[2, 1]
+    (spoken,) = [s for s in evaluation.findings.verdict if "kappa" in s]
+    assert spoken.startswith(
+        f"In the order none < mild < severe, {far} images of 90 called"
+    )
+    assert f"{kappa.value:.3f} (95 % interval" in spoken
+    row = page_text(evaluation).split("Quadratic weighted kappa")[-1]
+    assert f"{kappa.value:.3f} (" in row
+    # The same for patients.
+    found = evaluation.findings.per_patient
+    assert any("kappa" in sentence for sentence in found.verdict)
+    assert "kappa" not in page_text(evaluate(splits, names))
+
+
 def checklist_of(evaluation):
     """What the run says to each item: cells of the last table of the card."""
     card = card_of(evaluation).split("## Checklists")[1]

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from trainer.evaluation import (
     intervals,
+    ordinal,
     proportions,
     ranking,
     resampling,
@@ -27,6 +28,7 @@ _ONE_CLASS = "needs images of both classes"
 _REASONS = {
     "roc_auc": _ONE_CLASS,
     "matthews_correlation": _ONE_CLASS,
+    "quadratic_kappa": "all images and decisions are of one class",
     "average_precision": "needs an image of the positive class",
     "positive_predictive_value": "needs both classes and positive decisions",
     "negative_predictive_value": "needs both classes and negative decisions",
@@ -44,6 +46,7 @@ _LEAST = {
     "roc_auc": (0.0, 2),
     "balanced_accuracy": (0.0, 2),
     "matthews_correlation": (-1.0, 2),
+    "quadratic_kappa": (-1.0, 2),
     "average_precision": (0.0, 3),
     "f1": (0.0, 3),
     "macro_f1": (0.0, 3),
@@ -212,6 +215,9 @@ def make_statistics(
     def statistics(weights: np.ndarray) -> resampling.Statistics:
         confusion = _confusion(split, weights)
         whole = _confusion_statistics(confusion)
+        if split.ranks:
+            kappa = ordinal.quadratic_kappa(confusion, split.ranks)
+            whole["quadratic_kappa"] = kappa
         whole |= _probability_statistics(split, weights)
         parts = {}
         if split.positive_index is None:
@@ -298,6 +304,7 @@ def compute_metrics(
     """
     split = predictions.select(predictions.is_finite)
     fewest = {"": intervals.fewest_groups(split.groups, split.labels)}
+    num_groups = len(set(split.groups))
     if split.positive_index is None:
         fewest |= {
             name: intervals.fewest_groups(split.groups, split.labels == c)
@@ -312,8 +319,12 @@ def compute_metrics(
     )
     parts: dict[str, dict[str, results.Metric]] = {}
     for (part, name), value in values.items():
+        # The kappa is of all classes together, not a mean over them.
+        count = num_groups
+        if name != "quadratic_kappa":
+            count = fewest.get(part, fewest[""])
         parts.setdefault(part, {})[name] = _metric(
-            name, value, resampled[part, name], fewest.get(part, fewest[""])
+            name, value, resampled[part, name], count
         )
     whole = parts.pop("")
     whole["accuracy"] = proportions.proportion(
@@ -330,7 +341,7 @@ def compute_metrics(
     once = np.ones((1, len(split.labels)))
     return results.Split(
         num_images=len(split.labels),
-        num_groups=len(set(split.groups)),
+        num_groups=num_groups,
         confusion_matrix=_confusion(split, once)[0].astype(int).tolist(),
         metrics=whole,
         one_vs_rest=None if is_binary else parts,

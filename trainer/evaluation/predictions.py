@@ -57,6 +57,7 @@ class Predictions:
         operating_point: float | None = None,
         temperature: float = 1.0,
         set_thresholds: tuple[float, ...] | None = None,
+        ranks: tuple[int, ...] = (),
     ) -> "Decided":
         """The same with what was chosen; see `Decided` for the arguments."""
         fields = [field.name for field in dataclasses.fields(Predictions)]
@@ -66,6 +67,7 @@ class Predictions:
             operating_point=operating_point,
             temperature=temperature,
             set_thresholds=set_thresholds,
+            ranks=ranks,
             **{name: getattr(self, name) for name in fields},
         )
 
@@ -82,6 +84,7 @@ class Decided(Predictions):
         temperature: the logits are divided by it before the softmax.
         set_thresholds: per class, the probability from which a prediction set
             holds it; None if there are no sets.
+        ranks: of the classes, if they have an order, else none.
     """
 
     class_names: tuple[str, ...]
@@ -89,6 +92,7 @@ class Decided(Predictions):
     operating_point: float | None
     temperature: float
     set_thresholds: tuple[float, ...] | None = None
+    ranks: tuple[int, ...] = ()
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:

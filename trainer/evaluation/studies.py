@@ -134,6 +134,7 @@ def by_group(
         positive_index=positive,
         operating_point=operating_point,
         temperature=1.0,
+        ranks=predictions.ranks,
     )
 
 

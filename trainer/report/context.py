@@ -49,6 +49,7 @@ class Context:
         subject: which model was judged on which images, where that is not the
             model of the run on its own data.
         notes: more to know before the figures.
+        ranks: of the classes, if they have an order, else none.
     """
 
     prevalences: tuple[float, ...] = PREVALENCES
@@ -62,6 +63,7 @@ class Context:
     comparison: results.Comparison | None = None
     subject: str = ""
     notes: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
 
     def of(self, split: str) -> SplitFacts:
         """What is known of the images of a split, if only nothing."""

@@ -43,6 +43,11 @@ GLOSSARY = {
         "Matthews correlation",
         "between truth and decision; 0 is guessing, 1 is perfect",
     ),
+    "quadratic_kappa": (
+        "Quadratic weighted kappa",
+        "agreement beyond chance, mistakes by the square of how far off they "
+        "are in the order of the classes; 0 is guessing, 1 is perfect",
+    ),
     "average_precision": (
         "Average precision",
         "area under the precision-recall curve; guessing gives the share of "

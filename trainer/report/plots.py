@@ -16,7 +16,7 @@ import seaborn
 from matplotlib import figure, font_manager
 from sklearn import metrics as sklearn_metrics
 
-from trainer.evaluation import intervals
+from trainer.evaluation import intervals, ordinal
 from trainer.evaluation.predictions import Decided
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -108,37 +108,59 @@ def _plain(text: str, width: int = 24) -> str:
 
 
 def confusion_matrix(
-    confusion: list[list[int]], class_names: tuple[str, ...], title: str
+    confusion: list[list[int]],
+    class_names: tuple[str, ...],
+    title: str,
+    ranks: tuple[int, ...] = (),
 ) -> bytes:
-    """Counts and shares of each true class, as a heatmap."""
-    counts = np.asarray(confusion)
+    """Counts and shares of each true class, as a heatmap.
+
+    Classes with `ranks` stand in their order, and mistakes are the redder the
+    further off they are.
+    """
+    order = np.argsort(ranks) if ranks else np.arange(len(class_names))
+    counts = np.asarray(confusion)[np.ix_(order, order)]
+    off = ordinal.distances(tuple(range(len(order)))) if ranks else 0 * counts
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(
         counts, totals, out=np.zeros(counts.shape), where=totals > 0
     )
     annotated = len(class_names) <= _MAX_ANNOTATED_CLASSES
-    texts = [
-        [f"{c}\n{s:.0%}" for c, s in zip(row, share_row, strict=True)]
-        for row, share_row in zip(counts, shares, strict=True)
-    ]
+    texts = np.array(
+        [
+            [
+                f"{counts[i, j]}\n{shares[i, j]:.0%}"
+                + (f"\n{off[i, j]} off" if off[i, j] else "")
+                for j in range(len(order))
+            ]
+            for i in range(len(order))
+        ]
+    )
     size = 2.4 + (0.9 if annotated else 0.25) * len(class_names)
     fig, axes = _new_figure(size + 0.4, size)
-    labels = [_plain(name) for name in class_names]
-    seaborn.heatmap(
-        shares,
-        annot=np.array(texts) if annotated else False,
-        fmt="",
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
-        square=True,
-        linewidths=1,
-        xticklabels=labels,
-        yticklabels=labels,
-        annot_kws={"fontsize": 13 if len(class_names) < 6 else 9},
-        cbar=False,
-        ax=axes,
-    )
+    labels = [_plain(class_names[c]) for c in order]
+    for values, hidden, colors in (
+        (shares, off > 0, "Blues"),
+        (shares * off / max(1, off.max()), off == 0, "Reds"),
+    ):
+        if hidden.all():
+            continue
+        seaborn.heatmap(
+            values,
+            mask=hidden,
+            annot=texts if annotated else False,
+            fmt="",
+            cmap=colors,
+            vmin=0,
+            vmax=1,
+            square=True,
+            linewidths=1,
+            xticklabels=labels,
+            yticklabels=labels,
+            annot_kws={"fontsize": 13 if len(class_names) < 6 else 9},
+            cbar=False,
+            ax=axes,
+        )
     axes.tick_params(length=0)
     if len(class_names) > 3:
         axes.tick_params(axis="x", rotation=40)

@@ -95,7 +95,7 @@ def judge(
         seed: of the bootstrap.
         context: what else is known.
     """
-    decided = _decide(predictions, info, chosen)
+    decided = _decide(predictions, info, chosen, context.ranks)
     findings = _find(decided, info, chosen, seed, context)
     patients = None
     if chosen.study:
@@ -136,6 +136,7 @@ def _decide(
     predictions: Mapping[str, Predictions],
     info: records.DatasetInfo,
     chosen: calibration.Chosen,
+    ranks: tuple[int, ...] = (),
 ) -> dict[str, Decided]:
     return {
         split: p.decide(
@@ -144,6 +145,7 @@ def _decide(
             chosen.operating_point,
             chosen.temperature,
             chosen.sets.thresholds if chosen.sets else None,
+            ranks,
         )
         for split, p in predictions.items()
     }
@@ -172,6 +174,7 @@ def _find_patients(
             studies.num_mixed(of_shown),
             of_shown.class_names,
             of_shown.positive_index,
+            of_shown.ranks,
         ),
         splits,
     )
@@ -211,7 +214,10 @@ def _find(
         operating_point_rule=chosen.rule,
         dataset_fingerprint=info.fingerprint,
         verdict=sentences.verdict(
-            splits[shown], info.class_names, info.positive_index
+            splits[shown],
+            info.class_names,
+            info.positive_index,
+            ranks=context.ranks,
         ),
         caveats=[
             *context.notes,
@@ -298,6 +304,7 @@ def _figures(
                 findings.split.confusion_matrix,
                 findings.class_names,
                 f"{findings.shown}, {findings.split.num_images} images",
+                answered[findings.shown].ranks,
             ),
             "roc_curve.png": plots.roc_curve(answered),
             "precision_recall_curve.png": plots.precision_recall_curve(

@@ -5,7 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trainer.data import records
-from trainer.evaluation import calibration, intervals, results, subgroups
+from trainer.evaluation import (
+    calibration,
+    intervals,
+    ordinal,
+    results,
+    subgroups,
+)
 from trainer.evaluation.prediction_sets import fewest_groups
 
 _FEW_GROUPS = 100
@@ -38,16 +44,19 @@ def verdict(
     class_names: tuple[str, ...],
     positive_index: int | None,
     unit: str = "image",
+    ranks: tuple[int, ...] = (),
 ) -> list[str]:
     """What was found on a split, in sentences that a clinician reads.
 
-    `unit` is what is judged: an image or a patient.
+    `unit` is what is judged: an image or a patient; `ranks` are those of the
+    classes, if they have an order.
     """
     counts = np.array(split.confusion_matrix)
     if not counts.sum():
         return [f"No {unit} was judged, so nothing is known."]
     if positive_index is None:
-        return _verdict_of_many(split, class_names, counts, unit)
+        spoken = _verdict_of_many(split, class_names, counts, unit)
+        return spoken + _in_order(split, class_names, counts, ranks, unit)
     order = [1 - positive_index, positive_index]
     negative, positive = (class_names[i] for i in order)
     (cleared, alarms), (missed, hits) = counts[np.ix_(order, order)]
@@ -103,6 +112,28 @@ def _verdict_of_many(
     return spoken
 
 
+def _in_order(
+    split: results.Split,
+    class_names: Sequence[str],
+    counts: np.ndarray,
+    ranks: tuple[int, ...],
+    unit: str,
+) -> list[str]:
+    """How far off decisions are, if the classes have an order."""
+    if not ranks:
+        return []
+    order = " < ".join(class_names[c] for c in np.argsort(ranks))
+    far = int(counts[ordinal.distances(ranks) > 1].sum())
+    kappa = split.metrics["quadratic_kappa"]
+    figure = f"not computed: {kappa.reason}"
+    if kappa.value is not None:
+        figure = _with_interval(kappa)
+    return [
+        f"In the order {order}, {_images(far, unit)} of {counts.sum()} called "
+        f"more than one step off: quadratic weighted kappa {figure}."
+    ]
+
+
 def per_patient(
     choice: calibration.StudyChoice,
     split: results.Split,
@@ -110,12 +141,14 @@ def per_patient(
     num_mixed: int,
     class_names: tuple[str, ...],
     positive_index: int | None,
+    ranks: tuple[int, ...] = (),
 ) -> list[str]:
     """What was found on the groups of a split.
 
-    `num_mixed` of them have images of several classes.
+    `num_mixed` of them have images of several classes; for the other
+    arguments see `verdict`.
     """
-    spoken = verdict(split, class_names, positive_index, "patient")
+    spoken = verdict(split, class_names, positive_index, "patient", ranks)
     if num_mixed:
         counted = "as the class that most of them show"
         if positive_index is not None:
