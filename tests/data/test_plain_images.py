@@ -22,7 +22,7 @@ JPEG_KINDS = {
     "fine": ("RGB", {"subsampling": 0, "quality": 95}),
     "grey": ("L", {}),
     "progressive": ("RGB", {"progressive": True}),
-    "restarts": ("RGB", {"restart_marker_rows": 1}),
+    "restarts": ("RGB", {"restart_marker_blocks": 1, "subsampling": 0}),
     "rgb": ("RGB", {"keep_rgb": True}),
     "profile": ("RGB", {"icc_profile": bytes(70_000)}),
 }
@@ -138,7 +138,7 @@ def test_exif_counts_where_it_may_be_and_nowhere_else():
     tables_end, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
     others = segment(0xE2, b"ICC " * 9) + segment(0xFE, b"Exif\0\0" + exif)
     others = data[:2] + others + data[2:]
-    junk = data[:20] + b"\xff\xff\0\x12\xff\0\xff\xd3" + data[20:]
+    junk = data[:20] + b"\xff\xff\0\x12\xff\xd0\xff\xd7" + data[20:]
     xmp = segment(0xE1, b'adobe.com <x tiff:Orientation="6"/>Exif\0\0')
     turned = {
         "behind tables": with_exif(data, exif, tables_end),

@@ -50,9 +50,9 @@ def test_metrics_equal_scikit_learn(num_images, num_classes, seed):
     split, m = compute(p), sklearn_metrics
     truth, scores = p.labels, p.probabilities
     if num_classes == 2:
-        decided = (scores[:, 1] >= 0.4).astype(int)
-        of_class = {1: split.metrics}
-        whole = {"brier": m.brier_score_loss(truth, scores[:, 1])}
+        decided = (scores[:, 0] < 0.4).astype(int)
+        of_class = {0: split.metrics}
+        whole = {"brier": m.brier_score_loss(truth == 0, scores[:, 0])}
     else:
         decided = scores.argmax(axis=1)
         of_class = dict(enumerate(split.one_vs_rest.values()))
@@ -165,7 +165,7 @@ def test_one_class_gives_reasons(label):
     split = compute(p, prevalences=(0.1,))
     assert split.metrics["roc_auc"].reason == "needs images of both classes"
     assert split.metrics["matthews_correlation"].value is None
-    missing = "specificity" if label else "sensitivity"
+    missing = "sensitivity" if label else "specificity"
     assert split.metrics[missing].value is None
     assert split.metrics["accuracy"].value is not None
 
@@ -192,12 +192,12 @@ def test_few_groups_of_a_class_give_the_intervals_that_they_can(
     num_groups, without
 ):
     p = samples.random_predictions(60)
-    few = np.flatnonzero(p.labels == 0)[:9]
-    p = p.select(np.union1d(few, np.flatnonzero(p.labels == 1)))
+    few = np.flatnonzero(p.labels == 1)[:9]
+    p = p.select(np.union1d(few, np.flatnonzero(p.labels == 0)))
     groups = [f"few_{i % num_groups}" for i in range(9)] + [
         *map(str, range(30))
     ]
-    order = np.argsort(p.labels, kind="stable")
+    order = np.argsort(-p.labels, kind="stable")
     p = dataclasses.replace(p.select(order), groups=groups)
     split = compute(p, 200, prevalences=(0.1,))
     kinds = {

@@ -47,7 +47,7 @@ def predictions_path(classifier_model, tiny_records, tmp_path_factory):
         index = input_pipeline.read_index(str(tiny_records), info)[split]
         logits = classifier_model(np.stack(pixels), training=False).numpy()
         answers[split] = make_predictions(*index, logits).decide(
-            info.class_names, 1, OPERATING_POINT, TEMPERATURE
+            info.class_names, info.positive_index, OPERATING_POINT, TEMPERATURE
         )
     path = tmp_path_factory.mktemp("evaluation") / "predictions.csv"
     path.write_text(tables.predictions_csv(answers))
