@@ -136,6 +136,38 @@ def test_other_predictions_fail_their_check(
         version_checks._check_predictions(loaded, evaluated)
 
 
+def other_label(labels):
+    return np.where(labels == b"tumor", b"no_tumor", b"tumor")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "detail"),
+    [
+        ("score", lambda scores: scores * np.nan, "score that is not finite"),
+        ("valid", np.zeros_like, "is called invalid|what is no image"),
+        ("label", other_label, "A label is"),
+    ],
+)
+def test_other_answers_fail_their_checks(
+    loaded, tiny_records, predictions_path, monkeypatch, name, change, detail
+):
+    real = version_checks._Version.call
+
+    def call(*arguments):
+        outputs = real(*arguments)
+        return outputs | {name: change(outputs[name])}
+
+    monkeypatch.setattr(version_checks._Version, "call", call)
+    evaluated = evaluated_images.read_evaluated(
+        str(tiny_records), str(predictions_path), loaded.info
+    )
+    with pytest.raises(version_checks.CheckError, match=detail):
+        version_checks._check_predictions(loaded, evaluated)
+    if name != "label":
+        with pytest.raises(version_checks.CheckError, match=detail):
+            version_checks._check_warmup(loaded)
+
+
 def test_missing_warmup_record_and_tight_limits_fail_their_checks(
     version, tiny_records, predictions_path
 ):
