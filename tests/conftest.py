@@ -23,6 +23,12 @@ hypothesis.settings.register_profile(
     "tests", max_examples=25, deadline=None, derandomize=True, database=None
 )
 hypothesis.settings.load_profile("tests")
+# Of bugs that were put in nobody wants to see the smallest example.
+hypothesis.settings.register_profile(
+    "mutants",
+    hypothesis.settings.get_profile("tests"),
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+)
 
 
 @pytest.fixture(scope="session")

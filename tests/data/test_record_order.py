@@ -59,11 +59,11 @@ def workers_of_a_batch(draw):
     return num_workers * draw(st.integers(1, 4)), num_workers
 
 
-@settings(max_examples=12)
+@settings(max_examples=7)
 @given(
     st.lists(st.integers(0, 7), min_size=1, max_size=7).filter(any),
     workers_of_a_batch(),
-    st.integers(0, 5),
+    st.integers(0, 3),
     st.integers(0, 2**31),
 )
 # Four strands: eight workers are too many for one each, and share them.
