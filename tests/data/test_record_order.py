@@ -55,13 +55,15 @@ def test_strands_divide_the_batch_and_have_a_shard_each(
 @st.composite
 def workers_of_a_batch(draw):
     """A global batch, and a number of workers that divides it."""
-    num_workers = draw(st.integers(1, 6))
-    return num_workers * draw(st.integers(1, 4)), num_workers
+    num_workers = draw(st.integers(1, 3))
+    return num_workers * draw(st.integers(1, 3)), num_workers
 
 
-@settings(max_examples=7)
+@settings(max_examples=4)
 @given(
-    st.lists(st.integers(0, 7), min_size=1, max_size=7).filter(any),
+    st.lists(st.integers(0, 7), min_size=1, max_size=7).filter(
+        lambda sizes: sum(sizes) > 9
+    ),
     workers_of_a_batch(),
     st.integers(0, 3),
     st.integers(0, 2**31),
@@ -97,8 +99,7 @@ def test_any_number_of_workers_shares_epochs_that_are_permutations(
     assert len(epochs) > 2
     for epoch in epochs:
         assert sorted(epoch) == list(range(num_images))
-    if num_images > 9:
-        assert len(set(map(tuple, epochs))) == len(epochs)
+    assert len(set(map(tuple, epochs))) == len(epochs)
     share = batch // num_workers
     for pairs in workers:
         steps = [position // batch for position, _ in pairs]
