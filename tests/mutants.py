@@ -39,9 +39,7 @@ _SWAPS = {kind: _KINDS[i ^ 1] for i, kind in enumerate(_KINDS)}
 _COUNT = flags.DEFINE_integer("count", 40, "Bugs to try.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the sample.")
 _CHOSEN = flags.DEFINE_list("rooms", _ROOMS, "Folders or files that get them.")
-_RESULTS = flags.DEFINE_string(
-    "results", str(ROOT / ".venv/mutants.jsonl"), "File of what was found."
-)
+_RESULTS = flags.DEFINE_string("results", ".venv/mutants.jsonl", "A file.")
 
 
 def _replacements(node: ast.AST) -> Iterator[ast.AST]:
@@ -55,10 +53,9 @@ def _replacements(node: ast.AST) -> Iterator[ast.AST]:
         yield other
     elif isinstance(node, ast.UnaryOp):
         yield node.operand
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield ast.Constant(not node.value)
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        yield ast.Constant(node.value + 1)
+        is_truth = isinstance(node.value, bool)
+        yield ast.Constant(not node.value if is_truth else node.value + 1)
     elif isinstance(node, ast.Return) and node.value:
         yield ast.Return(ast.Constant(None))
     elif isinstance(node, ast.Raise | ast.Continue | ast.AugAssign) or (
@@ -97,16 +94,19 @@ def make_mutants(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def near_tests(path: pathlib.Path) -> list[str]:
-    """Test files of a file's own, or the three that name it most often."""
+    """Three test files: a file's own, its folder's, and those that name it."""
     *room, stem = path.relative_to(ROOT).with_suffix("").parts
     folder = ROOT.joinpath("tests", *(p for p in room if p != "trainer"))
     while not folder.is_dir():
         folder = folder.parent
-    files = sorted(folder.rglob("test_*.py"))
-    own = [f for f in files if f.stem.startswith(f"test_{stem}")]
-    counts = {f: len(re.findall(rf"\b{stem}\b", f.read_text())) for f in files}
-    files = sorted(files, key=lambda f: -counts[f])[:3]
-    return [str(f.relative_to(ROOT)) for f in own or files]
+
+    def nearness(file: pathlib.Path) -> tuple[bool, bool, int]:
+        count = len(re.findall(rf"\b{stem}\b", file.read_text()))
+        names = f"test_{stem}", f"test_{room[-1]}_"
+        return *map(file.stem.startswith, names), count
+
+    files = sorted(sorted(folder.rglob("test_*.py")), key=nearness)[:-4:-1]
+    return [str(f.relative_to(ROOT)) for f in files]
 
 
 def _test(tree: pathlib.Path, tests: list[str], log: pathlib.Path) -> None:
@@ -169,7 +169,7 @@ def _sample() -> Iterator[tuple[str, pathlib.Path, str, str]]:
 
 def _try(bugs, tree: pathlib.Path) -> Iterator[tuple[str, str, str]]:
     """Room and bug, and the test that failed or ""."""
-    results = pathlib.Path(_RESULTS.value)
+    results = ROOT / _RESULTS.value
     rows = results.read_text().splitlines() if results.exists() else []
     known = {row["digest"]: row["test"] for row in map(json.loads, rows)}
     limits = {}

@@ -112,6 +112,7 @@ def test_links_are_followed_and_counted(folders, tmp_path):
         read_files(tmp_path / name) for name in ("expected", "r")
     )
     report = json.loads(found.pop("audit.json"))
+    assert any(": 7." in sentence for sentence in audit.summarize(report))
     assert report.pop("links") == 7
     assert report == json.loads(expected.pop("audit.json"))
     assert found == expected
