@@ -8,6 +8,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # Two processes share the tests and the cores.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
@@ -17,6 +18,17 @@ from tests.cloud_storage import bucket_name, cloud, cloud_server  # noqa: F401
 from tests.samples import IMAGE_SIZE, make_pixels, write_records
 
 quick.set_up(num_devices=2)
+# The same few examples every time, however slow the machine is.
+hypothesis.settings.register_profile(
+    "tests", max_examples=25, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("tests")
+# Of bugs that were put in nobody wants to see the smallest example.
+hypothesis.settings.register_profile(
+    "mutants",
+    hypothesis.settings.get_profile("tests"),
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def test_no_augmentation_same_size_returns_image():
 
 
 def test_no_augmentation_resizes_like_evaluation():
-    smooth = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8)
+    smooth = np.add.outer(2 * np.arange(30), np.arange(35)).astype(np.uint8)
     resized = augment(STILL, image_size=24, image=smooth[..., None])
     expected = tf.image.resize(smooth[..., None], [24, 24]).numpy()
     inside = np.s_[1:-1, 1:-1]
@@ -55,19 +55,25 @@ def test_no_augmentation_resizes_like_evaluation():
 
 
 def test_much_larger_image_is_not_aliased():
-    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))[..., None]
-    resized = augment(STILL, image_size=32, image=stripes)
-    np.testing.assert_allclose(resized[:, 2:-2], 127.5, atol=1.0)
+    # Of three pixels; of two, whatever interpolates gives the mean.
+    stripes = np.tile(np.array([0, 255], np.uint8), (90, 45))[..., None]
+    resized = augment(STILL, image_size=30, image=stripes)
+    assert np.abs(resized[:, 2:-2] - 127.5).max() < 20
 
 
-def test_flip_gives_image_and_mirror_about_equally():
-    views = draw(horizontal_flip=True)
-    straight, mirrored = (
-        np.isclose(views, image, atol=1e-3).all(axis=(1, 2, 3)).sum()
-        for image in (IMAGE, IMAGE[:, ::-1])
-    )
-    assert mirrored + straight == 40
-    assert 8 < mirrored < 32
+def test_each_flip_gives_image_and_mirror_about_equally():
+    mirrors = (IMAGE, IMAGE[:, ::-1], IMAGE[::-1], IMAGE[::-1, ::-1])
+    for horizontal, vertical in ((True, False), (False, True), (True, True)):
+        views = draw(horizontal_flip=horizontal, vertical_flip=vertical)
+        counts = np.array(
+            [
+                np.isclose(views, m, atol=1e-3).all((1, 2, 3)).sum()
+                for m in mirrors
+            ]
+        )
+        possible = [True, horizontal, vertical, horizontal and vertical]
+        assert counts.sum() == 40
+        assert ((counts > 0.2 * 40 / sum(possible)) == possible).all()
 
 
 def test_rotation_turns_by_up_to_the_angle():

@@ -1,14 +1,19 @@
 """What users give by mistake: one sentence, no data set."""
 
+import csv
 import gzip
 import hashlib
 import json
 import os
 import socket
 import stat
+import tempfile
+import unicodedata
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests import processes
 from tests.data.builders import (
@@ -107,6 +112,7 @@ def test_links_are_followed_and_counted(folders, tmp_path):
         read_files(tmp_path / name) for name in ("expected", "r")
     )
     report = json.loads(found.pop("audit.json"))
+    assert any(": 7." in sentence for sentence in audit.summarize(report))
     assert report.pop("links") == 7
     assert report == json.loads(expected.pop("audit.json"))
     assert found == expected
@@ -257,6 +263,38 @@ def test_manifest_of_a_spreadsheet_is_read(tmp_path, data):
     read = [(s.image_id, s.class_name, s.patient_id) for s in listing.files]
     assert read == [("a.png", "x", ""), ("b.png", "y", "")]
     assert listing.num_ignored_columns == (2 if "Unnamed" in str(data) else 0)
+
+
+CELLS = (
+    st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=9)
+    .map(lambda text: unicodedata.normalize("NFC", text).strip())
+    .filter(lambda text: text.lower() not in manifest._MISSING)
+    .filter(lambda text: "|" not in text)
+)
+
+
+@given(
+    st.lists(
+        st.tuples(CELLS, CELLS, st.sampled_from(records.SPLITS)),
+        min_size=1,
+        max_size=6,
+    ),
+    st.permutations(("path", "label", "patient_id", "split", "unnamed: 3")),
+)
+def test_what_is_written_to_a_manifest_is_read_from_it(rows, columns):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "m.csv")
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="7")
+            writer.writeheader()
+            for i, (label, patient, split) in enumerate(rows):
+                open(os.path.join(folder, f"{i}.png"), "w").close()
+                row = {"path": f"{i}.png", "label": label}
+                writer.writerow(row | {"patient_id": patient, "split": split})
+        files = manifest.read_manifest(path).files
+    read = [(f.class_name, f.patient_id, f.split) for f in files]
+    assert [f.image_id for f in files] == [f"{i}.png" for i in range(len(rows))]
+    assert read == rows
 
 
 def test_manifest_may_name_files_elsewhere_and_in_other_unicode(tmp_path):

@@ -3,6 +3,7 @@
 import collections
 import json
 
+import numpy as np
 import pytest
 
 from tests.data.builders import (
@@ -10,6 +11,7 @@ from tests.data.builders import (
     make_dicom,
     make_facts,
     make_head,
+    make_nifti,
     read_files,
     read_rows,
     write_head,
@@ -102,6 +104,17 @@ def test_series_or_subfolder_stands_for_an_unknown_patient(
     assert "--patient_regex" in sentence
     for data in read_files(tmp_path / "r").values():
         assert ROOT.encode() not in data and b"STUDY-7" not in data
+
+
+def test_slices_of_a_volume_stay_together(tmp_path):
+    def write(folder, patient, index):
+        slices = [make_head(patient * 10 + i, size=32) for i in range(3)]
+        data = make_nifti(np.stack(slices, axis=-1))
+        (folder / f"x{patient}-.nii").write_bytes(data)
+
+    write_patients(tmp_path / "s", write)
+    assert count_groups(tmp_path / "s", tmp_path / "r") == (10, {1})
+    assert len(read_rows(tmp_path / "r")) == 30
 
 
 def test_expression_wins_over_subfolders(tmp_path):

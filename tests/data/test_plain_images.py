@@ -9,11 +9,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from tests.data.images import raster
 from tests.samples import encode
 from trainer.data import preprocessing
-from trainer.data.images import readers
+from trainer.data.images import image, readers
 
 SIZE = 20
 ORDERS = ("<", ">")
@@ -22,7 +25,7 @@ JPEG_KINDS = {
     "fine": ("RGB", {"subsampling": 0, "quality": 95}),
     "grey": ("L", {}),
     "progressive": ("RGB", {"progressive": True}),
-    "restarts": ("RGB", {"restart_marker_rows": 1}),
+    "restarts": ("RGB", {"restart_marker_blocks": 1, "subsampling": 0}),
     "rgb": ("RGB", {"keep_rgb": True}),
     "profile": ("RGB", {"icc_profile": bytes(70_000)}),
 }
@@ -62,11 +65,11 @@ def assert_same(images: dict[str, bytes], invalid=(), window=()):
     options = dict(zip(("window_center", "window_width"), window, strict=False))
     sent = []
     for data in images.values():
-        (image,) = readers.decode_images(data, **options)
-        sent.append(image.encoded)
+        (found,) = readers.decode_images(data, **options)
+        sent.append(found.encoded)
         # What is sent has the pixels of the reader, with a JPEG's rounding.
         shown = np.asarray(PIL.Image.open(io.BytesIO(sent[-1])).convert("RGB"))
-        expected = image.pixels
+        expected = found.pixels
         if expected.ndim == 2:
             expected = np.repeat(expected[..., None], 3, axis=-1)
         np.testing.assert_array_equal(shown, expected)
@@ -138,7 +141,7 @@ def test_exif_counts_where_it_may_be_and_nowhere_else():
     tables_end, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
     others = segment(0xE2, b"ICC " * 9) + segment(0xFE, b"Exif\0\0" + exif)
     others = data[:2] + others + data[2:]
-    junk = data[:20] + b"\xff\xff\0\x12\xff\0\xff\xd3" + data[20:]
+    junk = data[:20] + b"\xff\xff\0\x12\xff\xd0\xff\xd7" + data[20:]
     xmp = segment(0xE1, b'adobe.com <x tiff:Orientation="6"/>Exif\0\0')
     turned = {
         "behind tables": with_exif(data, exif, tables_end),
@@ -160,8 +163,8 @@ def test_exif_counts_where_it_may_be_and_nowhere_else():
         upright[f"cut to {size}"] = with_exif(data, exif[:size])
     assert_same(turned | upright)
     for expected, images in ((raster.WIDTH, turned), (raster.HEIGHT, upright)):
-        for name, image in images.items():
-            height = readers.decode_images(image)[0].height
+        for name, data in images.items():
+            height = readers.decode_images(data)[0].height
             assert height == expected, name
 
 
@@ -171,12 +174,29 @@ def test_given_window_is_that_of_the_readers():
     assert_same(images, window=(2000.0, 1001.0))
 
 
-def test_window_of_flat_images_is_that_of_the_readers():
-    flat = np.full((30, 30), 7, np.uint16)
-    dot, dots = flat.copy(), flat.copy()
-    dot[3, 4], dots[5, 5:7] = 65535, (0, 999)
-    images = {"flat": flat, "dot": dot, "dots": dots}
-    assert_same({name: encode(values) for name, values in images.items()})
+DOTS = np.full((30, 30), 7, np.uint16)
+DOTS[5, 5:7] = (0, 999)
+
+
+@given(
+    arrays(np.uint16, array_shapes(min_dims=2, max_dims=2, max_side=9)),
+    st.none()
+    | st.tuples(st.floats(-1000, 70_000), st.floats(0, 60_000, width=16)),
+)
+@example(np.full((30, 30), 7, np.uint16), None)
+@example(DOTS, None)
+def test_any_window_is_that_of_the_readers_and_keeps_the_order(values, window):
+    shown = image.apply_window(values, window)
+    in_graph = preprocessing._apply_window(values, window)
+    np.testing.assert_array_equal(in_graph, shown)
+    order = np.argsort(values, axis=None, kind="stable")
+    assert (np.diff(shown.ravel()[order].astype(int)) >= 0).all()
+    low, high = values.min(), values.max()
+    if window:
+        low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
+    if low < high:
+        assert (shown[values <= low] == 0).all()
+        assert (shown[values >= high] == 255).all()
 
 
 def test_endless_walk_is_refused():

@@ -59,6 +59,19 @@ def test_prepare_batch_refuses_bombs_by_their_headers_and_other_formats():
     assert valid.numpy().tolist() == [False] * 7 + [True]
 
 
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+@pytest.mark.parametrize(
+    ("limit", "is_valid"), [(1200, True), (1199, False), (39, False)]
+)
+def test_whole_image_of_too_many_pixels_is_refused(
+    monkeypatch, image_format, limit, is_valid
+):
+    monkeypatch.setattr(preprocessing, "MAX_PIXELS", limit)
+    image = encode(make_pixels(0, 0)[:30], image_format)
+    _, valid = preprocessing.prepare_batch(tf.constant([image]), 24, 1)
+    assert valid.numpy().tolist() == [is_valid]
+
+
 def test_prepare_batch_headers_alone_are_refused():
     good = [encode(make_pixels(0, 0), name) for name in ("PNG", "JPEG")]
     cut = [data[:size] for data in good for size in (3, 8, 20, 24, 30)]

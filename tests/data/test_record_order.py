@@ -1,8 +1,11 @@
 import itertools
 import os
+import tempfile
 
 import pytest
 import tensorflow as tf
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from trainer.data import record_order
 
@@ -11,23 +14,27 @@ NUM_IMAGES = sum(SIZES)  # 31: no multiple of anything
 BATCH = 8
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Shards of records `0`, `1`, ... `30`."""
-    directory = tmp_path_factory.mktemp("shards")
+def write_shards(directory, sizes):
+    """Shards of records `0`, `1`, ...; returns their names."""
     names, number = [], itertools.count()
-    for i, size in enumerate(SIZES):
-        names.append(str(directory / f"{i}.tfrecord"))
+    for i, size in enumerate(sizes):
+        names.append(os.path.join(directory, f"{i}.tfrecord"))
         with tf.io.TFRecordWriter(names[-1]) as writer:
             for _ in range(size):
                 writer.write(str(next(number)).encode())
     return names
 
 
-def read(files, count, **overrides):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Shards of 31 records."""
+    return write_shards(tmp_path_factory.mktemp("shards"), SIZES)
+
+
+def read(files, count, sizes=SIZES, **overrides):
     """The first `(position, record)` pairs of a worker."""
     arguments = {"global_batch_size": BATCH, "seed": 0, **overrides}
-    dataset = record_order.make_training_records(files, SIZES, **arguments)
+    dataset = record_order.make_training_records(files, sizes, **arguments)
     return [
         (int(position), int(record))
         for position, record in dataset.take(count).as_numpy_iterator()
@@ -45,39 +52,60 @@ def test_strands_divide_the_batch_and_have_a_shard_each(
     assert record_order.choose_num_strands(num_shards, batch) == expected
 
 
-def test_every_epoch_has_every_record_once_in_another_order(files):
-    pairs = read(files, 4 * NUM_IMAGES)
-    assert [position for position, _ in pairs] == list(range(4 * NUM_IMAGES))
-    order = [record for _, record in pairs]
-    starts = range(0, 4 * NUM_IMAGES, NUM_IMAGES)
-    epochs = [order[start : start + NUM_IMAGES] for start in starts]
-    for epoch in epochs:
-        assert sorted(epoch) == list(range(NUM_IMAGES))
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert epochs[0] != sorted(epochs[0])
+@st.composite
+def workers_of_a_batch(draw):
+    """A global batch, and a number of workers that divides it."""
+    num_workers = draw(st.integers(1, 3))
+    return num_workers * draw(st.integers(1, 3)), num_workers
 
 
+@settings(max_examples=4)
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=7).filter(
+        lambda sizes: sum(sizes) > 9
+    ),
+    workers_of_a_batch(),
+    st.integers(0, 3),
+    st.integers(0, 2**31),
+)
 # Four strands: eight workers are too many for one each, and share them.
-@pytest.mark.parametrize("num_workers", [1, 2, 4, 8])
-@pytest.mark.parametrize("start_step", [0, 3, 7])
-def test_workers_share_every_batch_of_one_worker(
-    files, num_workers, start_step
+@example(SIZES, (8, 8), 3, 0)
+@example(SIZES, (8, 2), 7, 0)
+def test_any_number_of_workers_shares_epochs_that_are_permutations(
+    sizes, shared, start_step, seed
 ):
-    num_steps = 9 - start_step
-    whole = dict(read(files, 9 * BATCH))
-    share = BATCH // num_workers
-    part = {"num_workers": num_workers, "start_step": start_step}
-    workers = [
-        read(files, num_steps * share, worker_index=worker, **part)
-        for worker in range(num_workers)
-    ]
+    (batch, num_workers), num_images = shared, sum(sizes)
+    num_steps = 2 + 3 * num_images // batch  # three epochs and more
+    first, count = start_step * batch, num_steps * batch
+    options = {"sizes": sizes, "global_batch_size": batch, "seed": seed}
+    with tempfile.TemporaryDirectory() as directory:
+        files = write_shards(directory, sizes)
+        whole = read(files, first + count, **options)
+        workers = [
+            read(
+                files,
+                count // num_workers,
+                worker_index=worker,
+                num_workers=num_workers,
+                start_step=start_step,
+                **options,
+            )
+            for worker in range(num_workers)
+        ]
+    assert [position for position, _ in whole] == list(range(first + count))
+    order = [record for _, record in whole]
+    ends = range(num_images, len(order), num_images)
+    epochs = [order[end - num_images : end] for end in ends]
+    assert len(epochs) > 2
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(num_images))
+    assert len(set(map(tuple, epochs))) == len(epochs)
+    share = batch // num_workers
     for pairs in workers:
-        for step in range(num_steps):
-            batch = pairs[step * share : (step + 1) * share]
-            assert {p // BATCH for p, _ in batch} == {start_step + step}
-    union = dict(pair for pairs in workers for pair in pairs)
-    first = start_step * BATCH
-    assert union == {p: r for p, r in whole.items() if p >= first}
+        steps = [position // batch for position, _ in pairs]
+        assert steps == [start_step + i // share for i in range(len(pairs))]
+    union = sorted(pair for pairs in workers for pair in pairs)
+    assert union == whole[first:]
 
 
 def test_worker_opens_its_own_shards_only(files, tmp_path):

@@ -67,6 +67,9 @@ def test_version_has_the_files_of_the_export_and_is_published_once(
     paths.write_atomically(f"{path}/1/assets/dataset.json", "[]")
     with pytest.raises(ValueError, match=r"1/assets/dataset.json is"):
         publish_one(path, exports[0])
+    paths.write_atomically(f"{path}/2/assets/more", "")
+    with pytest.raises(ValueError, match=r"2/assets/more is"):
+        publish_one(path, exports[1])
     publish.keep_newest(model_base.open_base(path), 1, {1})
     assert set(read_versions(path)) == {"1", "3"}
 
@@ -253,6 +256,23 @@ def test_two_publishers_take_two_numbers(url, exports, monkeypatch):
     assert sorted(numbers) == [1, 2]
     assert_complete(url, exports)
     assert versions.list_versions(url).keys() == {1, 2}
+
+
+def test_two_publishers_on_a_disk_take_turns(tmp_path, exports, monkeypatch):
+    real = model_base._next_number
+    meet = threading.Barrier(2)
+
+    def number_at_once(names):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meet.wait(0.5)  # In vain: the other has to wait outside.
+        return real(names)
+
+    monkeypatch.setattr(model_base, "_next_number", number_at_once)
+    path = str(tmp_path / "models")
+    with futures.ThreadPoolExecutor() as pool:
+        numbers = pool.map(functools.partial(publish_one, path), exports[:2])
+    assert sorted(numbers) == [1, 2]
+    assert_complete(path, exports)
 
 
 def test_reader_never_sees_half_a_version(tmp_path, exports):

@@ -7,6 +7,7 @@ import numpy as np
 from trainer.evaluation.predictions import Decided, make_predictions
 
 NAMES = ("no_tumor", "tumor")
+POSITIVE = 0  # of two; what holds for the last class holds for the first
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
@@ -34,6 +35,6 @@ def random_predictions(
         logits.astype(np.float32),
     ).decide(
         class_names(num_classes),
-        1 if is_binary else None,
+        POSITIVE if is_binary else None,
         0.4 if is_binary else None,
     )

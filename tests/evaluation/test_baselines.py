@@ -106,6 +106,13 @@ def test_model_beats_chance_and_not_itself(num_classes):
         assert compared["itself"].delong_p_value == 1
 
 
+def test_lead_that_may_be_chance_beats_nothing():
+    p = samples.random_predictions(30, skill=0.5)
+    (chance,) = baselines.compare(p, {"x": np.full((30, 2), 0.5)}, 200).values()
+    assert chance.difference_interval[0] < 0 < chance.difference
+    assert chance.beaten is False
+
+
 def test_one_class_cannot_be_compared():
     p = samples.random_predictions(20)
     p = p.select(p.labels == 1)

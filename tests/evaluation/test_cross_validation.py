@@ -31,13 +31,13 @@ def make_folds(num_classes=2, num_folds=3):
 def test_pooled_decisions_are_those_of_each_fold():
     folds = make_folds()
     decided = [
-        cross_validation.decide(fold, samples.NAMES, 1, "youden")
+        cross_validation.decide(fold, samples.NAMES, 0, "youden")
         for fold in folds
     ]
     summary = cross_validation.summarize(decided, (0.1,))
     confusion, scores, truth = np.zeros((2, 2), int), [], []
     for fold, split in zip(folds, summary.folds, strict=True):
-        chosen = calibration.choose(fold["validation"], 1, "youden")
+        chosen = calibration.choose(fold["validation"], 0, "youden")
         alone = dataclasses.replace(
             fold["test"],
             temperature=chosen.temperature,
@@ -50,8 +50,8 @@ def test_pooled_decisions_are_those_of_each_fold():
                 metric.value, abs=1e-12
             )
         confusion += own.confusion_matrix
-        scores += alone.probabilities[:, 1].tolist()
-        truth += alone.labels.tolist()
+        scores += alone.probabilities[:, 0].tolist()
+        truth += (alone.labels == 0).tolist()
     pooled = summary.pooled
     assert pooled.confusion_matrix == confusion.tolist()
     assert pooled.num_images == 120

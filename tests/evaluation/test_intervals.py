@@ -4,46 +4,53 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
-from sklearn import metrics as sklearn_metrics
 
 from trainer.evaluation import intervals, proportions, ranking, resampling
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("decimals", [1, 8])
-def test_weighted_areas_equal_scikit_learn_on_repeated_images(seed, decimals):
-    generator = np.random.default_rng(seed)
-    is_positive = np.arange(40) % 3 == 0
-    scores = np.round(generator.random(40) + 0.3 * is_positive, decimals)
-    weights = generator.integers(0, 3, (6, 40)).astype(float)
-    areas = ranking.roc_auc(is_positive, scores, weights)
-    precisions = ranking.average_precision(is_positive, scores, weights)
-    for i, row in enumerate(weights.astype(int)):
-        truth, score = np.repeat(is_positive, row), np.repeat(scores, row)
-        expected = sklearn_metrics.roc_auc_score(truth, score)
-        assert areas[i] == pytest.approx(expected, abs=1e-12)
-        expected = sklearn_metrics.average_precision_score(truth, score)
-        assert precisions[i] == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials"), [(0, 10), (10, 10), (3, 10), (81, 263), (1, 1)]
-)
-def test_wilson_interval_equals_scipy_and_the_published_formula(
-    successes, trials
-):
-    interval = intervals.wilson_interval(successes / trials, trials)
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_wilson_interval_is_scipys_and_in_range(successes, failures):
+    trials = max(1, successes + failures)
+    share = successes / trials
+    low, high = intervals.wilson_interval(share, trials)
     scipys = stats.binomtest(successes, trials).proportion_ci(method="wilson")
-    assert interval == pytest.approx([scipys.low, scipys.high], abs=1e-12)
-    # Newcombe, 1998, "Two-sided confidence intervals for the single
-    # proportion", method 3.
-    z, p, n = 1.959963984540054, successes / trials, trials
-    root = z * math.sqrt(z**2 + 4 * n * p * (1 - p))
-    expected = [
-        (2 * n * p + z**2 + sign * root) / (2 * (n + z**2)) for sign in (-1, 1)
-    ]
-    assert interval == pytest.approx(expected, abs=1e-12)
+    assert (low, high) == pytest.approx([scipys.low, scipys.high], abs=1e-12)
+    assert 0 <= low <= share <= high <= 1
+
+
+NUMBERS = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0])
+
+
+@given(
+    st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=9),
+    st.integers(1, 9),
+    st.sampled_from([0.0, -1.0]),
+)
+def test_any_interval_holds_its_value_and_lies_in_its_range(
+    drawn, num_groups, least
+):
+    judged = []
+    for values in np.array(drawn).T * (1 - least) + least:
+        value = values[0]
+        interval = intervals.score_interval(value, values, num_groups, least)
+        assert (interval is None) == (num_groups < 2)
+        if interval is None:
+            return
+        low, high = interval
+        assert least <= low <= value + 1e-12
+        assert value - 1e-12 <= high <= 1
+        judged.append((value, values, interval))
+    difference = judged[0][0] - judged[1][0]
+    low, high = intervals.difference_interval(*judged, num_groups)
+    independent = intervals.independent_difference(
+        *((value, interval) for value, _, interval in judged)
+    )
+    for below, above in ((low, high), independent):
+        assert least - 1 - 1e-9 <= below <= difference + 1e-9
+        assert difference - 1e-9 <= above <= 1 - least + 1e-9
 
 
 def test_wilson_interval_equals_newcombes_table():
@@ -133,8 +140,7 @@ def placements(is_positive, scores):
     return wins.mean(), wins.mean(axis=1), wins.mean(axis=0)
 
 
-@pytest.mark.parametrize("decimals", [1, 8])
-@pytest.mark.parametrize("seed", range(4))
+@given(st.integers(0, 10**6), st.sampled_from([0, 1, 8]))
 def test_delong_interval_equals_the_quadratic_definition(seed, decimals):
     generator = np.random.default_rng(seed)
     is_positive = generator.random(60) < 0.3

@@ -22,3 +22,8 @@ def test_part_that_is_worse_is_marked():
     parts = subgroups.compute_subgroups(p, values, overall)
     assert "roc_auc" in parts["old"].below and parts["new"].below == []
     assert (parts["old"].num_images, parts["new"].num_images) == (100, 300)
+    # Nor one that is only a little worse than the whole, as one of two is.
+    equal = subgroups.compute_subgroups(p, list("aabb") * 100, overall)
+    areas = [part.metrics["roc_auc"] for part in equal.values()]
+    assert min(a.interval[0] for a in areas) < overall["roc_auc"].value
+    assert [part.below for part in equal.values()] == [[], []]

@@ -5,8 +5,17 @@ import tensorflow as tf
 
 from tests.commands import run  # noqa: F401
 from tests.export import examples
-from tests.samples import IMAGE_SIZE
+from tests.samples import IMAGE_SIZE, write_records
 from trainer.export import saved_model, warmup
+
+
+@pytest.fixture(scope="session")
+def tiny_records(tmp_path_factory):
+    """9 validation and 7 test images, whose first class is positive."""
+    directory = tmp_path_factory.mktemp("records")
+    positive_class = examples.CLASS_NAMES[examples.POSITIVE]
+    write_records(directory, {"validation": 9, "test": 7}, 2, positive_class)
+    return directory
 
 
 @pytest.fixture(scope="session")

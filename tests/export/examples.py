@@ -8,8 +8,9 @@ from trainer.export import serving_module
 from trainer.model import out_of_distribution
 
 CLASS_NAMES = ("no_tumor", "tumor")
+POSITIVE = 0  # the logit is that of the other one
 TEMPERATURE = 1.7
-OPERATING_POINT = 0.4
+OPERATING_POINT = 0.6
 SET_THRESHOLDS = (0.3, 0.45)
 STUDY = ("noisy_or", 0.8)
 IMAGES = [encode(make_pixels(i, i % 2)) for i in range(4)]
@@ -27,7 +28,7 @@ def make_module(model, detector, **settings):
     return serving_module.ServingModule(
         [model],
         class_names=CLASS_NAMES,
-        positive_index=1,
+        positive_index=POSITIVE,
         temperature=TEMPERATURE,
         operating_point=OPERATING_POINT,
         detector=detector,

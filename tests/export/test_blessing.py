@@ -51,7 +51,11 @@ def predictions_path(classifier_model, tiny_records, tmp_path_factory):
         index = input_pipeline.read_index(str(tiny_records), info)[split]
         logits = classifier_model(np.stack(pixels), training=False).numpy()
         answers[split] = make_predictions(*index, logits).decide(
-            info.class_names, 1, OPERATING_POINT, TEMPERATURE, SET_THRESHOLDS
+            info.class_names,
+            info.positive_index,
+            OPERATING_POINT,
+            TEMPERATURE,
+            SET_THRESHOLDS,
         )
     path = tmp_path_factory.mktemp("evaluation") / "predictions.csv"
     path.write_text(tables.predictions_csv(answers))
@@ -143,6 +147,38 @@ def test_other_predictions_fail_their_check(
     )
     with pytest.raises(version_checks.CheckError, match=detail):
         version_checks._check_predictions(loaded, evaluated)
+
+
+def other_label(labels):
+    return np.where(labels == b"tumor", b"no_tumor", b"tumor")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "detail"),
+    [
+        ("score", lambda scores: scores * np.nan, "score that is not finite"),
+        ("valid", np.zeros_like, "is called invalid|what is no image"),
+        ("label", other_label, "A label is"),
+    ],
+)
+def test_other_answers_fail_their_checks(
+    loaded, tiny_records, predictions_path, monkeypatch, name, change, detail
+):
+    real = version_checks._Version.call
+
+    def call(*arguments):
+        outputs = real(*arguments)
+        return outputs | {name: change(outputs[name])}
+
+    monkeypatch.setattr(version_checks._Version, "call", call)
+    evaluated = evaluated_images.read_evaluated(
+        str(tiny_records), str(predictions_path), loaded.info
+    )
+    with pytest.raises(version_checks.CheckError, match=detail):
+        version_checks._check_predictions(loaded, evaluated)
+    if name != "label":
+        with pytest.raises(version_checks.CheckError, match=detail):
+            version_checks._check_warmup(loaded)
 
 
 def test_missing_warmup_record_and_tight_limits_fail_their_checks(

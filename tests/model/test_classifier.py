@@ -210,6 +210,11 @@ def test_set_trainable_unfreezes_top_blocks_without_batch_norm(
     blocks = {name.split("_")[0] for name in names} - {"logits", "head"}
     assert {name[:6] for name in blocks} == {"block7", "top"}
     assert not any(name.endswith("bn") for name in names)
+    classifier.set_trainable(classifier_model, 2, train_batch_norm=True)
+    layers = [layer for layer in classifier_model.layers if layer.trainable]
+    more = {layer.name for layer in layers if layer.trainable_variables} - names
+    assert {name[:6] for name in more} == {"block7", "top_bn"}
+    assert all(name.endswith("bn") for name in more)
     classifier.set_trainable(classifier_model, 9, train_batch_norm=True)
     frozen = classifier_model.non_trainable_variables
     assert all(

@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from tests.evaluation.samples import POSITIVE
 from tests.report.samples import evaluate, make_splits
 from tests.samples import encode, make_pixels
 from trainer.report import data_audit
@@ -61,7 +62,7 @@ def illustrated():
         evaluation=evaluation,
         test=splits["test"].decide(
             splits["test"].class_names,
-            1,
+            POSITIVE,
             evaluation.findings.operating_point,
             evaluation.findings.temperature,
         ),

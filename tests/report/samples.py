@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from tests.evaluation.samples import NAMES, random_predictions
+from tests.evaluation.samples import NAMES, POSITIVE, random_predictions
 from trainer.data import records
 from trainer.report import report
 from trainer.report.context import Context, SplitFacts
@@ -53,7 +53,7 @@ def make_info(predictions, class_names=NAMES, leaks=0):
     counts["train"] = dict.fromkeys(class_names, 100)
     return records.DatasetInfo(
         class_names=class_names,
-        positive_class=class_names[1] if len(class_names) == 2 else None,
+        positive_class=class_names[POSITIVE] if len(class_names) == 2 else None,
         channels=1,
         stored_size=256,
         counts=counts,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from tests.evaluation.samples import random_predictions
+from tests.evaluation.samples import POSITIVE, random_predictions
 from tests.report.samples import (
     evaluate,
     evaluate_part,
@@ -216,7 +216,7 @@ def test_galleries_show_each_outcome_the_surest_decisions_first(illustrated):
     ((split, indices),) = illustrated.read
     assert split == "test" and indices and 0 not in indices
     is_wrong = test.decisions != test.labels
-    outcomes = [(is_wrong[i], test.labels[i] == 1) for i in indices]
+    outcomes = [(is_wrong[i], test.labels[i] == POSITIVE) for i in indices]
     # Missed, false alarms, found, cleared.
     order = [(True, True), (True, False), (False, True), (False, False)]
     assert list(dict.fromkeys(outcomes)) == order

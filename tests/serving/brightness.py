@@ -12,7 +12,7 @@ from tests.samples import encode
 from trainer.data import records
 
 MODEL_NAME = "brightness"
-CLASS_NAMES = ("dark", "bright")
+CLASS_NAMES = ("bright", "dark")  # the first is positive
 # Of patients.
 STUDY_RULE, STUDY_THRESHOLD = "noisy_or", 0.875
 
@@ -32,7 +32,7 @@ def build_signatures(operating_point: float) -> dict:
     numbers = [tf.TensorSpec([None, 2], tf.float64, "x")]
 
     def answer(score, valid):
-        probabilities = tf.stack([1 - score, score], axis=1)
+        probabilities = tf.stack([score, 1 - score], axis=1)
         index = tf.argmax(probabilities, axis=1, output_type=tf.int32)
         return {
             "probabilities": probabilities,
@@ -42,7 +42,7 @@ def build_signatures(operating_point: float) -> dict:
             "decision": score >= operating_point,
             "decision_label": tf.gather(
                 tf.constant(CLASS_NAMES),
-                tf.cast(score >= operating_point, tf.int32),
+                tf.cast(score < operating_point, tf.int32),
             ),
             "threshold": tf.fill(tf.shape(score), operating_point),
             "valid": valid,

@@ -42,13 +42,13 @@ def test_both_protocols_give_the_model_s_answers(server):
     predicted, explained, status, metadata = answers[0]
     np.testing.assert_allclose(
         [p.probabilities for p in predicted],
-        [[0.8, 0.2], [0.2, 0.8], [1.0, 0.0]],
+        [[0.2, 0.8], [0.8, 0.2], [0.0, 1.0]],
         atol=1e-6,
     )
     assert [(p.label, p.label_index, p.decision) for p in predicted] == [
-        ("dark", 0, False),
-        ("bright", 1, True),
-        ("dark", 0, False),
+        ("dark", 1, False),
+        ("bright", 0, True),
+        ("dark", 1, False),
     ]
     assert [p.valid for p in predicted] == [True, True, False]
     assert [p.is_out_of_distribution for p in predicted] == [False, True, False]

@@ -337,8 +337,16 @@ def test_loss_that_is_not_finite_stops_with_a_sentence(
             loop.run_phase(phase, checkpoint, lambda row: None)
 
 
-@pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
-def test_predict_all_returns_every_image_in_order(strategy_name, tiny_records):
+@pytest.mark.parametrize(
+    ("strategy_name", "batch"),
+    [
+        *(("one_device", 1), ("one_device", 5), ("one_device", 64)),
+        *(("mirrored", 4), ("mirrored", 22)),
+    ],
+)
+def test_predict_all_returns_every_image_in_order(
+    strategy_name, batch, tiny_records
+):
     strategy = make_strategy(strategy_name)
     info = input_pipeline.read_dataset_info(str(tiny_records))
 
@@ -346,12 +354,12 @@ def test_predict_all_returns_every_image_in_order(strategy_name, tiny_records):
         return distribution.distribute(
             strategy,
             lambda workers, index: input_pipeline.make_evaluation_dataset(
-                input_pipeline.split_files(str(tiny_records), info, "test"),
-                shard_sizes=info.shard_sizes("test"),
+                input_pipeline.split_files(str(tiny_records), info, "train"),
+                shard_sizes=info.shard_sizes("train"),
                 image_size=IMAGE_SIZE,
                 channels=1,
-                global_batch_size=4,
-                per_replica_batch_size=4 // strategy.num_replicas_in_sync,
+                global_batch_size=batch,
+                per_replica_batch_size=batch // strategy.num_replicas_in_sync,
                 num_workers=workers,
                 worker_index=index,
             ),
@@ -362,14 +370,14 @@ def test_predict_all_returns_every_image_in_order(strategy_name, tiny_records):
         outputs = keras.layers.GlobalAveragePooling2D()(inputs)
         model = keras.Model(inputs, outputs)
         step = loop.make_predict_function(strategy, model)
-        means = loop.predict_all(step, dataset(), 7, 4)
+        means = loop.predict_all(step, dataset(), 22, batch)
     plain = input_pipeline.make_evaluation_dataset(
-        input_pipeline.split_files(str(tiny_records), info, "test"),
-        shard_sizes=info.shard_sizes("test"),
+        input_pipeline.split_files(str(tiny_records), info, "train"),
+        shard_sizes=info.shard_sizes("train"),
         image_size=IMAGE_SIZE,
         channels=1,
-        global_batch_size=7,
-        per_replica_batch_size=7,
+        global_batch_size=22,
+        per_replica_batch_size=22,
     )
     images = next(plain.as_numpy_iterator())["inputs"]
     np.testing.assert_allclose(means, images.mean(axis=(1, 2)), rtol=1e-5)

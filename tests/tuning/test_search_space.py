@@ -35,13 +35,21 @@ def narrow(tmp_path, content):
 def test_narrowed_space_has_what_was_asked_for_and_the_rest(tmp_path):
     space = narrow(
         tmp_path,
-        {"dropout": [0.2, 0.4], "optimizer": ["sgd"], "weight_decay": 1e-3},
+        {
+            "dropout": [0.2, 0.4],
+            "head_learning_rate": [1e-3, 1e-2],
+            "optimizer": ["sgd"],
+            "weight_decay": 1e-3,
+        },
     )
     assert space["dropout"] == search_space.Range(0.2, 0.4)
+    narrowed = search_space.Range(1e-3, 1e-2, "log")
+    assert space["head_learning_rate"] == narrowed
     assert space["optimizer"].values == ("sgd",)
     assert space["weight_decay"].values == (1e-3,)
     whole = search_space.SPACE | search_space.SECOND_STAGE
-    for name in set(space) - {"dropout", "optimizer", "weight_decay"}:
+    narrowed = {"dropout", "head_learning_rate", "optimizer", "weight_decay"}
+    for name in set(space) - narrowed:
         assert space[name] == whole[name]
     assert search_space.read_space("") == whole
     assert narrow(tmp_path, {"fine_tune_blocks": [0, 4]})[
@@ -80,6 +88,14 @@ def test_wrong_space_is_refused_in_a_sentence(tmp_path, content, message):
 def test_hyperparameters_of_hidden_layers_are_searched_where_there_are_some():
     found = search_space.to_hyperparameters(search_space.SPACE)
     assert {hp.name for hp in found.space} == set(search_space.SPACE)
+    drawn = {hp.name: hp for hp in found.space}
+    for name, values in search_space.SPACE.items():
+        if isinstance(values, search_space.Range):
+            middle = drawn[name].prob_to_value(0.5)
+            mean = (values.low + values.high) / 2
+            if values.sampling == "log":
+                mean = (values.low * values.high) ** 0.5
+            assert middle == pytest.approx(mean)
     conditional = {hp.name for hp in found.space if hp.conditions}
     assert conditional == {"hidden_units", "head_activation", "head_batch_norm"}
     without = dict(search_space.SPACE)

@@ -233,7 +233,13 @@ def test_format_that_is_not_read_is_named(data, name):
     assert_unreadable(data, f"{name}, which is not read; convert")
 
 
-@pytest.mark.parametrize("junk", [b"\0", b"\x12\x34\0", b"\xff\0", b"\xff\xff"])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        *(b"\0", b"\x12\x34\0", b"\xff\0", b"\xff\xff"),
+        *(b"\xff\xd0", b"\xff\xd7"),
+    ],
+)
 def test_junk_between_segments_of_a_jpeg_is_passed_over(junk):
     data = encode(colour(), "JPEG")
     with_junk = data[:20] + junk + data[20:]
@@ -243,8 +249,16 @@ def test_junk_between_segments_of_a_jpeg_is_passed_over(junk):
     )
 
 
-def test_strip_of_a_progressive_jpeg_keeps_all_scans():
-    data = encode(colour(), "JPEG", progressive=True)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"progressive": True},
+        # All eight restart markers.
+        {"restart_marker_blocks": 1, "subsampling": 0},
+    ],
+)
+def test_strip_of_a_jpeg_keeps_all_of_its_scans(options):
+    data = encode(colour(), "JPEG", **options)
     stripped = strip.strip(data + b"after the end", "jpeg")
     assert strip.strip(data + b"x", "jpeg") == stripped
     assert b"after the end" not in stripped
@@ -280,6 +294,13 @@ def test_text_at_the_end_of_a_segment_is_left_out(marker, body):
         assert SECRET in data and SECRET not in stripped
         assert strip.strip(stripped, "jpeg") == stripped
         np.testing.assert_array_equal(decode(stripped), decode(data))
+
+
+@pytest.mark.parametrize("body", [b"\xe0\0\x08JFIF\0\1", b"\xee\0\7Adobe"])
+def test_segment_that_ends_too_early_is_left_out(body):
+    data = encode(colour(), "JPEG")
+    with_segment = data[:2] + b"\xff" + body + data[2:]
+    assert strip.strip(with_segment, "jpeg") == strip.strip(data, "jpeg")
 
 
 def longer_chunk(data: bytes, kind: bytes) -> bytes:

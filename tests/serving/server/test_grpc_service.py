@@ -40,7 +40,7 @@ def test_values_are_in_the_field_of_their_type(stub):
     outputs = response.outputs
     assert list(outputs["score"].float_val) == [np.float32(0.8)]
     assert list(outputs["label"].string_val) == [b"bright"]
-    assert list(outputs["label_index"].int_val) == [1]
+    assert list(outputs["label_index"].int_val) == [0]
     assert list(outputs["decision"].bool_val) == [True]
     assert not outputs["probabilities"].tensor_content
     assert tf.make_ndarray(outputs["probabilities"]).shape == (1, 2)

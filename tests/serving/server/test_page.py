@@ -46,7 +46,7 @@ def test_chosen_image_is_answered(page):
     assert page.inner_text("#decision") == "Positive (score 0.800)"
     assert page.inner_text("#label") == "Most probable: bright"
     assert page.inner_text("#probabilities").split() == [
-        *("dark", "20.0", "%", "bright", "80.0", "%")
+        *("bright", "80.0", "%", "dark", "20.0", "%")
     ]
     warning = page.inner_text("#warning")
     assert "unlike those" in warning and "1.60" in warning

@@ -33,9 +33,9 @@ def post(rest_target):
 
 # Numbers have the digits that a float32 needs.
 ROW = {
-    "probabilities": [0.19999999, 0.8],
+    "probabilities": [0.8, 0.19999999],
     "label": "bright",
-    "label_index": 1,
+    "label_index": 0,
     "score": 0.8,
     "decision": True,
     "decision_label": "bright",

@@ -1,0 +1,219 @@
+"""Puts small bugs into the product, one at a time: do the tests notice?
+
+    python -m tests.mutants --count=40 --rooms=trainer/evaluation,trainer/data
+
+Each bug goes into a copy of the tree, where the fast tests of its file run in a
+fork. What was found counts until file or tests change: a sample that is stopped
+goes on, and one whose survivors have better tests now is tried again.
+"""
+
+import ast
+import collections
+import contextlib
+import copy
+import hashlib
+import importlib
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+from absl import app, flags
+
+ROOT = pathlib.Path(__file__).parent.parent
+_ROOMS = ["evaluation", "data", "model", "training", "export", "storage"]
+_ROOMS = [f"trainer/{room}" for room in _ROOMS] + ["tuning", "serving"]
+_NAMES = "Lt LtE Gt GtE Eq NotEq Is IsNot In NotIn Add Sub Mult Div And Or"
+_KINDS = [getattr(ast, name) for name in f"{_NAMES} BitAnd BitOr".split()]
+_SWAPS = {kind: _KINDS[i ^ 1] for i, kind in enumerate(_KINDS)}
+
+_COUNT = flags.DEFINE_integer("count", 40, "Bugs to try.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the sample.")
+_CHOSEN = flags.DEFINE_list("rooms", _ROOMS, "Folders or files that get them.")
+_RESULTS = flags.DEFINE_string("results", ".venv/mutants.jsonl", "A file.")
+
+
+def _replacements(node: ast.AST) -> Iterator[ast.AST]:
+    """What a node may be mistaken for."""
+    other = copy.copy(node)
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPS:
+        other.ops = [_SWAPS[type(node.ops[0])](), *node.ops[1:]]
+        yield other
+    elif type(getattr(node, "op", None)) in _SWAPS:
+        other.op = _SWAPS[type(node.op)]()
+        yield other
+    elif isinstance(node, ast.UnaryOp):
+        yield node.operand
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        is_truth = isinstance(node.value, bool)
+        yield ast.Constant(not node.value if is_truth else node.value + 1)
+    elif isinstance(node, ast.Return) and node.value:
+        yield ast.Return(ast.Constant(None))
+    elif isinstance(node, ast.Raise | ast.Continue | ast.AugAssign) or (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ):
+        yield ast.Pass()
+
+
+def _places(tree: ast.AST) -> Iterator[tuple[list | dict, object, ast.AST]]:
+    """Each node with what holds it; none of annotations or messages."""
+    for field, value in ast.iter_fields(tree):
+        if field in ("annotation", "returns", "decorator_list", "exc"):
+            continue
+        is_list = isinstance(value, list)
+        holder = value if is_list else vars(tree)
+        for key, child in enumerate(value) if is_list else [(field, value)]:
+            if isinstance(child, ast.AST) and not re.match(
+                r"(logging|print|warnings)\b", ast.unparse(child)
+            ):
+                yield holder, key, child
+                yield from _places(child)
+
+
+def make_mutants(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """What each bug of a file is, and the file with it."""
+    text = path.read_text()
+    tree, lines = ast.parse(text), text.splitlines()
+    for holder, key, node in list(_places(tree)):
+        for other in _replacements(node):
+            old, new = (ast.unparse(n).split("\n")[0] for n in (node, other))
+            what = f"{lines[node.lineno - 1].strip()}  [{old} -> {new}]"
+            holder[key] = other
+            mutated = ast.unparse(tree)
+            holder[key] = node
+            yield f"{path.relative_to(ROOT)}:{node.lineno}: {what}", mutated
+
+
+def near_tests(path: pathlib.Path) -> list[str]:
+    """Three test files: a file's own, its folder's, and those that name it."""
+    *room, stem = path.relative_to(ROOT).with_suffix("").parts
+    folder = ROOT.joinpath("tests", *(p for p in room if p != "trainer"))
+    while not folder.is_dir():
+        folder = folder.parent
+
+    def nearness(file: pathlib.Path) -> tuple[bool, bool, int]:
+        count = len(re.findall(rf"\b{stem}\b", file.read_text()))
+        names = f"test_{stem}", f"test_{room[-1]}_"
+        return *map(file.stem.startswith, names), count
+
+    files = sorted(sorted(folder.rglob("test_*.py")), key=nearness)[:-4:-1]
+    return [str(f.relative_to(ROOT)) for f in files]
+
+
+def _test(tree: pathlib.Path, tests: list[str], log: pathlib.Path) -> None:
+    """Runs tests in a copy of the tree, in a fork."""
+    os.setsid()
+    for descriptor in (1, 2):
+        os.dup2(
+            os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor
+        )
+    os.chdir(tree)
+    os.environ["PYTHONPATH"] = str(tree)
+    sys.path[:] = [
+        str(tree),
+        *(p for p in sys.path if p not in ("", str(ROOT))),
+    ]
+    for name in list(sys.modules):
+        if name.split(".")[0] in ("tests", "trainer", "tuning", "serving"):
+            del sys.modules[name]
+    sys.modules["__main__"] = type(sys)("__main__")
+    import pytest
+
+    options = ["-qx", "-m", "not slow", "--hypothesis-profile=mutants"]
+    os._exit(pytest.main([*options, *tests]))
+
+
+def run_tests(
+    tree: pathlib.Path, tests: list[str], limit_s: float
+) -> tuple[str, float]:
+    """The test that failed first, or "", and the seconds that it took."""
+    log = tree.parent / "log"
+    log.write_text("")
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=_test, args=(tree, tests, log))
+    start = time.monotonic()
+    process.start()
+    process.join(limit_s)
+    code = process.exitcode
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    seconds = time.monotonic() - start
+    if code == 0:
+        return "", seconds
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(), re.M)
+    return failed[1] if failed else f"exit code {code}", seconds
+
+
+def _sample() -> Iterator[tuple[str, pathlib.Path, str, str]]:
+    """Bugs in an order that the seed draws, from each room in turn."""
+    drawn = []
+    for room in _CHOSEN.value:
+        top = ROOT / room
+        files = [top] if top.is_file() else sorted(top.rglob("*.py"))
+        bugs = [(room, f, *mutant) for f in files for mutant in make_mutants(f)]
+        random.Random(_SEED.value).shuffle(bugs)
+        drawn.append(bugs)
+    for row in itertools.zip_longest(*drawn):
+        yield from filter(None, row)
+
+
+def _try(bugs, tree: pathlib.Path) -> Iterator[tuple[str, str, str]]:
+    """Room and bug, and the test that failed or ""."""
+    results = ROOT / _RESULTS.value
+    rows = results.read_text().splitlines() if results.exists() else []
+    known = {row["digest"]: row["test"] for row in map(json.loads, rows)}
+    limits = {}
+    for number, (room, path, bug, mutated) in enumerate(bugs, 1):
+        tests = near_tests(path)
+        texts = [mutated, *((tree / name).read_text() for name in tests)]
+        digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+        if digest not in known:
+            if path not in limits:
+                failed, seconds = run_tests(tree, tests, 600)
+                if failed:
+                    sys.exit(f"{failed} fails without any bug.")
+                limits[path] = 20 + 2 * seconds
+            copied = tree / path.relative_to(ROOT)
+            whole = copied.read_text()
+            copied.write_text(mutated)
+            os.utime(copied, (number, number))  # compiled files go by it
+            known[digest], _ = run_tests(tree, tests, limits[path])
+            copied.write_text(whole)
+            row = {"digest": digest, "bug": bug, "test": known[digest]}
+            with open(results, "a") as file:
+                file.write(json.dumps(row) + "\n")
+        yield room, bug, known[digest]
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    # What the forks share.
+    for name in ("keras", "matplotlib.pyplot", "scipy.stats", "sklearn"):
+        importlib.import_module(name)
+    counts = collections.defaultdict(collections.Counter)
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = pathlib.Path(scratch) / "tree"
+        skipped = shutil.ignore_patterns(".git", ".venv", "__pycache__")
+        shutil.copytree(ROOT, tree, ignore=skipped)
+        bugs = itertools.islice(_sample(), _COUNT.value)
+        for room, bug, test in _try(bugs, tree):
+            counts[room][bool(test)] += 1
+            print(f"{bug}\n    {test or 'SURVIVED'}", flush=True)
+    print("room, noticed, survived")
+    for room, count in counts.items():
+        print(f"{room}, {count[True]}, {count[False]}")
+
+
+if __name__ == "__main__":
+    app.run(main)
