@@ -49,7 +49,8 @@ def test_bytes_signature_gives_calibrated_probabilities(
     assert outputs[signature.VALID].all()
     assert (outputs[signature.CLASS_NAMES] == np.array(CLASS_NAMES, "S")).all()
     possible = expected >= SET_THRESHOLDS
-    possible[range(4), (positive >= OPERATING_POINT) + 0] = True
+    decided = np.where(positive >= OPERATING_POINT, POSITIVE, 1 - POSITIVE)
+    possible[range(4), decided] = True
     assert outputs[signature.PREDICTION_SET].tolist() == possible.tolist()
     assert set(outputs[signature.STUDY_RULE]) == {STUDY[0].encode()}
     assert set(outputs[signature.STUDY_THRESHOLD]) == {np.float32(STUDY[1])}
