@@ -184,16 +184,13 @@ class TrainConfig:
     )
     study_rule: str = setting(
         "mean",
-        "How the scores of a patient's images become one: mean, max, top_k:3 "
-        "(mean of the three greatest) or noisy_or; for more than two classes "
-        "mean.",
+        "How a patient's scores become one: mean, max, top_k:3 or noisy_or.",
         varies=BETWEEN_STARTS,
     )
     ordinal: str = setting(
         "",
-        "Order of three classes or more from the least to the most, for "
-        "example none,mild,severe, or sorted, as their names are: the report "
-        "then has the quadratic weighted kappa. Training is the same.",
+        "Order of the classes, from the least to the most: none,mild,severe, "
+        "or sorted. The report then has the quadratic weighted kappa.",
         varies=BETWEEN_STARTS,
     )
     coverage: float = setting(

@@ -126,16 +126,12 @@ def confusion_matrix(
         counts, totals, out=np.zeros(counts.shape), where=totals > 0
     )
     annotated = len(class_names) <= _MAX_ANNOTATED_CLASSES
-    texts = np.array(
-        [
-            [
-                f"{counts[i, j]}\n{shares[i, j]:.0%}"
-                + (f"\n{off[i, j]} off" if off[i, j] else "")
-                for j in range(len(order))
-            ]
-            for i in range(len(order))
-        ]
-    )
+    texts = [
+        f"{count}\n{share:.0%}" + (f"\n{steps} off" if steps else "")
+        for count, share, steps in zip(
+            counts.flat, shares.flat, off.flat, strict=True
+        )
+    ]
     size = 2.4 + (0.9 if annotated else 0.25) * len(class_names)
     fig, axes = _new_figure(size + 0.4, size)
     labels = [_plain(class_names[c]) for c in order]
@@ -148,7 +144,7 @@ def confusion_matrix(
         seaborn.heatmap(
             values,
             mask=hidden,
-            annot=texts if annotated else False,
+            annot=np.reshape(texts, counts.shape) if annotated else False,
             fmt="",
             cmap=colors,
             vmin=0,
