@@ -69,6 +69,8 @@ def test_effective_trials_count_copies_once():
     success = np.repeat([True, False, True, False, False, True], 5)
     copies = effective(success, np.repeat(np.arange(6), 5))
     assert copies == pytest.approx(30 / (29 / 5), rel=1e-12)
+    # Pairs that never agree are no more than independent images.
+    assert effective(np.arange(40) % 2 == 0, np.arange(40) // 2) == 40
     # Where all succeed, each group counts once.
     assert effective(np.ones(30, bool), np.arange(30) // 3) == 10
 

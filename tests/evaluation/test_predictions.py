@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from tests.evaluation import samples
-from trainer.evaluation.predictions import make_predictions
+from trainer.evaluation.predictions import concatenate, make_predictions
 
 
 def test_one_logit_gives_sigmoid_probabilities():
@@ -25,6 +25,8 @@ def test_temperature_divides_the_logits():
     exponentials = np.exp(made.logits.astype(np.float64) / 2)
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(hot.probabilities, expected, atol=1e-14)
+    # What was chosen for the first of several is chosen for all.
+    assert concatenate([hot, made]).temperature == 2.0
 
 
 def test_image_without_a_finite_answer_can_be_left_out():
