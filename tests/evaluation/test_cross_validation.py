@@ -10,7 +10,7 @@ from tests.evaluation import samples
 from trainer.evaluation import calibration, cross_validation, metrics
 
 
-def make_folds(num_classes=2, num_folds=3):
+def make_folds(num_classes=2, num_folds=2):
     folds = []
     for seed in range(num_folds):
         fold = {
@@ -54,7 +54,7 @@ def test_pooled_decisions_are_those_of_each_fold():
         truth += (alone.labels == 0).tolist()
     pooled = summary.pooled
     assert pooled.confusion_matrix == confusion.tolist()
-    assert pooled.num_images == 120
+    assert pooled.num_images == 70
     assert pooled.metrics["roc_auc"].value == pytest.approx(
         sklearn_metrics.roc_auc_score(truth, scores), abs=1e-6
     )
