@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tuning import oracles, search_space, trial_log
+from tuning import objectives, oracles, search_space, trial_log
 
 # Few enough that the last trial of the bayesian oracle is not drawn at random.
 SPACE = {
@@ -144,3 +144,10 @@ def test_log_on_a_full_disk_keeps_what_is_there(tmp_path):
         list(oracles.run_trials(make_oracle("random"), log, run_one))
     os.replace(tmp_path / "kept", tmp_path / trial_log.LOG_FILE)
     assert trial_log.TrialLog(str(tmp_path)).trials == [tried]
+
+
+def test_errors_are_minimised_and_all_else_is_maximised():
+    names = objectives.metric_names(2)
+    errors = [n for n in names if objectives.direction(n) == "min"]
+    assert errors == ["brier", "expected_calibration_error", "log_loss"]
+    assert {objectives.sign(n) for n in errors} == {-1}
