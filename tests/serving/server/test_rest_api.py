@@ -42,7 +42,7 @@ ROW = {
     "threshold": 0.5,
     "valid": True,
     "class_names": list(brightness.CLASS_NAMES),
-    "prediction_set": [False, True],
+    "prediction_set": [True, False],
     "study_rule": brightness.STUDY_RULE,
     "study_threshold": brightness.STUDY_THRESHOLD,
     "out_of_distribution": 1.6,
