@@ -208,13 +208,13 @@ def test_logits_are_averaged_over_views(classifier_model, detector, signatures):
     assert np.abs(outputs["score"] - alone["score"]).max() > 1e-5
     # The image itself is compared with the training set, and explained.
     name = "out_of_distribution"
-    np.testing.assert_allclose(outputs[name], alone[name], rtol=1e-4)
+    np.testing.assert_allclose(outputs[name], alone[name], rtol=1e-3)
     _, features, _ = module._judge(tf.constant(pixels))
     backbone = keras.Model(
         classifier_model.input,
         classifier_model.get_layer(saliency.FEATURE_MAP).output,
     )
-    np.testing.assert_allclose(features, backbone(pixels), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(features, backbone(pixels), rtol=1e-3, atol=1e-3)
 
 
 def test_three_classes_without_detector_give_softmax_and_no_decision():
