@@ -416,7 +416,7 @@ def checklist_of(evaluation):
 
 def test_card_answers_or_asks_every_item_of_the_checklists(either):
     rows = checklist_of(either)
-    assert [row[1] for row in rows].count("yes") == 37
+    assert [row[1] for row in rows].count("yes") == 38
     assert {row[1] for row in rows} == {"yes", ""}
     tripod = [i.strip() for row in rows for i in row[2].split(",") if i]
     assert len(set(tripod)) == len(tripod) == 52
