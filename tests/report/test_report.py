@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from tests.evaluation.samples import POSITIVE, random_predictions
+from tests.evaluation.samples import NAMES, POSITIVE, random_predictions
 from tests.report.samples import (
     evaluate,
     evaluate_part,
@@ -351,12 +351,14 @@ def test_patients_are_judged_like_images_but_once_each():
         expected = 1 - np.prod(1 - scores)
         assert float(row["score"]) == pytest.approx(expected)
         is_called = expected >= found.operating_point
-        assert row["decision"] == ("tumor" if is_called else "no_tumor")
-    # Nobody has a tumor unless an image shows it: the oracle is right.
+        assert row["decision"] == NAMES[POSITIVE if is_called else 1 - POSITIVE]
+    # Nobody is positive unless an image shows it: the oracle is right.
     oracle = found.splits["test"].baselines["oracle"]
     assert oracle.value == 1.0 and not oracle.beaten
     (mixed,) = [s for s in found.verdict if "several classes" in s]
-    assert mixed.endswith("count as tumor, for one of their images shows it.")
+    assert mixed.endswith(
+        f"count as {NAMES[POSITIVE]}, for one of their images shows it."
+    )
     text, card = page_text(evaluation), card_of(evaluation)
     area = found.splits["test"].metrics["roc_auc"]
     shown = f"{area.value:.3f} ({area.interval[0]:.3f} to"

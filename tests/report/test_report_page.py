@@ -9,6 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests.evaluation.samples import POSITIVE
 from tests.report.samples import evaluate_part, page_of
 from trainer.report import page
 
@@ -123,7 +124,7 @@ def test_slider_shows_what_python_computes(illustrated, tmp_path):
     assert 4.5 <= shown["faintest"][0] < 10, shown["faintest"]
     assert shown["opacities"] == ["0", "1", "0"]
     test = illustrated.test.select(illustrated.test.is_finite)
-    scores, truth = test.probabilities[:, 1], test.labels == 1
+    scores, truth = test.scores, test.labels == POSITIVE
     cuts = [0, *np.unique(scores), 2]
     assert len(shown["seen"]) == len(cuts) - 1
     for step, seen in enumerate(shown["seen"]):
@@ -156,6 +157,8 @@ def test_page_of_four_classes_fits_a_phone(of_four, tmp_path):
 
 
 def test_page_of_one_class_has_no_script_error(tmp_path):
-    shown, log = open_in_browser(page_of(evaluate_part(2, (1,))), tmp_path)
+    shown, log = open_in_browser(
+        page_of(evaluate_part(2, (POSITIVE,))), tmp_path
+    )
     assert "CONSOLE" not in log
     assert shown["start"]["Specificity"] == "n/a"

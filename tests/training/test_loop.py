@@ -201,8 +201,9 @@ def test_thousands_of_steps_neither_grow_nor_retrace(tmp_path):
         )
     assert checkpoint.progress.step == 3_000
     assert phase.train_steps.experimental_get_tracing_count() == 1
-    # After a fifth of the steps; the history of 40 epochs is a few kilobytes.
-    assert max(memory[10:]) - memory[10] < 3 * 2**20
+    # After a fifth of the steps; the history of 40 epochs is a few kilobytes,
+    # and what the allocator keeps of them a few megabytes.
+    assert max(memory[10:]) - memory[10] < 8 * 2**20
 
 
 class Killed(BaseException):

@@ -120,7 +120,7 @@ def test_study_searches_the_space_of_sweeps_but_for_given_flags(
     batches = parameters["global_batch_size"].categorical_value_spec.values
     assert list(batches) == ["32", "64"]
     depths = parameters["fine_tune_blocks"].categorical_value_spec.values
-    assert list(depths) == ["1", "2", "4"]
+    assert list(depths) == ["2", "4", "9"]
     # Each trial has a directory of its own, of which Vertex AI tells it.
     spec = job.trial_job_spec
     arguments = spec.worker_pool_specs[0].container_spec.args
