@@ -3,8 +3,8 @@
     python -m trainer.task --data_dir=records --job_dir=run
 
 The head first, on features that are computed once, then the whole network;
-with --weights=none all at once, from scratch. A run that was killed continues when
-the same command is started again. The report is in JOB_DIR/evaluation.
+with --weights=none all at once, from scratch. A run that was killed continues
+when the same command is started again. The report is in JOB_DIR/evaluation.
 """
 
 import dataclasses
