@@ -14,7 +14,6 @@ from tests.evaluation import samples
 from tests.export import examples
 from tests.samples import ROOT
 from trainer import config, settings
-from trainer.data import preprocessing
 from trainer.data.images import image
 from trainer.evaluation import metrics
 from trainer.export import serving_module, signature
