@@ -10,9 +10,9 @@ set -euo pipefail
 
 OUTPUT=${1:?"usage: tests/demo.sh OUTPUT_DIR"}
 PYTHON=${PYTHON:-python}
-NUM_IMAGES=${NUM_IMAGES:-1000}
+NUM_IMAGES=${NUM_IMAGES:-2000}
 IMAGE_SIZE=${IMAGE_SIZE:-64}
-EPOCHS=${EPOCHS:-16}
+EPOCHS=${EPOCHS:-10}
 
 step() { printf '\n== %s\n' "$*"; }
 run() { printf '$ python %s\n' "$*" >&2; "$PYTHON" "$@"; }

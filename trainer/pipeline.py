@@ -30,6 +30,7 @@ from trainer.export import (
     warmup,
 )
 from trainer.model import classifier, out_of_distribution, saliency
+from trainer.progress import Progress
 from trainer.report import data_audit, page, report, tables
 from trainer.report.context import Context, SplitFacts
 from trainer.run import Run
@@ -111,24 +112,31 @@ def _train_and_export(
     # that the others would have to create with it.
     if not trained.run.is_chief:
         return ""
-    start = time.monotonic()
-    members = _members(trained)
-    detector = None
-    if cfg.detector:
-        detector = _make_detector(trained.run, members[0])
-    evaluation = _evaluate(
-        trained, members[0], detector, [fold.predictions for fold in by_fold]
-    )
-    logging.info(
-        "evaluate  took %.0f s beyond prediction", time.monotonic() - start
-    )
-    judged = evaluation.findings.splits["validation"].metrics
-    vertex.report_metrics(
-        {name: metric.value for name, metric in judged.items()},
-        step=len(trained.rows),
-    )
-    version_dir = _export(trained.run, members, detector, evaluation)
-    _bless(trained.run, version_dir)
+    with Progress(4, "evaluate and export", "steps") as bar:
+        start = time.monotonic()
+        members = _members(trained)
+        detector = None
+        if cfg.detector:
+            detector = _make_detector(trained.run, members[0])
+        bar.update(1)
+        evaluation = _evaluate(
+            trained,
+            members[0],
+            detector,
+            [fold.predictions for fold in by_fold],
+        )
+        logging.info(
+            "evaluate  took %.0f s beyond prediction", time.monotonic() - start
+        )
+        bar.update(1)
+        judged = evaluation.findings.splits["validation"].metrics
+        vertex.report_metrics(
+            {name: metric.value for name, metric in judged.items()},
+            step=len(trained.rows),
+        )
+        version_dir = _export(trained.run, members, detector, evaluation)
+        bar.update(1)
+        _bless(trained.run, version_dir)
     paths.write_atomically(paths.join(cfg.job_dir, paths.SUCCESS_FILE), b"")
     return version_dir
 

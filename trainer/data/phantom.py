@@ -203,12 +203,11 @@ def draw_patient(
 def _draw_lesion(
     rng: np.random.Generator, middle: float, num_slices: int
 ) -> Lesion:
-    radius = rng.uniform(0.16, 0.30)
+    radius = rng.uniform(0.18, 0.32)
     # The lesion stays inside the brain.
     distance = math.sqrt(rng.uniform(0.04, 1)) * (0.80 - radius)
     angle = rng.uniform(0, 2 * math.pi)
     reach = min(0.3 * radius, SLICE_SPACING * num_slices / 4)
-    is_subtle = rng.uniform() < 0.12
     return Lesion(
         kind=str(rng.choice(LESION_KINDS)),
         center=(
@@ -217,7 +216,7 @@ def _draw_lesion(
             middle + rng.uniform(-reach, reach),
         ),
         radius=radius,
-        contrast=rng.uniform(0.45, 0.6) if is_subtle else rng.uniform(0.85, 1),
+        contrast=rng.uniform(0.8, 1),
         signal=rng.uniform(0.90, 1.05),
         core=rng.uniform(0.04, 0.2),
         oedema=rng.uniform(0.0, 0.2) * rng.choice([-1, 1], p=[0.35, 0.65]),

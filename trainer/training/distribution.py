@@ -59,8 +59,7 @@ def _choose() -> tuple[str, str]:
     gpus = tf.config.list_logical_devices("GPU")
     if len(gpus) > 1:
         return "mirrored", f"because this machine has {len(gpus)} GPUs"
-    device = "GPU" if gpus else "CPU"
-    return "one_device", f"because this machine has one {device}"
+    return "one_device", f"because this machine has {'a' if gpus else 'no'} GPU"
 
 
 def _create(name: str, cluster_timeout_s: float) -> tf.distribute.Strategy:
