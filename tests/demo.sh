@@ -43,12 +43,13 @@ echo '$ python -m serving.local_server --model_base_path='"$OUTPUT/run/export --
   >"$OUTPUT/server.log" 2>&1 &
 SERVER=$!
 trap 'kill "$SERVER" 2>/dev/null || true; wait "$SERVER" 2>/dev/null || true' EXIT
-for _ in $(seq 120); do
+for _ in $(seq 600); do
   ADDRESSES=$(grep -oE '(grpc|http)://[0-9.]+:[0-9]+' "$OUTPUT/server.log" || true)
   [ -n "$ADDRESSES" ] && break
   kill -0 "$SERVER" 2>/dev/null || { cat "$OUTPUT/server.log" >&2; exit 1; }
   sleep 0.5
 done
+[ -n "$ADDRESSES" ] || { echo "demo: no server after 5 minutes, see $OUTPUT/server.log" >&2; exit 1; }
 GRPC=$(grep -m1 grpc <<<"$ADDRESSES")
 REST=$(grep -m1 http <<<"$ADDRESSES")
 echo "ready at $GRPC and $REST"
