@@ -132,7 +132,7 @@ def test_bad_hparams_are_named(parse, tmp_path, content, message):
         ("--strategy=three", "strategy must be one of auto, one_device"),
         ("--num_folds=1", "num_folds must be 0 or at least 2"),
         ("--precision=half", "precision must be one of auto"),
-        ("--head_learning_rate=0", "head_learning_rate must be positive"),
+        ("--head_learning_rate=0", "head_learning_rate must be between"),
         ("--data_dir=", "data_dir must be given"),
         ("--accumulation_steps=0", "accumulation_steps must be between"),
         ("--gradient_clip_norm=-1", "gradient_clip_norm must be between"),

@@ -72,7 +72,9 @@ class TrainConfig:
         between=(1, 100_000),
     )
     head_learning_rate: float = setting(
-        3e-3, "Peak rate of the head phase at 32 images a step."
+        3e-3,
+        "Peak rate of the head phase at 32 images a step.",
+        between=(1e-9, 10.0),
     )
     fine_tune_learning_rate: float = setting(
         0.0,
@@ -139,9 +141,10 @@ class TrainConfig:
         0.3, "Dropout rate before each Dense layer.", between=(0.0, 0.95)
     )
     feature_views: int = setting(
-        8,
-        "Augmented views of each image that the head is trained on.",
-        between=(1, 1000),
+        0,
+        "Augmented views of each image that the head is trained on; 0: "
+        "about 16,000 in all, 2 to 8.",
+        between=(0, 1000),
     )
     features_dir: str = setting(
         "",
@@ -286,11 +289,6 @@ class TrainConfig:
         if self.num_folds == 1:
             raise ValueError(
                 "--num_folds must be 0 or at least 2. Received: num_folds=1."
-            )
-        if not self.head_learning_rate > 0:
-            raise ValueError(
-                "--head_learning_rate must be positive. Received: "
-                f"head_learning_rate={self.head_learning_rate}."
             )
         if self.ensemble and not self.num_folds:
             raise ValueError(

@@ -22,6 +22,7 @@ from trainer.training import (
     head_training,
     loop,
     preemption,
+    schedules,
 )
 
 CONFIG_FILE = "config.json"
@@ -79,6 +80,9 @@ class Run:
         settings = dataclasses.asdict(cfg)
         self.augmentation = make_augmentation(settings)
         self.head_settings = make_head_settings(settings, info.num_classes)
+        self.num_views = cfg.feature_views or schedules.choose_views(
+            info.num_images("train")
+        )
         start = time.monotonic()
         self.head = classifier.build_head(
             info.num_classes,

@@ -184,7 +184,7 @@ def _train_head(run: Run) -> list[dict]:
     ):
         logging.info("head      already finished; its result is kept.")
     else:
-        num_views, info = run.cfg.feature_views, run.info
+        num_views, info = run.num_views, run.info
         total = num_views * info.num_images("train")
         total += info.num_images("validation")
         with run.strategy.scope(), Progress(total, "features") as bar:

@@ -63,7 +63,7 @@ def load(
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     total = sum(map(info.num_images, judged_on))
-    num_views = cfg.feature_views * len(strengths)
+    num_views = sweep_run.num_views * len(strengths)
     total += num_views * sum(map(info.num_images, trained_on))
     with strategy.scope(), Progress(total, "features") as bar:
         views = {}
@@ -72,7 +72,9 @@ def load(
             settings = vars(cfg) | scaled
             views[strength] = [
                 read(trained_on, view, run.make_augmentation(settings))
-                for view in range(settings["feature_views"])
+                for view in range(
+                    settings["feature_views"] or sweep_run.num_views
+                )
             ]
         features = read(judged_on, 0, None)
     logging.info(

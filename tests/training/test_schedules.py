@@ -71,3 +71,11 @@ def test_all_rates_at_once_equal_those_of_the_schedule(name, warmup_steps):
 )
 def test_small_sets_are_fine_tuned_for_more_epochs(num_images, epochs):
     assert schedules.choose_epochs(num_images) == epochs
+
+
+@pytest.mark.parametrize(
+    ("num_images", "views"),
+    [(2, 8), (2000, 8), (2700, 6), (4723, 3), (7000, 2), (1_000_000, 2)],
+)
+def test_small_sets_are_seen_in_more_views(num_images, views):
+    assert schedules.choose_views(num_images) == views

@@ -20,6 +20,18 @@ def choose_epochs(num_images: int) -> int:
     return min(10, max(3, epochs))
 
 
+def choose_views(num_images: int) -> int:
+    """Augmented views of each image that a head is trained on.
+
+    Args:
+        num_images: of the training set.
+
+    Returns:
+        As many as give 16,000 in all, 2 to 8.
+    """
+    return min(8, max(2, round(16_000 / num_images)))
+
+
 def make_schedule(
     name: str, peak: float, warmup_steps: int, total_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
