@@ -1,5 +1,6 @@
 """The files of an evaluation: complete, consistent, caveats first."""
 
+import base64
 import csv
 import dataclasses
 import html
@@ -22,7 +23,8 @@ from tests.report.samples import (
 from tests.samples import encode, make_pixels
 from trainer.data.build.audit_sentences import Sentence
 from trainer.evaluation import comparison, cross_validation, subgroups
-from trainer.report import data_audit, sentences
+from trainer.evaluation.predictions import Predictions
+from trainer.report import data_audit, page, plots, sentences
 
 FILES = {
     "metrics.json",
@@ -36,6 +38,10 @@ FILES = {
     "roc_curve.png",
     "precision_recall_curve.png",
     "calibration.png",
+    "confusion_matrix_by_group.png",
+    "roc_curve_by_group.png",
+    "precision_recall_curve_by_group.png",
+    "calibration_by_group.png",
 }
 
 
@@ -364,6 +370,44 @@ def test_patients_are_judged_like_images_but_once_each():
     shown = f"{area.value:.3f} ({area.interval[0]:.3f} to"
     assert shown in text.split("Per patient")[1]
     assert found.verdict[0] in card and " patients with" in found.verdict[0]
+    # Figures are of the decisions that the file has.
+    section = page_of(evaluation).split('id="patients"')[1]
+    section = section.split("</section>")[0]
+    counts = [
+        [
+            sum(r["label"] == t and r["decision"] == d for r in of_test)
+            for d in NAMES
+        ]
+        for t in NAMES
+    ]
+    drawn = plots.confusion_matrix(
+        counts, NAMES, f"test, {len(of_test)} patients"
+    )
+    assert drawn == evaluation.files["confusion_matrix_by_group.png"]
+    as_read = {
+        split: Predictions(
+            ids=[],
+            groups=[],
+            labels=np.array([NAMES.index(r["label"]) for r in of_split]),
+            logits=np.log(
+                [
+                    [float(r[f"probability_{n}"]) for n in NAMES]
+                    for r in of_split
+                ]
+            ),
+        ).decide(NAMES, POSITIVE, found.operating_point)
+        for split in ("validation", "test")
+        for of_split in [[r for r in rows if r["split"] == split]]
+    }
+    drawn = plots.roc_curve(as_read)
+    assert drawn == evaluation.files["roc_curve_by_group.png"]
+    for name in FILES:
+        is_here = name.endswith("_by_group.png")
+        figure = base64.b64encode(evaluation.files[name]).decode()
+        assert (figure in section) == is_here, name
+    at_5 = found.splits["test"].at_prevalence["0.05"]
+    shown = page.format_metric(at_5["positive_predictive_value"])
+    assert shown in html.unescape(section).replace("\N{NO-BREAK SPACE}", " ")
     # Each patient has one picture, of one of its images.
     _, (split, indices) = asked
     chosen = [test.groups[i] for i in indices]
@@ -380,7 +424,7 @@ def test_patients_of_an_image_each_are_not_judged_again():
     evaluation = evaluate(splits)
     assert evaluation.findings.per_patient is None
     assert "Per patient" not in page_text(evaluation)
-    assert set(evaluation.files) == FILES - {"predictions_by_group.csv"}
+    assert set(evaluation.files) == {n for n in FILES if "by_group" not in n}
 
 
 def test_classes_in_order_are_judged_by_how_far_off_decisions_are():

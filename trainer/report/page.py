@@ -72,8 +72,8 @@ _PER_CLASS = (
     "average_precision",
 )
 CAPTIONS = {
-    "confusion_matrix.png": "Confusion matrix: what was decided for images of "
-    "each true class.",
+    "confusion_matrix.png": "Confusion matrix: what was decided, for each true "
+    "class.",
     "roc_curve.png": "ROC curves: sensitivity against false alarms as the "
     "threshold moves.",
     "precision_recall_curve.png": "Precision-recall curves: how many calls "
@@ -93,6 +93,11 @@ def format_metric(metric: results.Metric) -> str:
         return f"{metric.value:.3f} (interval not computed: {metric.reason})"
     low, high = metric.interval
     return f"{metric.value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def of_groups(figure: str) -> str:
+    """The name that a figure of images has where it is of groups."""
+    return figure.replace(".png", "_by_group.png")
 
 
 def _label(name: str) -> str:
@@ -123,6 +128,7 @@ def _environment() -> jinja2.Environment:
         "unbroken": _unbroken,
         "cell": _markdown_cell,
         "thumbnail": gallery.thumbnail,
+        "of_groups": of_groups,
     }
     return environment
 

@@ -107,7 +107,22 @@ def judge(
             ),
         )
     answered = {split: p.select(p.is_finite) for split, p in decided.items()}
-    figures = _figures(answered, findings, history)
+    figures = _figures(
+        answered, findings.splits, findings.shown, findings.class_names, "image"
+    )
+    if patients and findings.per_patient:
+        of_groups = _figures(
+            {s: p.select(p.is_finite) for s, p in patients.predictions.items()},
+            findings.per_patient.splits,
+            findings.shown,
+            findings.class_names,
+            "patient",
+        )
+        figures |= {
+            page.of_groups(name): png for name, png in of_groups.items()
+        }
+    if history is not None:
+        figures["training_history.png"] = plots.training_history(history)
     texts = {
         "metrics.json": findings.to_json(),
         "predictions.csv": tables.predictions_csv(decided),
@@ -295,16 +310,19 @@ def _unlikeness(scores: np.ndarray) -> results.Unlikeness:
 
 def _figures(
     answered: Mapping[str, Decided],
-    findings: schema.Findings,
-    history: list[dict] | None,
+    splits: Mapping[str, results.Split],
+    shown: str,
+    class_names: tuple[str, ...],
+    unit: str,
 ) -> dict[str, bytes]:
-    with plots.fonts_for(findings.class_names):
-        figures = {
+    """PNG by name; `unit` is what is judged, an image or a patient."""
+    with plots.fonts_for(class_names):
+        return {
             "confusion_matrix.png": plots.confusion_matrix(
-                findings.split.confusion_matrix,
-                findings.class_names,
-                f"{findings.shown}, {findings.split.num_images} images",
-                answered[findings.shown].ranks,
+                splits[shown].confusion_matrix,
+                class_names,
+                f"{shown}, {splits[shown].num_images} {unit}s",
+                answered[shown].ranks,
             ),
             "roc_curve.png": plots.roc_curve(answered),
             "precision_recall_curve.png": plots.precision_recall_curve(
@@ -312,6 +330,3 @@ def _figures(
             ),
             "calibration.png": plots.calibration(answered),
         }
-    if history is not None:
-        figures["training_history.png"] = plots.training_history(history)
-    return figures
