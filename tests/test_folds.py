@@ -14,6 +14,7 @@ from tests import quick
 from tests.samples import make_strategy, write_backbone, write_records
 from trainer import config, folds, pipeline, train
 from trainer.data import input_pipeline, preprocessing
+from trainer.storage import csv_text
 from trainer.training import distribution
 
 pytestmark = pytest.mark.slow
@@ -106,6 +107,21 @@ def test_mean_of_the_folds_is_judged_exported_and_kept(
         for fold in train_folds(cfg)
         for image_id in fold.predictions["test"].ids
     }
+    # Doubts are of the same images, by what the folds said of them.
+    said, doubted = (
+        csv_text.read((tmp_path / "run/evaluation" / name).read_text())
+        for name in ("cross_validation.csv", "doubtful_labels.csv")
+    )
+    said = {row["id"]: row for row in said}
+    for row in doubted:
+        label, given = row["label"], row["given_label"]
+        assert said[row["id"]]["label"] == given != label
+        probability = said[row["id"]][f"probability_{label}"]
+        assert probability == row["probability_label"]
+    share = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())[
+        "doubtful_labels"
+    ]["share"]
+    assert share["n"] == 36 and share["value"] == len(doubted) / 36
     info = input_pipeline.read_dataset_info(cfg.data_dir)
     files = input_pipeline.split_files(cfg.data_dir, info, "test")
     images = [

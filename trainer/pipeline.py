@@ -20,7 +20,7 @@ from trainer.evaluation import (
     ordinal,
     studies,
 )
-from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.predictions import Predictions, concatenate
 from trainer.export import (
     blessing,
     saved_model,
@@ -186,6 +186,8 @@ def _evaluate(
             cross_validation=cross_validation.summarize(
                 decided, context.prevalences, cfg.seed
             ),
+            out_of_fold=concatenate(decided),
+            read_by_id=run.read_by_id,
         )
     evaluation = report.evaluate(
         trained.predictions,

@@ -214,6 +214,19 @@ class CrossValidation:
 
 
 @dataclasses.dataclass(frozen=True)
+class DoubtfulLabels:
+    """Labels that the models of the folds contradict, see `label_doubts`.
+
+    Attributes:
+        share: of the images whose label is doubtful.
+        verdict: sentences, which the report makes.
+    """
+
+    share: Proportion
+    verdict: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Difference:
     """A metric of two models; of `this - other` a paired bootstrap's interval.
 

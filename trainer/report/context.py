@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from trainer.evaluation import results
+from trainer.evaluation.predictions import Decided
 from trainer.report import data_audit
 
 PREVALENCES = (0.01, 0.05, 0.2)
@@ -45,6 +46,10 @@ class Context:
         audit: of the data.
         starts: of the run, from `run.json`.
         cross_validation: of models that were trained as this one.
+        out_of_fold: what these said of the images that they had not seen; its
+            doubtful labels are told.
+        read_by_id: returns the encoded images of some ids, for the gallery of
+            these.
         comparison: with another model.
         subject: which model was judged on which images, where that is not the
             model of the run on its own data.
@@ -60,6 +65,8 @@ class Context:
     audit: data_audit.Audit | None = None
     starts: tuple[dict, ...] = ()
     cross_validation: results.CrossValidation | None = None
+    out_of_fold: Decided | None = None
+    read_by_id: data_audit.ReadPictures | None = None
     comparison: results.Comparison | None = None
     subject: str = ""
     notes: tuple[str, ...] = ()

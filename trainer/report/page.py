@@ -159,11 +159,13 @@ def report(
     figures: dict[str, bytes],
     context: Context,
     patients: per_patient.Patients | None = None,
+    doubtful: gallery.Gallery | None = None,
 ) -> str:
     """The text of `report.html`.
 
     `predictions` are of the split that is shown, `figures` PNG by name,
-    `patients` its groups, if they are judged.
+    `patients` its groups, if they are judged, `doubtful` images whose label is
+    doubtful.
     """
     split = findings.split
     cards = _CARDS_OF_MANY if info.positive_index is None else _CARDS_OF_TWO
@@ -193,6 +195,7 @@ def report(
         )
         if patients
         else (),
+        doubtful=doubtful,
         audit=context.audit,
         start=context.starts[-1] if context.starts else None,
         num_starts=len(context.starts),

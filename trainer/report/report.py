@@ -9,6 +9,7 @@ from trainer.data import records
 from trainer.evaluation import (
     baselines,
     calibration,
+    label_doubts,
     metrics,
     prediction_sets,
     results,
@@ -17,6 +18,7 @@ from trainer.evaluation import (
 )
 from trainer.evaluation.predictions import Decided, Predictions
 from trainer.report import (
+    doubtful_labels,
     page,
     per_patient,
     plots,
@@ -106,16 +108,22 @@ def judge(
                 decided, patients, findings.shown, chosen.study, seed
             ),
         )
-    answered = {split: p.select(p.is_finite) for split, p in decided.items()}
-    figures = _figures(
-        answered, findings.splits, findings.shown, findings.class_names, "image"
-    )
+    texts, doubtful = {}, None
+    if context.out_of_fold is not None:
+        doubted = context.out_of_fold, label_doubts.find(context.out_of_fold)
+        findings = dataclasses.replace(
+            findings, doubtful_labels=doubtful_labels.describe(*doubted)
+        )
+        doubtful = doubtful_labels.make_gallery(*doubted, context.read_by_id)
+        texts["doubtful_labels.csv"] = doubtful_labels.make_csv(*doubted)
+    shown, names = findings.shown, findings.class_names
+    figures = _figures(decided, findings.splits, shown, names, "image")
     if patients and findings.per_patient:
         of_groups = _figures(
-            {s: p.select(p.is_finite) for s, p in patients.predictions.items()},
+            patients.predictions,
             findings.per_patient.splits,
-            findings.shown,
-            findings.class_names,
+            shown,
+            names,
             "patient",
         )
         figures |= {
@@ -123,18 +131,21 @@ def judge(
         }
     if history is not None:
         figures["training_history.png"] = plots.training_history(history)
-    texts = {
+    texts |= {
         "metrics.json": findings.to_json(),
-        "predictions.csv": tables.predictions_csv(decided),
-        "classification_report.txt": tables.classification_report(answered),
+        "predictions.csv": tables.predictions_csv(
+            decided, {split: context.of(split).unlikeness for split in decided}
+        ),
+        "classification_report.txt": tables.classification_report(decided),
         "report.html": page.report(
             findings,
             info,
             config,
-            decided[findings.shown],
+            decided[shown],
             figures,
             context,
             patients,
+            doubtful,
         ),
     }
     if patients:
@@ -309,13 +320,14 @@ def _unlikeness(scores: np.ndarray) -> results.Unlikeness:
 
 
 def _figures(
-    answered: Mapping[str, Decided],
+    decided: Mapping[str, Decided],
     splits: Mapping[str, results.Split],
     shown: str,
     class_names: tuple[str, ...],
     unit: str,
 ) -> dict[str, bytes]:
     """PNG by name; `unit` is what is judged, an image or a patient."""
+    answered = {split: p.select(p.is_finite) for split, p in decided.items()}
     with plots.fonts_for(class_names):
         return {
             "confusion_matrix.png": plots.confusion_matrix(

@@ -48,6 +48,7 @@ class Findings:
         shown: the split that both are about.
         splits: by name.
         cross_validation: if there was one.
+        doubtful_labels: if there was a cross-validation.
         comparison: with another model, if there was one.
         per_patient: if a group has several images.
     """
@@ -65,6 +66,7 @@ class Findings:
     shown: str
     splits: dict[str, results.Split]
     cross_validation: results.CrossValidation | None = None
+    doubtful_labels: results.DoubtfulLabels | None = None
     comparison: results.Comparison | None = None
     per_patient: PerPatient | None = None
 

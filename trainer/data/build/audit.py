@@ -30,6 +30,7 @@ def make_audit(
     optional = {
         "links": listing.num_links,
         "ignored_columns": listing.num_ignored_columns,
+        "corrected_labels": findings.num_corrected,
         # Not their names: nobody has compared them with a header.
         "masks": listing.masks and {"count": len(listing.masks)},
         "no_images": findings.no_images and _list_files(findings.no_images),

@@ -186,6 +186,7 @@ def _left_out(report: dict) -> list[Sentence]:
             "ignored_columns",
             "Columns of the manifest that have no name, ignored",
         ),
+        ("corrected_labels", "Labels that were corrected (--corrections)"),
     ):
         if report.get(key):
             sentences.append(Sentence(f"{what}: {report[key]:,}."))

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from trainer.data import records
 from trainer.data.build import (
     audit,
+    corrections,
     manifest,
     masks,
     output,
@@ -63,6 +64,7 @@ def build(options: BuildOptions) -> records.DatasetInfo:
         has_images = bool(findings.facts)
         if findings.unreadable and not (options.skip_unreadable and has_images):
             output.refuse_unreadable(local_dir, findings.unreadable, has_images)
+        findings = corrections.apply(findings, options.corrections, class_names)
         plan = planning.make_plan(
             findings, class_names, previous, options.splitting, options.on_leak
         )

@@ -42,6 +42,12 @@ class BuildOptions:
         "the report then judges the model by their values. Their content is "
         "copied as it is, so name none that identifies a patient.",
     )
+    corrections: str = _field(
+        "",
+        "CSV with id,label: images whose label is to be another one, such as "
+        "the doubtful_labels.csv of an evaluation once somebody has taken out "
+        "the rows whose label is right.",
+    )
     patient_regex: str = _field(
         "",
         "Regular expression that finds the patient id in the relative path: "

@@ -25,6 +25,7 @@ class Findings:
         unreadable: files that are damaged, or not of a known format.
         no_images: files that show something else, as segmentations do.
         has_common_patient: all files carried one patient id, which was dropped.
+        num_corrected: labels that the user changed.
     """
 
     facts: Sequence[scan.ImageFacts]
@@ -32,6 +33,7 @@ class Findings:
     unreadable: Sequence[scan.ScannedFile]
     no_images: Sequence[scan.ScannedFile] = ()
     has_common_patient: bool = False
+    num_corrected: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
