@@ -21,6 +21,7 @@ COMMANDS = (
     "serving.local_server",
     "serving.predict",
     "serving.evaluate",
+    "serving.drift",
     "serving.load_test",
     "deploy.publish",
     "deploy.vertex.submit",

@@ -9,7 +9,8 @@ Of two classes it says the one decided on, the probability of the positive one,
 and the threshold that this was held against. `unlike` warns of images that the
 model has seen nothing like. One bad image does not keep the others from being
 answered, but the exit code is 1.
-With `--by=folder` or `--by=patient` it gives one answer per study.
+With `--by=folder` or `--by=patient` it gives one answer per study. `--log`
+keeps scores and decisions, and nothing of whom they are: see `serving.drift`.
 """
 
 import dataclasses
@@ -21,7 +22,13 @@ import sys
 
 from absl import app, flags
 
-from serving import client, client_flags, image_files, image_studies
+from serving import (
+    answer_log,
+    client,
+    client_flags,
+    image_files,
+    image_studies,
+)
 from trainer import startup
 from trainer.storage import csv_text, paths
 
@@ -77,6 +84,12 @@ def define_flags() -> None:
         "One answer for all images of a study, by the rule of the model: of a "
         "folder, or of a patient, as DICOM files name them. A volume is a "
         "study; where no patient is named, a folder is.",
+    )
+    flags.DEFINE_string(
+        "log",
+        None,
+        "File on this machine that a line per answer is added to: its numbers, "
+        "the decision and the classes, no pixels and no names.",
     )
     flags.DEFINE_bool("json", False, "Print one JSON document.")
     flags.DEFINE_bool("csv", False, "Print CSV.")
@@ -185,6 +198,8 @@ def run(paths: list[str]) -> int:
     files = image_files.find_files(paths)
     if FLAGS.explain_dir is not None:
         os.makedirs(FLAGS.explain_dir, exist_ok=True)
+    if FLAGS.log:
+        answer_log.append(FLAGS.log, (), "")  # refused before asking
     names = ("window_center", "window_width", "slice_axis")
     options = {name: FLAGS[name].value for name in names}
     with client_flags.open_client(FLAGS.model_version) as asked:
@@ -203,6 +218,12 @@ def run(paths: list[str]) -> int:
     failed = [f"{a.file}: {a.error}" for a in answers if a.error is not None]
     if FLAGS.by is not None:
         answers = image_studies.combine(answers, FLAGS.by)
+    if FLAGS.log:
+        answer_log.append(
+            FLAGS.log,
+            [a.prediction for a in answers if a.prediction],
+            answer_log.STUDY if FLAGS.by else answer_log.IMAGE,
+        )
     if FLAGS.json:
         print(format_json(answers, FLAGS.target, FLAGS.model_name))
     elif FLAGS.csv:

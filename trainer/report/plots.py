@@ -30,14 +30,16 @@ _MIN_IMAGES_PER_BIN = 8
 _MAX_BINS = 10
 
 
-def _new_figure(
+def new_figure(
     width: float = 5.5, height: float = 4.5, num_axes: int = 1
 ) -> tuple[figure.Figure, Any]:
+    """A figure and its axes, sizes in inches."""
     fig = figure.Figure(figsize=(width, height), layout="constrained")
     return fig, fig.subplots(1, num_axes)
 
 
-def _png(fig: figure.Figure) -> bytes:
+def png(fig: figure.Figure) -> bytes:
+    """The bytes of a figure."""
     buffer = io.BytesIO()
     # No date or version in the file: the same figures, the same bytes.
     fig.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
@@ -71,7 +73,7 @@ def _draw_diagonal(axes: Any) -> None:
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
 
 
-def _finish(
+def finish(
     axes: Any, values: Sequence[Any], place: str, nothing: str, **labels: Any
 ) -> None:
     """Labels, and a legend at a place, or why there is nothing to draw.
@@ -133,7 +135,7 @@ def confusion_matrix(
         )
     ]
     size = 2.4 + (0.9 if annotated else 0.25) * len(class_names)
-    fig, axes = _new_figure(size + 0.4, size)
+    fig, axes = new_figure(size + 0.4, size)
     labels = [_plain(class_names[c]) for c in order]
     for values, hidden, colors in (
         (shares, off > 0, "Blues"),
@@ -161,7 +163,7 @@ def confusion_matrix(
     if len(class_names) > 3:
         axes.tick_params(axis="x", rotation=40)
     axes.set(xlabel="decided", ylabel="true class", title=title)
-    return _png(fig)
+    return png(fig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +217,7 @@ def _of_what(predictions: Mapping[str, Decided]) -> str:
 def roc_curve(predictions: Mapping[str, Decided]) -> bytes:
     """ROC curves of each split, with the operating point."""
     operating_point = next(iter(predictions.values())).operating_point
-    fig, axes = _new_figure()
+    fig, axes = new_figure()
     _draw_diagonal(axes)
     areas = []
     for curve in _curves(predictions):
@@ -241,7 +243,7 @@ def roc_curve(predictions: Mapping[str, Decided]) -> bytes:
     title = f"ROC: {_of_what(predictions)}"
     if operating_point is not None:
         title += "; dots: operating point"
-    _finish(
+    finish(
         axes,
         areas,
         "lower right",
@@ -250,12 +252,12 @@ def roc_curve(predictions: Mapping[str, Decided]) -> bytes:
         ylabel="sensitivity",
         title=title,
     )
-    return _png(fig)
+    return png(fig)
 
 
 def precision_recall_curve(predictions: Mapping[str, Decided]) -> bytes:
     """Precision-recall curves of each split; dotted: prevalence."""
-    fig, axes = _new_figure()
+    fig, axes = new_figure()
     areas = []
     for curve in _curves(predictions):
         if not curve.truth.any():
@@ -277,7 +279,7 @@ def precision_recall_curve(predictions: Mapping[str, Decided]) -> bytes:
         axes.axhline(
             curve.truth.mean(), color=curve.color, linewidth=1, linestyle=":"
         )
-    _finish(
+    finish(
         axes,
         areas,
         "lower left",
@@ -287,7 +289,7 @@ def precision_recall_curve(predictions: Mapping[str, Decided]) -> bytes:
         title=f"Precision and recall: {_of_what(predictions)}",
         ylim=(0, 1.03),
     )
-    return _png(fig)
+    return png(fig)
 
 
 def _reliability(
@@ -310,10 +312,10 @@ def calibration(predictions: Mapping[str, Decided]) -> bytes:
     """Reliability diagrams, before and after a temperature."""
     temperature = next(iter(predictions.values())).temperature
     if temperature == 1:
-        fig, axes = _new_figure()
+        fig, axes = new_figure()
         _draw_reliability(axes, predictions, "calibration")
-        return _png(fig)
-    fig, (left, right) = _new_figure(9, 4.5, 2)
+        return png(fig)
+    fig, (left, right) = new_figure(9, 4.5, 2)
     uncalibrated = {
         split: dataclasses.replace(p, temperature=1.0)
         for split, p in predictions.items()
@@ -321,7 +323,7 @@ def calibration(predictions: Mapping[str, Decided]) -> bytes:
     _draw_reliability(left, uncalibrated, "before calibration")
     title = f"after calibration (T = {temperature:.2f})"
     _draw_reliability(right, predictions, title)
-    return _png(fig)
+    return png(fig)
 
 
 def _draw_reliability(
@@ -351,7 +353,7 @@ def _draw_reliability(
     xlabel = "predicted probability"
     if next(iter(predictions.values())).positive_index is None:
         xlabel += " of the class decided on"
-    _finish(
+    finish(
         axes,
         list(judged),
         "upper left",
@@ -366,7 +368,7 @@ def _draw_reliability(
 
 def training_history(rows: list[dict]) -> bytes:
     """Accuracy and loss over the epochs of both phases."""
-    fig, pair = _new_figure(9, 3.8, 2)
+    fig, pair = new_figure(9, 3.8, 2)
     epochs = np.arange(1, len(rows) + 1)
     for axes, name in zip(pair, ("accuracy", "loss"), strict=True):
         for column, split in ((name, "train"), (f"val_{name}", "validation")):
@@ -385,7 +387,7 @@ def training_history(rows: list[dict]) -> bytes:
         if rows and rows[0]["phase"] != rows[-1]["phase"]:
             title += "; dashed: fine-tuning starts"
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _finish(
+        finish(
             axes,
             rows,
             "best",
@@ -394,4 +396,4 @@ def training_history(rows: list[dict]) -> bytes:
             ylabel=name,
             title=title,
         )
-    return _png(fig)
+    return png(fig)
