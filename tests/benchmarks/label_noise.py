@@ -76,7 +76,6 @@ def judge(directory: str, rows: list[dict[str, str]]) -> list[dict[str, str]]:
             "--columns=flipped",
             f"--output_dir={directory}/records",
             "--test_fraction=0",
-            "--stored_size=128",
         ),
         (
             "trainer.task",

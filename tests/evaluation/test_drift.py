@@ -108,7 +108,7 @@ def test_unlikeness_that_one_does_not_know_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "what"), [((90, 19), "The log"), ((19, 90), "The reference")]
+    ("sizes", "what"), [((90, 19), "The log"), ((19, 90), "The evaluation")]
 )
 def test_too_few_answers_are_refused(sizes, what):
     before, now = (make(size, i) for i, size in enumerate(sizes))

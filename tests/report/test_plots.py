@@ -88,7 +88,7 @@ def test_letters_that_matplotlib_lacks_come_from_an_installed_font(
 
 def test_legend_of_many_classes_stays_in_the_figure(monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "_png", lambda fig: drawn.append(fig) or b"")
+    monkeypatch.setattr(plots, "png", lambda fig: drawn.append(fig) or b"")
     names = tuple(f"class number {c}" for c in range(100))
     test = make_splits(100, 100)["test"]
     splits = {"test": dataclasses.replace(test, class_names=names)}

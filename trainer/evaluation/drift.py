@@ -81,11 +81,11 @@ def compare(
     Raises:
         ValueError: if there are too few of either.
     """
-    for answers, what in ((used, "The log"), (reference, "The reference")):
+    for answers, what in ((used, "The log"), (reference, "The evaluation")):
         if len(answers.scores) < FEWEST:
             raise ValueError(
                 f"{what} has {len(answers.scores)} answers; {FEWEST} are "
-                "needed to say anything."
+                "needed to say anything, each of another patient."
             )
     streams = {
         SCORES: (reference.scores, used.scores),
