@@ -140,7 +140,7 @@ def main(argv):
                 logits=np.log(np.maximum(probabilities, 1e-30)),
             ).decide(tuple(names), None)
         )
-        margins = label_doubts.margins(labels, probabilities)
+        margins = label_doubts.margins(labels, found.probabilities)
         first = np.argsort(margins, kind="stable")[:num_wrong]
         right = np.mean(probabilities.argmax(axis=1) == labels)
         print(f"{len(judged)} judged, accuracy {right:.3f} of given labels")
@@ -162,8 +162,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("manifest", None, "With patient_id.", required=True)
     flags.DEFINE_string("weights", None, "As of trainer.task.", required=True)
     flags.DEFINE_integer("num_images", 1000, "About as many are sampled.")
-    flags.DEFINE_integer("image_size", 112, "In pixels.")
-    flags.DEFINE_integer("feature_views", 2, "As of trainer.task.")
+    flags.DEFINE_integer("image_size", 224, "In pixels.")
+    flags.DEFINE_integer("feature_views", 1, "As of trainer.task.")
     flags.DEFINE_float("share", 0.05, "Of the labels is flipped.")
     flags.DEFINE_integer("seed", 0, "Of sample and flips.")
     flags.DEFINE_string("cleanlab_python", "", "Python that has cleanlab.")

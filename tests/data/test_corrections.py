@@ -52,7 +52,12 @@ def write_doubts(ids):
     ).decide(("healthy", "tumor"), 1)
     return doubtful_labels.make_csv(
         predictions,
-        label_doubts.Doubts(np.arange(len(ids)), np.zeros(len(ids), int), none),
+        label_doubts.Doubts(
+            np.arange(len(ids)),
+            np.zeros(len(ids), int),
+            np.ones((len(ids), 2)) / 2,
+            none,
+        ),
     )
 
 

@@ -99,10 +99,13 @@ def test_of_many_classes_the_one_that_changed_most_is_named():
     assert found.called.now.value == np.mean(now.decisions == 0)
 
 
-def test_unlikeness_that_one_does_not_know_is_left_out():
-    before, now = make(80, 1), make(120, 2)
-    nothing = dataclasses.replace(before, unlikeness=np.full(80, np.nan))
-    found = drift.compare(nothing, now, 0)
+@pytest.mark.parametrize("ignorant", [0, 1])
+def test_unlikeness_that_one_does_not_know_is_left_out(ignorant):
+    both = [make(80, 1), make(120, 2)]
+    unlikeness = both[ignorant].unlikeness.copy()
+    unlikeness[10:] = np.nan
+    both[ignorant] = dataclasses.replace(both[ignorant], unlikeness=unlikeness)
+    found = drift.compare(*both, 0)
     assert found.flagged is None and len(found.evidence) == 2
     assert found.needed == pytest.approx(40)
 

@@ -41,20 +41,44 @@ def make(num_images, num_classes, seed):
 @pytest.mark.parametrize("which", RANKED)
 def test_doubts_are_those_of_cleanlab_in_its_order(which):
     predictions = make(*which)
+    labels, probabilities = predictions.labels, predictions.probabilities
+    ranked, suggested = label_doubts.rank(labels, probabilities)
+    assert ranked.tolist() == RANKED[which]
+    # As the paper counts: over the mean of those that are labelled so.
+    for i, c in zip(ranked, suggested, strict=True):
+        scores = probabilities[:, c]
+        assert scores[i] >= scores[labels == c].mean() - 1e-6
+        assert c != labels[i]
+
+
+@pytest.mark.parametrize("which", RANKED)
+def test_doubts_are_of_probabilities_that_match_the_shares(which):
+    """A model that was trained with classes weighed alike is put right."""
+    predictions = make(*which)
     found = label_doubts.find(predictions)
-    assert found.ranked.tolist() == RANKED[which]
-    assert found.share.value == len(RANKED[which]) / which[0]
+    labels, matched = predictions.labels, found.probabilities
+    shares = np.bincount(labels) / which[0]
+    np.testing.assert_allclose(matched.mean(axis=0), shares, atol=1e-5)
+    np.testing.assert_allclose(matched.sum(axis=1), 1)
+    factors = matched / predictions.probabilities
+    factors /= factors[:, :1]
+    np.testing.assert_allclose(factors, np.tile(factors[0], (which[0], 1)))
+    ranked, suggested = label_doubts.rank(labels, matched)
+    np.testing.assert_array_equal(found.ranked, ranked)
+    np.testing.assert_array_equal(found.suggested, suggested)
+    # However the classes were weighed.
+    weighed = dataclasses.replace(
+        predictions, logits=predictions.logits + np.arange(which[1])
+    )
+    again = label_doubts.find(weighed)
+    np.testing.assert_array_equal(again.ranked, found.ranked)
+    np.testing.assert_allclose(again.probabilities, matched, atol=1e-4)
+    assert found.share.value == len(ranked) / which[0]
     low, high = found.share.interval
     assert low < found.share.value < high
     # Three images of a patient say less than three patients.
     assert found.share.n_groups == -(-which[0] // 3)
     assert found.share.n_effective <= which[0]
-    # As the paper counts: over the mean of those that are labelled so.
-    for i, suggested in zip(found.ranked, found.suggested, strict=True):
-        of_class = predictions.labels == suggested
-        scores = predictions.probabilities[:, suggested]
-        assert scores[i] >= scores[of_class].mean() - 1e-6
-        assert suggested != predictions.labels[i]
 
 
 def test_images_without_answer_and_absent_classes_are_no_doubt():

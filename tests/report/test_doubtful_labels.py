@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.report.samples import evaluate, make_splits, page_of, page_text
 from tests.samples import encode, make_pixels
+from trainer.evaluation import label_doubts
 from trainer.report import doubtful_labels
 from trainer.storage import csv_text
 
@@ -48,17 +49,15 @@ def test_file_has_label_and_suggestion_the_most_doubtful_first(doubted):
     assert tuple(rows[0]) == doubtful_labels.COLUMNS
     assert {f"image_{i}.png" for i in wrong} <= {row["id"] for row in rows[:5]}
     names = of_folds.class_names
+    matched = label_doubts.match_shares(of_folds.labels, of_folds.probabilities)
     margins = []
     for rank, row in enumerate(rows, start=1):
         i = of_folds.ids.index(row["id"])
         assert row["rank"] == str(rank)
         assert row["given_label"] == names[of_folds.labels[i]]
-        assert row["label"] == names[of_folds.logits[i].argmax()]
+        assert row["label"] == names[matched[i].argmax()]
         assert row["group"] == of_folds.groups[i]
-        exponentials = np.exp(of_folds.logits[i].astype(float))
-        shares = dict(
-            zip(names, exponentials / exponentials.sum(), strict=True)
-        )
+        shares = dict(zip(names, matched[i], strict=True))
         assert float(row["probability_label"]) == pytest.approx(
             shares[row["label"]]
         )

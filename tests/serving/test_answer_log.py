@@ -86,10 +86,11 @@ def test_full_disk_leaves_the_log_as_it_was(tmp_path, monkeypatch):
 APPEND = """
 import sys
 from serving import answer_log
-from tests.serving.test_answer_log import ILL, WELL
+from tests.serving.test_answer_log import FAR, ILL, WELL
 print(flush=True)
+answers = [ILL, WELL] * 20 if sys.argv[2] == "0" else [FAR] * 7
 while True:
-    answer_log.append(sys.argv[1], [ILL, WELL] * 20, "image")
+    answer_log.append(sys.argv[1], answers, "image")
 """
 
 
@@ -97,9 +98,10 @@ def test_killed_processes_leave_whole_lines(tmp_path):
     path = tmp_path / "answers.jsonl"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", APPEND, str(path)], stdout=subprocess.PIPE
+            [sys.executable, "-c", APPEND, str(path), str(i)],
+            stdout=subprocess.PIPE,
         )
-        for _ in range(2)
+        for i in range(2)
     ]
     for process in processes:
         process.stdout.readline()
@@ -109,11 +111,12 @@ def test_killed_processes_leave_whole_lines(tmp_path):
         process.kill()
         process.communicate()
     found = answer_log.read(str(path))
-    # In the order of each call, never mixed.
-    num_pairs = len(found.scores) // 2
-    expected = np.tile([0.75, 0.5], num_pairs)
-    np.testing.assert_array_equal(found.scores[: 2 * num_pairs], expected)
-    assert num_pairs > 1000
+    # Both wrote; what one call adds is never mixed, but the last may be torn.
+    is_far = np.isnan(found.unlikeness)
+    assert 1000 < is_far.sum() < len(is_far) - 1000
+    changes = np.flatnonzero(np.diff(is_far.astype(int))) + 1
+    for part in np.split(found.scores, changes)[:-1]:
+        assert len(part) % (7 if part[0] == part[-1] else 40) == 0
 
 
 @pytest.mark.parametrize(

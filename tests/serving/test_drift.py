@@ -89,9 +89,10 @@ def test_studies_and_files_without_answer_are_logged_as_such(
 
 
 def test_log_that_cannot_be_written_is_refused_before_asking(tmp_path):
-    done = ask("http://127.0.0.1:9", f"--log={tmp_path}", "x.png")
+    write_scans(tmp_path / "scans", [51])
+    done = ask("http://127.0.0.1:9", f"--log={tmp_path}", tmp_path / "scans")
     assert done.returncode == 1
-    assert "Is a directory" in done.stderr
+    runs.assert_one_sentence(done.stderr, "serving.predict:", "Is a directory")
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,8 @@ def compare(
         streams[UNLIKENESS] = known, used.unlikeness
         flagged = _change(known > 1, used.unlikeness > 1)
     evidence = {
-        name: martingale.capital(martingale.p_values(before, now, seed + i))
-        for i, (name, (before, now)) in enumerate(streams.items())
+        name: martingale.capital(martingale.p_values(before, now, seed))
+        for name, (before, now) in streams.items()
     }
     level = FALSE_ALARMS / len(streams)
     class_index = positive_index

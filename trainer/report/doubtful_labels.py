@@ -47,7 +47,7 @@ def make_csv(predictions: Decided, doubts: label_doubts.Doubts) -> str:
     `label` is the class that is suggested.
     """
     names, rows = predictions.class_names, [list(COLUMNS)]
-    probabilities = predictions.probabilities
+    probabilities = doubts.probabilities
     for i, suggested in zip(doubts.ranked, doubts.suggested, strict=True):
         given = predictions.labels[i]
         rows.append(
@@ -78,7 +78,7 @@ def make_gallery(
             image_id=predictions.ids[i],
             true=names[predictions.labels[i]],
             decided=names[suggested],
-            probability=float(predictions.probabilities[i, suggested]),
+            probability=float(doubts.probabilities[i, suggested]),
             picture=gallery.thumbnail(encoded[predictions.ids[i]])
             if encoded
             else None,
