@@ -50,6 +50,7 @@ def write_scans(directory, levels):
         (folder / "scan.png").write_bytes(encoded)
 
 
+@pytest.mark.slow
 def test_logged_answers_are_compared_with_the_evaluation(
     rest_target, job, tmp_path
 ):
