@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 DIST := $(VENV)/dist
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo docs test test-fast coverage soak mutants check format pins test-images test-wheel clean
+.PHONY: help setup clients demo docs test test-fast coverage soak bench mutants check format pins test-images test-wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ coverage: setup clients  ## all tests, and the lines that they run: at least 90 
 
 soak: setup  ## attack the local server for ten minutes, with good clients beside
 	$(BIN)/python -m tests.benchmarks.soak --minutes=10
+
+bench: setup  ## compare with others: make bench SCANS=FOLDER WEIGHTS=FILE
+	$(BIN)/python -m tests.benchmarks.every --input_dir=$(SCANS) --weights=$(WEIGHTS) --output_dir=bench
 
 mutants: setup  ## put 40 small bugs into the product: how many do the tests notice?
 	$(BIN)/python -m tests.mutants --count=40

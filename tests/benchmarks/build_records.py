@@ -25,9 +25,9 @@ import numpy as np
 import PIL.Image
 from absl import app, flags
 
+from tests.benchmarks.ratios import tell
 from trainer.data import records, tfrecord
 
-GOAL = 1.7
 CLASS_NAMES = ("no_tumor", "tumor")
 STORED_SIZE = 256
 
@@ -142,11 +142,7 @@ def compare_speed(directory: str, num_images: int, num_rounds: int) -> None:
             ]
         )
         ratios.append(theirs / ours)
-    print(
-        f"{num_images:,} JPEGs of 512 px: build_records is "
-        f"{np.median(ratios):.2f} times as fast as the Pillow loop "
-        f"({min(ratios):.2f} to {max(ratios):.2f}; the goal is {GOAL})"
-    )
+    tell("Building records", "a loop over Pillow", ratios)
 
 
 def compare_memory(directory: str, num_images: int) -> None:

@@ -30,6 +30,7 @@ import tensorflow as tf
 from absl import app, flags
 from PIL import Image
 
+from tests.benchmarks.ratios import tell
 from trainer.data import augmentation, input_pipeline, phantom
 from trainer.data.build import dataset, parallel
 from trainer.data.build.options import BuildOptions
@@ -39,12 +40,6 @@ IMAGE_SIZE = 224
 BATCH_SIZE = 32
 WARM_UP_BATCHES = 4
 AUGMENTATION = augmentation.Augmentation()
-# What the ratio to each is to be at least.
-GOALS = {
-    "Keras ImageDataGenerator": 10.0,
-    "image_dataset_from_directory + layers": 5.0,
-    "AUCMEDI DataGenerator": 3.5,
-}
 
 
 def write_jpegs(image_dir: str, num_images: int) -> None:
@@ -189,14 +184,13 @@ def run(num_images: int, num_rounds: int, aucmedi_python: str) -> None:
 
 def print_rates(rates: dict[str, list[float]]) -> None:
     """Prints median and range of each contestant, and the ratios to it."""
-    ours = statistics.median(rates["Lightbox"])
     print(f"{'images/s':<40}{'median':>8}{'lowest':>8}{'highest':>8}")
     for name, rounds in rates.items():
         median = statistics.median(rounds)
-        line = f"{name:<40}{median:>8.0f}{min(rounds):>8.0f}{max(rounds):>8.0f}"
-        if name in GOALS:
-            line += f"   Lightbox x {ours / median:.1f} (goal {GOALS[name]:g})"
-        print(line)
+        print(f"{name:<40}{median:>8.0f}{min(rounds):>8.0f}{max(rounds):>8.0f}")
+    ours = rates.pop("Lightbox")
+    for name, rounds in rates.items():
+        tell("Training batches", name, np.divide(ours, rounds).tolist())
 
 
 def _define_flags() -> None:

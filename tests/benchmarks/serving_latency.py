@@ -18,6 +18,8 @@ import time
 
 from absl import app, flags
 
+from tests.benchmarks.ratios import tell
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string("export_dir", "new", "Holds versions, or `new`.")
 flags.DEFINE_integer("num_rounds", 150, "Calls of each kind.")
@@ -106,13 +108,11 @@ def main(argv):
     server.terminate()
     server.wait()
     shutil.rmtree(scratch)
-    direct = statistics.median(seconds["direct"])
+    direct = np.array(seconds.pop("direct"))
     for name, values in seconds.items():
-        median = statistics.median(values)
-        print(
-            f"{name:6}  median {1e3 * median:6.2f} ms  "
-            f"ratio {median / direct:.3f}"
-        )
+        print(f"{name}: {1e3 * statistics.median(values):.2f} ms")
+        middle = np.percentile(direct / np.array(values), [25, 50, 75])
+        tell(f"An image over {name}", "the model called in Python", middle)
 
 
 if __name__ == "__main__":

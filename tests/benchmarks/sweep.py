@@ -22,6 +22,8 @@ import time
 
 from absl import app, flags
 
+from tests.benchmarks.ratios import tell
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "Records.", required=True)
 flags.DEFINE_string("weights", None, "Of the backbone.", required=True)
@@ -249,11 +251,8 @@ def main(argv):
         how = "measured"
         if num_trials != FLAGS.num_stock_trials:
             how = f"extrapolated from {FLAGS.num_stock_trials} trials"
-        print(
-            f"{num_trials} trials: stock keras-tuner {theirs:.0f} s ({how}), "
-            f"Lightbox {theirs / ours:.1f} times as fast",
-            flush=True,
-        )
+        print(f"Stock keras-tuner {theirs:.0f} s ({how})", flush=True)
+        tell(f"A sweep of {num_trials} trials", "keras-tuner", [theirs / ours])
 
 
 def measure_stock(values: list[dict]) -> dict:

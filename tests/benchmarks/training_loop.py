@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from tests.benchmarks.ratios import tell
 from trainer import config, run
 from trainer.data import augmentation, input_pipeline
 from trainer.model import classifier, dropout
@@ -143,11 +144,8 @@ def compare(phase: str, contestants: dict[str, Callable[[], float]]) -> None:
             b / a for a, b in zip(seconds[ours], seconds[name], strict=True)
         ]
         times = [1e6 * statistics.median(seconds[n]) for n in (ours, name)]
-        print(
-            f"{phase:10} {ours} {times[0]:.0f} us a step, {name} "
-            f"{times[1]:.0f}: ratio {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+        print(f"{ours} {times[0]:.0f} us a step, {name} {times[1]:.0f}")
+        tell(f"A step of {phase}", name, ratios)
 
 
 def make_head_round(inputs: np.ndarray, labels: np.ndarray):

@@ -1,0 +1,137 @@
+"""Every comparison with a peer, in one table and one plot.
+
+    python -m tests.benchmarks.every --input_dir=brain_mri_253 --weights=FILE \
+      --output_dir=bench
+
+Builds records and trains a short run for those that need one. A benchmark that
+cannot run is named with its last words. Leaves ratios.json, ratios.md and
+ratios.png; the ratios of each are from one run of it.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import numpy as np
+from absl import app, flags
+
+from tests.benchmarks import ratios
+from trainer.data.build import parallel
+from trainer.storage import paths
+
+FLAGS = flags.FLAGS
+# By the name of the module, what it is given.
+_RECORDS, _RUN = "--data_dir={records}", "--job_dir={run}"
+_WEIGHTS = "--weights={weights}"
+_BENCHMARKS = {
+    "build_records": [],
+    "input_pipeline": ["--aucmedi_python={aucmedi_python}"],
+    "training_loop": [_RECORDS],
+    "sweep": [_RECORDS, _WEIGHTS, "--num_trials=20"],
+    "export": [_RUN, _RECORDS],
+    "serving_latency": [],
+    "bucket_checkpoints": [],
+}
+
+
+def run(module: str, *arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def describe_machine() -> dict:
+    """What the ratios were measured on."""
+    with open("/proc/cpuinfo") as file:
+        models = [line for line in file if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": models[0].split(":")[1].strip() if models else "unknown",
+        "cores": parallel.default_num_workers(),
+        "memory_gib": round(memory / 2**30),
+        "python": platform.python_version(),
+    }
+
+
+def markdown(machine: dict, rows: list[dict], skipped: dict) -> str:
+    lines = [", ".join(f"{k}: {v}" for k, v in machine.items()), ""]
+    lines += ["| what | beside | times as fast |", "|---|---|---|"]
+    lines += [
+        f"| {r['what']} | {r['peer']} | {r['ratio']:.2f} ({r['low']:.2f} to "
+        f"{r['high']:.2f}) |"
+        for r in rows
+    ]
+    lines += [f"\nNot run: {name}: {why}" for name, why in skipped.items()]
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict], path: pathlib.Path) -> None:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.35 * len(rows)))
+    middle = np.array([row["ratio"] for row in rows])
+    ends = np.array([[row["low"], row["high"]] for row in rows]).T
+    axes.errorbar(
+        middle, range(len(rows)), xerr=np.abs(ends - middle), fmt="o", capsize=3
+    )
+    axes.set_yticks(
+        range(len(rows)), [f"{r['what']} / {r['peer']}" for r in rows]
+    )
+    axes.set_xscale("log")
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel("times as fast (1: equally fast)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main(argv):
+    del argv
+    output = pathlib.Path(FLAGS.output_dir)
+    places = {n: FLAGS[n].value for n in ("weights", "aucmedi_python")}
+    places |= {name: str(output / name) for name in ("records", "run")}
+    os.makedirs(output, exist_ok=True)
+    kept = output / "ratios.jsonl"
+    kept.write_text("")
+    os.environ[ratios.FILE] = str(kept)
+    skipped = {}
+    if not (output / "run" / paths.SUCCESS_FILE).exists():
+        run(
+            "trainer.data.build_records",
+            f"--input_dir={FLAGS.input_dir}",
+            f"--output_dir={places['records']}",
+        )
+        run(
+            "trainer.task",
+            *(a.format(**places) for a in (_RECORDS, _RUN, _WEIGHTS)),
+            "--fine_tune_epochs=1",
+            "--export_formats=saved_model,onnx",
+        )
+    for name in FLAGS.only or _BENCHMARKS:
+        arguments = [a.format(**places) for a in _BENCHMARKS[name]]
+        try:
+            run(f"tests.benchmarks.{name}", *arguments)
+        except subprocess.CalledProcessError as error:
+            skipped[name] = error.stderr.strip().splitlines()[-1]
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    machine = describe_machine()
+    found = {"machine": machine, "ratios": rows, "not_run": skipped}
+    (output / "ratios.json").write_text(json.dumps(found, indent=2) + "\n")
+    (output / "ratios.md").write_text(markdown(machine, rows, skipped))
+    draw(rows, output / "ratios.png")
+    print(markdown(machine, rows, skipped), end="")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("input_dir", None, "Class folders.", required=True)
+    flags.DEFINE_string("weights", None, "Of the backbone.", required=True)
+    flags.DEFINE_string("output_dir", None, "What it leaves.", required=True)
+    flags.DEFINE_string("aucmedi_python", "", "As of input_pipeline.")
+    flags.DEFINE_multi_enum("only", [], [*_BENCHMARKS], "None given: all.")
+    app.run(main)
