@@ -69,7 +69,7 @@ class ServingModule(tf.Module):
                 if these were not judged.
         """
         super().__init__(name="lightbox")
-        model, *others = map(folding.fold_batch_norm, members)
+        model, *others = map(folding.fold, members)
         _, self._image_size, _, self._channels = model.input.shape
         feature_map = model.get_layer(saliency.FEATURE_MAP).output
         describe = out_of_distribution.descriptor_model(model)
