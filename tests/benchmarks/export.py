@@ -64,7 +64,8 @@ def openvino_call(path: str):
     return lambda pixels: model([pixels])
 
 
-def make_calls(pixels_only: bool = True) -> dict:
+def make_calls() -> dict:
+    """A function of a batch of pixels for each."""
     version = os.path.join(FLAGS.job_dir, "export", str(FLAGS.version))
     path = os.path.join(version, signature.ONNX_FILE)
     calls = {signature.PIXELS: session_call(version, signature.PIXELS)}

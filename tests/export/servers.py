@@ -1,4 +1,4 @@
-"""An export in the sessions of other TensorFlows, whose TF Serving may serve it.
+"""An export in sessions of other TensorFlows, whose TF Serving may serve it.
 
 `make test-servers` puts these into environments of their own.
 """

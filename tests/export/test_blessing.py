@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.export.examples import (
+    CLASS_NAMES,
     OPERATING_POINT,
     SET_THRESHOLDS,
     TEMPERATURE,
@@ -212,9 +213,13 @@ def test_onnx_file_is_tried_by_its_own_runtime(
     predictions_path,
 ):
     pytest.importorskip("tf2onnx")
+    runtime = pytest.importorskip("onnxruntime")
     if is_other:
         module = make_module(classifier_model, detector, num_views=2)
     (version / signature.ONNX_FILE).write_bytes(module.to_onnx())
+    session = runtime.InferenceSession(version / signature.ONNX_FILE)
+    described = session.get_modelmeta().custom_metadata_map
+    assert json.loads(described["class_names"]) == list(CLASS_NAMES)
     facts = versions.read_manifest(str(version))
     del facts["files"]
     versions.write_manifest(str(version), facts)

@@ -4,6 +4,8 @@ Needs the extra `onnx`: tf2onnx writes the file, ONNX Runtime tries it.
 """
 
 import importlib.util
+import json
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -28,19 +30,25 @@ def require_converter() -> None:
             )
 
 
-def convert(function, spec: tf.TensorSpec) -> bytes:
+def convert(function, spec: tf.TensorSpec, names: Sequence[str]) -> bytes:
     """An ONNX file of a function of one tensor that gives a dict.
 
     Args:
-        function: without variables.
+        function: without variables. What it gives of strings is left out: not
+            every runtime has them.
         spec: of the tensor; the file names it alike.
+        names: of the classes, for the metadata `class_names`.
     """
     # Slow to import, and an extra.
     import tf2onnx.convert
 
     def call(given):
         outputs = function(given)
-        return {key: tf.identity(outputs[key], key) for key in outputs}
+        return {
+            key: tf.identity(output, key)
+            for key, output in outputs.items()
+            if output.dtype != tf.string
+        }
 
     concrete = tf.function(call, autograph=False).get_concrete_function(spec)
     # It has none left: functions are put in the places that call them.
@@ -55,6 +63,7 @@ def convert(function, spec: tf.TensorSpec) -> bytes:
         opset=_OPSET,
         tensors_to_rename={f"{spec.name}:0": spec.name, **outputs},
     )
+    proto.metadata_props.add(key=signature.CLASS_NAMES, value=json.dumps(names))
     return proto.SerializeToString()
 
 

@@ -212,7 +212,8 @@ class ServingModule(tf.Module):
 
     def to_onnx(self) -> bytes:
         """The signature of pixels as an ONNX file; takes batches whole."""
-        return onnx_file.convert(self._serve_pixels, self._pixels_spec)
+        names = [name.decode() for name in self._class_names.numpy()]
+        return onnx_file.convert(self._serve_pixels, self._pixels_spec, names)
 
     def signatures(self) -> dict:
         """Concrete functions by the name of their signature."""

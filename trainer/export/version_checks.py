@@ -281,18 +281,17 @@ def _check_onnx(
     pixels = _prepare(version, evaluated)
     asked = evaluated.head(len(pixels))
     served = version.call(signature.PIXELS, pixels)
+    served = {k: v for k, v in served.items() if v.dtype != object}
     for chosen in (slice(None), slice(1)):
         outputs = onnx_file.answer(path, pixels[chosen])
         if set(outputs) != set(served):
             raise CheckError(f"The file has the outputs {sorted(outputs)}.")
         for name, values in outputs.items():
-            expected = served[name][chosen]
+            is_same = values == served[name][chosen]
             if values.dtype.kind == "f":
-                is_same = np.allclose(values, expected, 1e-4, TOLERANCE)
-            elif values.dtype == object:
-                is_same = np.char.encode(values.astype(str)) == expected
-            else:
-                is_same = values == expected
+                is_same = np.isclose(
+                    values, served[name][chosen], 1e-4, TOLERANCE
+                )
             if not np.all(is_same):
                 raise CheckError(
                     f"ONNX Runtime's {name} is not what is served."
