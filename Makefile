@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 DIST := $(VENV)/dist
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo docs test test-fast coverage soak bench mutants check format pins test-images test-wheel clean
+.PHONY: help setup clients demo docs test test-fast coverage soak bench mutants check format pins test-images test-servers test-wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,12 +19,24 @@ $(VENV)/.installed: pyproject.toml
 setup: $(VENV)/.installed  ## make the virtual environment .venv and install Lightbox
 
 # min-tfs-client 1.0.2 (2020) has generated code that needs an older protobuf.
-$(VENV)/clients/.installed: | $(VENV)/.installed
-	$(BIN)/python -m venv $(VENV)/clients
-	$(VENV)/clients/bin/python -m pip install --quiet --disable-pip-version-check 'min-tfs-client==1.0.2' 'protobuf<3.21'
+$(VENV)/clients/.installed: Makefile | $(VENV)/.installed
+	$(BIN)/uv venv --quiet --clear --python=$(BIN)/python $(VENV)/clients
+	$(BIN)/uv pip install --quiet --python=$(VENV)/clients/bin/python 'min-tfs-client==1.0.2' 'ovmsclient==2023.1' 'protobuf<3.21'
+	$(BIN)/uv venv --quiet --clear --python=$(BIN)/python $(VENV)/clients/kserve
+	$(BIN)/uv pip install --quiet --python=$(VENV)/clients/kserve/bin/python 'kserve==0.21.0'
 	touch $@
 
-clients: $(VENV)/clients/.installed  ## install a third-party client of TF Serving, for the tests
+clients: $(VENV)/clients/.installed  ## install third-party clients of TF Serving, for the tests
+
+# TensorFlows whose sessions must run an export, the oldest first.
+OTHERS := $(VENV)/tensorflow-2.15/.installed $(VENV)/tensorflow-2.19/.installed
+$(VENV)/tensorflow-%/.installed: | $(VENV)/.installed
+	$(BIN)/uv venv --quiet --clear --python=3.11 $(VENV)/tensorflow-$*
+	$(BIN)/uv pip install --quiet --python=$(VENV)/tensorflow-$*/bin/python 'tensorflow-cpu==$*.*'
+	touch $@
+
+test-servers: setup $(OTHERS)  ## ask an export in TensorFlow 2.15 and 2.19 (1.6 GB)
+	$(BIN)/python -m pytest tests/export/servers.py
 
 demo: setup  ## sample data -> records -> train -> evaluate -> export -> serve -> ask
 	rm -rf $(DEMO)

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import json
 import re
 
@@ -6,7 +7,7 @@ import pytest
 from absl import flags
 
 from tests import processes
-from trainer import config, task
+from trainer import config, pipeline, task
 
 FLAGS = flags.FLAGS
 
@@ -172,3 +173,16 @@ def test_workers_share_what_a_continuation_may_change():
     longer = dataclasses.replace(cfg, steps_per_execution=3)
     assert longer.shared_json() != cfg.shared_json()
     assert longer.differences(cfg) == {}
+
+
+def test_onnx_without_its_extra_is_refused_before_training(parse, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda n: None if n == "tf2onnx" else find(n),
+    )
+    with pytest.raises(ValueError, match=r"install .*'lightbox\[onnx\]'"):
+        pipeline.run(parse("--export_formats=saved_model,onnx"))
+    with pytest.raises(ValueError, match="--export_formats must be one of"):
+        parse("--export_formats=onnx")

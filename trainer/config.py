@@ -22,9 +22,7 @@ class TrainConfig:
         "", "Records that build_records wrote.", varies=BETWEEN_WORKERS
     )
     job_dir: str = setting(
-        "",
-        "Where the run writes; resumes if it exists.",
-        varies=BETWEEN_WORKERS,
+        "", "Where it writes; resumes if it exists.", varies=BETWEEN_WORKERS
     )
     export_dir: str = setting(
         "",
@@ -84,8 +82,7 @@ class TrainConfig:
     )
     learning_rate_scaling: str = setting(
         "sqrt",
-        "How peak rates grow with --global_batch_size / 32: sqrt (the rule of "
-        "AdamW), linear, or none.",
+        "Growth of peak rates with --global_batch_size / 32.",
         choices=("sqrt", "linear", "none"),
     )
     warmup_fraction: float = setting(
@@ -206,6 +203,12 @@ class TrainConfig:
         True,
         "Export what tells images that are unlike the training set. Who has "
         "such an export can find out something about who was in that set.",
+        varies=BETWEEN_STARTS,
+    )
+    export_formats: str = setting(
+        "saved_model",
+        "saved_model, or saved_model,onnx: pixels for ONNX Runtime, too.",
+        choices=("saved_model", "saved_model,onnx"),
         varies=BETWEEN_STARTS,
     )
     num_folds: int = setting(
@@ -387,10 +390,7 @@ class TrainConfig:
 
     def _without(self, *varies: str) -> dict:
         """The settings but for those that vary so."""
-        kinds = {
-            field.name: field.metadata["varies"]
-            for field in dataclasses.fields(self)
-        }
+        kinds = {f.name: f.metadata["varies"] for f in dataclasses.fields(self)}
         return {
             name: value
             for name, value in self.settings.items()

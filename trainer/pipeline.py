@@ -23,6 +23,7 @@ from trainer.evaluation import (
 from trainer.evaluation.predictions import Predictions, concatenate
 from trainer.export import (
     blessing,
+    onnx_file,
     saved_model,
     serving_module,
     signature,
@@ -62,7 +63,9 @@ def run(cfg: config.TrainConfig) -> str:
             configuration.
         FileExistsError: if another run writes to the job directory.
     """
-    # What evaluation needs is checked before hours of training.
+    # What comes after hours of training is checked before.
+    if "onnx" in cfg.export_formats:
+        onnx_file.require_converter()
     calibration.parse_rule(cfg.operating_point)
     metrics.parse_prevalences(cfg.prevalences.split(","))
     _read_columns(cfg)
@@ -313,6 +316,7 @@ def _export(
         "detector": cfg.detector,
         "test_views": cfg.test_views,
         "members": len(members),
+        "formats": cfg.export_formats.split(","),
     }
     export_dir = cfg.export_dir or paths.join(cfg.job_dir, "export")
     existing = versions.find_same(export_dir, facts)
@@ -331,6 +335,13 @@ def _export(
         set_thresholds=chosen.sets.thresholds,
         study=study and (study.rule, study.operating_point),
     )
+    extra = {
+        signature.WARMUP_FILE: warmup.make_warmup_file(
+            signature.MODEL_NAME, cfg.image_size, info.channels
+        )
+    }
+    if "onnx" in cfg.export_formats:
+        extra[signature.ONNX_FILE] = module.to_onnx()
     version_dir = saved_model.export_version(
         module,
         export_dir,
@@ -338,9 +349,7 @@ def _export(
             records.DATASET_FILE: info.to_json().encode("utf-8"),
             "model_card.md": evaluation.files["model_card.md"],
         },
-        warmup=warmup.make_warmup_file(
-            signature.MODEL_NAME, cfg.image_size, info.channels
-        ),
+        extra=extra,
         facts=facts,
     )
     logging.info("export    %s", version_dir)

@@ -136,7 +136,7 @@ class Run:
     def _features_step(self):
         # It is frozen, and half as fast again without its batch norm.
         return loop.make_predict_function(
-            self.strategy, folding.fold_batch_norm(self._backbone)
+            self.strategy, folding.fold(self._backbone)
         )
 
     def outputs(

@@ -22,6 +22,7 @@ FLAGS = flags.FLAGS
 # The space decides on these, and nothing else of a run is done in a sweep.
 _NOT_FLAGS = (
     "export_dir",
+    "export_formats",
     "fine_tune_blocks",
     "head_learning_rate",
     "optimizer",

@@ -1,16 +1,16 @@
-"""An exported version against the same model written by `model.export`.
+"""An exported version beside `model.export`, ONNX Runtime and OpenVINO.
 
     python -m tests.benchmarks.export --job_dir=run --data_dir=records
 
-Both get the same pixels, one image at a time, and take turns; the ratio of
-their median times counts: above 1 the frozen export is faster. Also shown:
-sizes, load times, and how far the answers of every test image lie from
-`predictions.csv`, by each signature, in batches of 1 and 32.
+All take turns on the same pixels of float32, with the same number of threads,
+the SavedModels in sessions of the C++ runtime as in TF Serving. Per batch size:
+median milliseconds, and the median over rounds of how many times as long as
+ONNX Runtime each took, with the middle half. OpenVINO is asked if it is
+installed, and ONNX Runtime if the run was given
+--export_formats=saved_model,onnx.
 """
 
-import csv
 import os
-import statistics
 import tempfile
 import time
 
@@ -26,70 +26,83 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("job_dir", None, "Finished run.", required=True)
 flags.DEFINE_string("data_dir", None, "Its records.", required=True)
 flags.DEFINE_integer("version", 1, "Of the export.")
-flags.DEFINE_integer("num_rounds", 300, "Calls of each.")
+flags.DEFINE_integer("num_threads", 2, "Of each runtime.", lower_bound=1)
+flags.DEFINE_integer("num_rounds", 60, "Calls of each; fewer of large batches.")
+flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "Images in a call.")
 
 
-def megabytes(directory: str) -> float:
-    return 1e-6 * sum(
-        os.path.getsize(os.path.join(place, name))
-        for place, _, names in os.walk(directory)
-        for name in names
+def session_call(directory: str, name: str):
+    """A function of a batch, which runs a signature."""
+    settings = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=FLAGS.num_threads,
+        inter_op_parallelism_threads=FLAGS.num_threads,
     )
+    with tf.Graph().as_default():
+        session = tf.compat.v1.Session(config=settings)
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], directory)
+    definition = loaded.signature_def[name]
+    (given,) = definition.inputs.values()
+    wanted = [output.name for output in definition.outputs.values()]
+    return session.make_callable(wanted, feed_list=[given.name])
 
 
-def load(directory: str):
-    start = time.perf_counter()
-    loaded = tf.saved_model.load(directory)
-    print(
-        f"{directory}: {megabytes(directory):.1f} MB, loads in "
-        f"{time.perf_counter() - start:.2f} s"
+def onnx_call(path: str):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = FLAGS.num_threads
+    session = onnxruntime.InferenceSession(path, options)
+    return lambda pixels: session.run(None, {signature.PIXELS_INPUT: pixels})
+
+
+def openvino_call(path: str):
+    import openvino
+
+    model = openvino.Core().compile_model(
+        path, "CPU", {"INFERENCE_NUM_THREADS": FLAGS.num_threads}
     )
-    return loaded
+    return lambda pixels: model([pixels])
 
 
-def make_call(function, values):
-    (name,) = function.structured_input_signature[1]
-    tensor = tf.constant(values)
-    return lambda: [
-        (key, output.numpy())
-        for key, output in function(**{name: tensor}).items()
-    ]
+def make_calls() -> dict:
+    """A function of a batch of pixels for each."""
+    version = os.path.join(FLAGS.job_dir, "export", str(FLAGS.version))
+    path = os.path.join(version, signature.ONNX_FILE)
+    calls = {signature.PIXELS: session_call(version, signature.PIXELS)}
+    model = keras.models.load_model(
+        os.path.join(FLAGS.job_dir, "medical_image_classifier.keras"),
+        compile=False,
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        model.export(directory, verbose=False)
+        calls["model.export"] = session_call(directory, "serving_default")
+    if os.path.exists(path):
+        calls["ONNX Runtime"] = onnx_call(path)
+        try:
+            calls["OpenVINO"] = openvino_call(path)
+        except ImportError:
+            print("OpenVINO is not installed.")
+    return calls
 
 
-def time_in_turns(calls: dict) -> dict[str, float]:
-    """Median milliseconds of each."""
+def time_in_turns(calls: dict, num_rounds: int) -> dict[str, np.ndarray]:
+    """Milliseconds of each call in each round."""
     times = {name: [] for name in calls}
-    for call in calls.values():
-        for _ in range(5):
-            call()
-    for _ in range(FLAGS.num_rounds):
+    for _ in range(num_rounds + 3):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: np.array(found[3:]) for name, found in times.items()}
 
 
-def show_parity(signatures, images, pixels, expected) -> None:
-    values = {
-        signature.SERVING_DEFAULT: images,
-        signature.EXPLAIN: images,
-        signature.PIXELS: pixels,
-    }
-    for name, given in values.items():
-        for batch_size in (1, 32):
-            parts = [
-                dict(make_call(signatures[name], given[i : i + batch_size])())
-                for i in range(0, len(given), batch_size)
-            ]
-            found = np.concatenate(
-                [part[signature.PROBABILITIES] for part in parts]
-            )
-            furthest = np.max(np.abs(found - expected))
-            print(
-                f"{name:16s} batches of {batch_size:2d}: {len(found)} images "
-                f"within {furthest:.1e}"
-            )
+def show(times: dict[str, np.ndarray], anchor: str) -> None:
+    for name, found in times.items():
+        low, ratio, high = np.percentile(found / times[anchor], [25, 50, 75])
+        print(
+            f"  {name:16s} {np.median(found):7.1f} ms, {ratio:.2f} times "
+            f"{anchor} ({low:.2f} to {high:.2f})"
+        )
 
 
 def main(argv):
@@ -97,39 +110,27 @@ def main(argv):
     info = input_pipeline.read_dataset_info(FLAGS.data_dir)
     files = input_pipeline.split_files(FLAGS.data_dir, info, "test")
     images = list(input_pipeline.iterate_encoded(files))
-    model = keras.models.load_model(
+    calls = make_calls()
+    version = os.path.join(FLAGS.job_dir, "export", str(FLAGS.version))
+    serve = session_call(version, signature.SERVING_DEFAULT)
+    shape = keras.models.load_model(
         os.path.join(FLAGS.job_dir, "medical_image_classifier.keras"),
         compile=False,
-    )
-    _, image_size, _, channels = model.input.shape
+    ).input.shape
     pixels = np.stack(
-        [preprocessing.prepare_image(i, image_size, channels) for i in images]
+        [preprocessing.prepare_image(i, *shape[2:]) for i in images]
     )
-    with tempfile.TemporaryDirectory() as directory:
-        model.export(directory, verbose=False)
-        by_keras = load(directory)
-    frozen = load(os.path.join(FLAGS.job_dir, "export", str(FLAGS.version)))
-    calls = {
-        "model.export": make_call(
-            by_keras.signatures["serving_default"], pixels[:1]
-        ),
-        "pixels": make_call(frozen.signatures[signature.PIXELS], pixels[:1]),
-        "serving_default": make_call(
-            frozen.signatures[signature.SERVING_DEFAULT], images[:1]
-        ),
-        "explain": make_call(frozen.signatures[signature.EXPLAIN], images[:1]),
-    }
-    times = time_in_turns(calls)
-    for name, found in times.items():
-        print(f"{name:16s} {found:6.2f} ms an image")
-    ratio = times["model.export"] / times["pixels"]
-    print(f"The export is {ratio:.2f} times as fast as model.export's.")
-    path = os.path.join(FLAGS.job_dir, "evaluation", "predictions.csv")
-    with open(path, newline="") as file:
-        rows = [r for r in csv.DictReader(file) if r["split"] == "test"]
-    columns = [f"probability_{name}" for name in info.class_names]
-    expected = np.array([[float(row[c]) for c in columns] for row in rows])
-    show_parity(frozen.signatures, images, pixels, expected)
+    anchor = "ONNX Runtime" if "ONNX Runtime" in calls else "model.export"
+    for size in map(int, FLAGS.batch_sizes):
+        chosen = np.resize(np.arange(len(images)), size)
+        batch, encoded = pixels[chosen], [images[i] for i in chosen]
+        bound = {
+            name: lambda call=call, batch=batch: call(batch)
+            for name, call in calls.items()
+        }
+        bound["serving_default"] = lambda e=encoded: serve(e)
+        print(f"Batches of {size}:")
+        show(time_in_turns(bound, max(5, FLAGS.num_rounds // size)), anchor)
 
 
 if __name__ == "__main__":

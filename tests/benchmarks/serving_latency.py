@@ -41,9 +41,7 @@ def export_untrained(directory: str) -> None:
         operating_point=0.5,
         detector=make_detector(model),
     )
-    saved_model.export_version(
-        module, directory, assets={}, warmup=b"", facts={}
-    )
+    saved_model.export_version(module, directory, assets={}, extra={}, facts={})
 
 
 def time_calls(calls: dict, num_rounds: int) -> dict[str, list[float]]:

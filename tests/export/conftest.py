@@ -6,7 +6,7 @@ import tensorflow as tf
 from tests.commands import run  # noqa: F401
 from tests.export import examples
 from tests.samples import IMAGE_SIZE, write_records
-from trainer.export import saved_model, warmup
+from trainer.export import saved_model, signature, warmup
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,11 @@ def exported(module, tiny_records, tmp_path_factory):
         module,
         str(tmp_path_factory.mktemp("export")),
         assets={"dataset.json": (tiny_records / "dataset.json").read_bytes()},
-        warmup=warmup.make_warmup_file("classifier", IMAGE_SIZE, 1),
+        extra={
+            signature.WARMUP_FILE: warmup.make_warmup_file(
+                "classifier", IMAGE_SIZE, 1
+            ),
+        },
         facts={
             "operating_point": examples.OPERATING_POINT,
             "sets": {"thresholds": examples.SET_THRESHOLDS},

@@ -8,9 +8,11 @@ import pytest
 import tensorflow as tf
 
 from tests.export.examples import (
+    CLASS_NAMES,
     OPERATING_POINT,
     SET_THRESHOLDS,
     TEMPERATURE,
+    make_module,
 )
 from tests.samples import IMAGE_SIZE
 from trainer.data import input_pipeline, preprocessing
@@ -18,6 +20,7 @@ from trainer.evaluation.predictions import make_predictions
 from trainer.export import (
     blessing,
     evaluated_images,
+    loaded_version,
     signature,
     version_checks,
     versions,
@@ -30,10 +33,10 @@ ALL_CHECKS = (
     "manifest",
     "size",
     "load",
+    "TensorFlow",
     "signatures",
     "warm-up",
     "predictions",
-    "agreement",
     "bad input",
     "latency",
 )
@@ -65,12 +68,7 @@ def predictions_path(classifier_model, tiny_records, tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(exported):
     """The version in memory, once for what changes none of its files."""
-    return version_checks._Version(
-        exported,
-        evaluated_images.read_info(exported),
-        tf.saved_model.load(exported),
-        0.0,
-    )
+    return loaded_version.load(exported, evaluated_images.read_info(exported))
 
 
 @pytest.fixture
@@ -164,13 +162,13 @@ def other_label(labels):
 def test_other_answers_fail_their_checks(
     loaded, tiny_records, predictions_path, monkeypatch, name, change, detail
 ):
-    real = version_checks._Version.call
+    real = loaded_version.LoadedVersion.call
 
     def call(*arguments):
         outputs = real(*arguments)
         return outputs | {name: change(outputs[name])}
 
-    monkeypatch.setattr(version_checks._Version, "call", call)
+    monkeypatch.setattr(loaded_version.LoadedVersion, "call", call)
     evaluated = evaluated_images.read_evaluated(
         str(tiny_records), str(predictions_path), loaded.info
     )
@@ -202,6 +200,38 @@ def test_missing_warmup_record_and_tight_limits_fail_their_checks(
     content = blessing.write_blessing(str(version), list(checks.values()))
     assert content["blessed"] is False
     assert "failed when it was tried: manifest" in blessing.refusal(version)
+
+
+@pytest.mark.parametrize("is_other", [False, True])
+def test_onnx_file_is_tried_by_its_own_runtime(
+    is_other,
+    version,
+    module,
+    detector,
+    classifier_model,
+    tiny_records,
+    predictions_path,
+):
+    pytest.importorskip("tf2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    if is_other:
+        module = make_module(classifier_model, detector, num_views=2)
+    (version / signature.ONNX_FILE).write_bytes(module.to_onnx())
+    session = runtime.InferenceSession(version / signature.ONNX_FILE)
+    described = session.get_modelmeta().custom_metadata_map
+    assert json.loads(described["class_names"]) == list(CLASS_NAMES)
+    facts = versions.read_manifest(str(version))
+    del facts["files"]
+    versions.write_manifest(str(version), facts)
+    # The file is a second copy of the weights, and does not count.
+    checks = run_checks(
+        version, tiny_records, predictions_path, max_megabytes=20.0
+    )
+    assert failed(checks) == ({"onnx"} if is_other else set())
+    sentence = "not what is served" if is_other else "probabilities lie within"
+    assert f"ONNX Runtime's {sentence}" in checks["onnx"]["detail"].replace(
+        "probabilities is ", ""
+    )
 
 
 def test_half_a_graph_fails_to_load(version, tiny_records, predictions_path):

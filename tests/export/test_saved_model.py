@@ -50,6 +50,6 @@ def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="No space"):
         saved_model.export_version(
-            mock.Mock(), str(tmp_path), assets={}, warmup=b"", facts={}
+            mock.Mock(), str(tmp_path), assets={}, extra={}, facts={}
         )
     assert os.listdir(tmp_path) == []

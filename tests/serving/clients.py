@@ -5,3 +5,4 @@ import sys
 # An environment of its own: old clients bring old protos, which no environment
 # can hold beside TensorFlow's.
 CLIENTS_PYTHON = f"{sys.prefix}/clients/bin/python"
+KSERVE_PYTHON = f"{sys.prefix}/clients/kserve/bin/python"

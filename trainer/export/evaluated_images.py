@@ -33,6 +33,16 @@ class EvaluatedImages:
     decisions: list[str]
     sets: np.ndarray | None = None
 
+    def head(self, count: int) -> "EvaluatedImages":
+        """The first of them."""
+        return EvaluatedImages(
+            self.images[:count],
+            self.probabilities[:count],
+            self.predicted[:count],
+            self.decisions[:count],
+            None if self.sets is None else self.sets[:count],
+        )
+
 
 def read_info(version_dir: str) -> records.DatasetInfo:
     """The data set that a version was made of.

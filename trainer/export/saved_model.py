@@ -13,7 +13,7 @@ import uuid
 import keras
 import tensorflow as tf
 
-from trainer.export import serving_module, signature, versions
+from trainer.export import serving_module, versions
 from trainer.storage import paths
 
 
@@ -35,7 +35,7 @@ def export_version(
     export_dir: str,
     *,
     assets: dict[str, bytes],
-    warmup: bytes,
+    extra: dict[str, bytes],
     facts: dict,
 ) -> str:
     """Writes the next version under a base path; a reader sees all or nothing.
@@ -44,7 +44,7 @@ def export_version(
         module: to save.
         export_dir: base path, local.
         assets: files for the `assets` directory.
-        warmup: content of the warm-up file, a TFRecord of PredictionLogs.
+        extra: other files, by their names in the version.
         facts: for the manifest.
 
     Returns:
@@ -64,7 +64,7 @@ def export_version(
             ),
         )
         files = {f"assets/{name}": content for name, content in assets.items()}
-        for name, content in (files | {signature.WARMUP_FILE: warmup}).items():
+        for name, content in (files | extra).items():
             paths.write_atomically(os.path.join(temporary, name), content)
         versions.write_manifest(temporary, facts)
         number = versions.next_number(export_dir)

@@ -12,7 +12,7 @@ from tensorflow.python.framework import convert_to_constants
 
 from trainer.data import preprocessing
 from trainer.data.images.image import Window
-from trainer.export import signature
+from trainer.export import onnx_file, signature
 from trainer.model import folding, out_of_distribution, saliency, views
 
 # Images in the network at a time. A larger batch goes through it in parts:
@@ -69,7 +69,7 @@ class ServingModule(tf.Module):
                 if these were not judged.
         """
         super().__init__(name="lightbox")
-        model, *others = map(folding.fold_batch_norm, members)
+        model, *others = map(folding.fold, members)
         _, self._image_size, _, self._channels = model.input.shape
         feature_map = model.get_layer(saliency.FEATURE_MAP).output
         describe = out_of_distribution.descriptor_model(model)
@@ -130,8 +130,8 @@ class ServingModule(tf.Module):
                 decision, self._positive_index, 1 - self._positive_index
             )
         names = self._class_names
-        possible = (probabilities >= self._set_thresholds) | tf.one_hot(
-            decided, tf.size(names), True, False, dtype=tf.bool
+        possible = (probabilities >= self._set_thresholds) | (
+            decided[:, tf.newaxis] == tf.range(len(names))
         )
         outputs = {
             signature.PROBABILITIES: probabilities,
@@ -205,16 +205,22 @@ class ServingModule(tf.Module):
             signature.OVERLAY: overlays,
         }
 
+    @property
+    def _pixels_spec(self) -> tf.TensorSpec:
+        shape = [None, self._image_size, self._image_size, self._channels]
+        return tf.TensorSpec(shape, tf.float32, signature.PIXELS_INPUT)
+
+    def to_onnx(self) -> bytes:
+        """The signature of pixels as an ONNX file; takes batches whole."""
+        names = [name.decode() for name in self._class_names.numpy()]
+        return onnx_file.convert(self._serve_pixels, self._pixels_spec, names)
+
     def signatures(self) -> dict:
         """Concrete functions by the name of their signature."""
-        shape = [None, self._image_size, self._image_size, self._channels]
         image_bytes = tf.TensorSpec([None], tf.string, signature.IMAGE_BYTES)
         specs = {
             signature.SERVING_DEFAULT: (self._serve_bytes, image_bytes),
-            signature.PIXELS: (
-                self._serve_pixels,
-                tf.TensorSpec(shape, tf.float32, signature.PIXELS_INPUT),
-            ),
+            signature.PIXELS: (self._serve_pixels, self._pixels_spec),
             signature.EXPLAIN: (self._explain, image_bytes),
         }
         return {

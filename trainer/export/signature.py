@@ -46,6 +46,8 @@ OVERLAY = "overlay_bytes"
 # Files of a version.
 MODEL_NAME = "classifier"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+# Of --export_formats=saved_model,onnx. TF Serving does not look there.
+ONNX_FILE = "assets.extra/pixels.onnx"
 DATASET_ASSET = "dataset.json"
 MANIFEST_FILE = "manifest.json"  # facts, and the sha256 of every file
 BLESSING_FILE = "blessing.json"  # see `trainer.export.blessing`

@@ -1,9 +1,10 @@
 """What a version must stand before it is published.
 
-Each check returns a sentence on what it saw, or raises `CheckError`.
+It is loaded into a session of TensorFlow's C++ runtime and asked there, as TF
+Serving does; no Python function of the SavedModel is made. Each check
+returns a sentence on what it saw, or raises `CheckError`.
 """
 
-import dataclasses
 import itertools
 import os
 import time
@@ -13,34 +14,29 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from trainer.data import preprocessing, records
-from trainer.export import evaluated_images, signature, versions, warmup
+from trainer.data import preprocessing
+from trainer.export import (
+    evaluated_images,
+    loaded_version,
+    oldest_tensorflow,
+    onnx_file,
+    signature,
+    versions,
+    warmup,
+)
+from trainer.export.loaded_version import LoadedVersion
+from trainer.storage import paths
 
 # Between what evaluation computed and what the version answers.
 TOLERANCE = 1e-5
-_BATCH_SIZES = (1, 32)
+_BATCH_SIZES = (1, 3, 32)
+_FEW = 9  # images that are asked of in small batches
 _NUM_TIMED = 20
 _BROKEN = (b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0")
 
 
 class CheckError(Exception):
     """A check failed; the message says what was seen."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Version:
-    """A loaded version: a function per signature, and what it was made of."""
-
-    directory: str
-    info: records.DatasetInfo
-    loaded: object
-    load_s: float
-
-    def call(self, name: str, values) -> dict[str, np.ndarray]:
-        function = self.loaded.signatures[name]
-        (argument,) = function.structured_input_signature[1]
-        outputs = function(**{argument: tf.constant(values)})
-        return {key: tensor.numpy() for key, tensor in outputs.items()}
 
 
 def run_checks(
@@ -78,9 +74,7 @@ def run_checks(
         _run("size", lambda: _check_size(version_dir, max_megabytes)),
     ]
     try:
-        start = time.monotonic()
-        loaded = tf.saved_model.load(version_dir, tags=["serve"])
-        version = _Version(version_dir, info, loaded, time.monotonic() - start)
+        version = loaded_version.load(version_dir, info)
     # On a damaged SavedModel TensorFlow raises a dozen kinds of errors, and
     # whichever it is, the version must not be published.
     except Exception as error:
@@ -88,15 +82,17 @@ def run_checks(
         return checks
     trials = {
         "load": lambda: f"The version loads in {version.load_s:.1f} s.",
+        "TensorFlow": lambda: oldest_tensorflow.describe(version.meta_graph),
         "signatures": lambda: _check_signatures(version),
         "warm-up": lambda: _check_warmup(version),
         "predictions": lambda: _check_predictions(version, evaluated),
-        "agreement": lambda: _check_agreement(version, evaluated),
         "bad input": lambda: _check_bad_input(version, evaluated.images[0]),
         "latency": lambda: _check_latency(
             version, evaluated.images[0], max_latency_ms
         ),
     }
+    if signature.ONNX_FILE in paths.list_files(version_dir):
+        trials["onnx"] = lambda: _check_onnx(version, evaluated)
     return checks + [_run(name, check) for name, check in trials.items()]
 
 
@@ -136,14 +132,15 @@ def _check_manifest(version_dir: str) -> str:
 
 
 def _check_size(version_dir: str, max_megabytes: float) -> str:
-    size = sum(versions.file_sizes(version_dir))
-    detail = f"All files have {size / 1e6:.1f} MB, of {max_megabytes:g} MB."
+    names = {*paths.list_files(version_dir)} - {signature.ONNX_FILE}
+    size = sum(os.path.getsize(os.path.join(version_dir, n)) for n in names)
+    detail = f"What is served has {size / 1e6:.1f} MB, of {max_megabytes:g} MB."
     if size > 1e6 * max_megabytes:
         raise CheckError(detail)
     return detail
 
 
-def _check_signatures(version: _Version) -> str:
+def _check_signatures(version: LoadedVersion) -> str:
     strings = (tf.string, [None])
     answer = {
         signature.PROBABILITIES: (tf.float32, [None, version.info.num_classes]),
@@ -168,33 +165,30 @@ def _check_signatures(version: _Version) -> str:
             answer[signature.STUDY_RULE] = strings
             answer[signature.STUDY_THRESHOLD] = (tf.float32, [None])
     encoded = {signature.IMAGE_BYTES: strings}
-    pixels = {signature.PIXELS_INPUT: (tf.float32, _pixels_shape(version))}
+    pixels = {signature.PIXELS_INPUT: (tf.float32, version.pixels_shape)}
     contract = {
         signature.SERVING_DEFAULT: (encoded, answer),
         signature.EXPLAIN: (encoded, answer | {signature.OVERLAY: strings}),
         signature.PIXELS: (pixels, answer),
     }
     for name, (inputs, outputs) in contract.items():
-        function = version.loaded.signatures.get(name)
-        if function is None:
+        definition = version.meta_graph.signature_def.get(name)
+        if definition is None:
             raise CheckError(f"There is no signature {name}.")
-        for expected, specs in (
-            (inputs, function.structured_input_signature[1]),
-            (outputs, function.structured_outputs),
+        for expected, tensors in (
+            (inputs, definition.inputs),
+            (outputs, definition.outputs),
         ):
-            seen = {k: (s.dtype, s.shape.as_list()) for k, s in specs.items()}
+            seen = {
+                key: (tf.as_dtype(info.dtype), loaded_version.shape(info))
+                for key, info in tensors.items()
+            }
             if seen != expected:
                 raise CheckError(f"{name} has {seen} where {expected} must be.")
     return f"There are {', '.join(contract)}, as the contract says."
 
 
-def _pixels_shape(version: _Version) -> list[int | None]:
-    function = version.loaded.signatures[signature.PIXELS]
-    spec = function.structured_input_signature[1][signature.PIXELS_INPUT]
-    return [None, *spec.shape.as_list()[1:3], version.info.channels]
-
-
-def _check_warmup(version: _Version) -> str:
+def _check_warmup(version: LoadedVersion) -> str:
     path = os.path.join(version.directory, signature.WARMUP_FILE)
     warmed = []
     for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
@@ -234,36 +228,84 @@ def _in_batches(version, name, values, batch_size) -> dict[str, np.ndarray]:
 
 
 def _check_predictions(
-    version: _Version, evaluated: evaluated_images.EvaluatedImages
+    version: LoadedVersion, evaluated: evaluated_images.EvaluatedImages
 ) -> str:
-    """Probabilities, labels, decisions and sets are those of evaluation."""
-    manifest = versions.read_manifest(version.directory)
-    operating_point = manifest.get("operating_point")
+    """Every signature gives what evaluation gave, in batches of any size."""
+    pixels = _prepare(version, evaluated)
     furthest = 0.0
-    for batch_size in _BATCH_SIZES:
-        outputs = _in_batches(
-            version, signature.SERVING_DEFAULT, evaluated.images, batch_size
-        )
-        _require_finite(outputs, f"A batch of {batch_size}")
+    for name, size in itertools.product(signature.SIGNATURES, _BATCH_SIZES):
+        # One signature in one size is asked of all.
+        asked = evaluated.head(size if size == _BATCH_SIZES[-1] else _FEW)
+        if (name, size) == (signature.SERVING_DEFAULT, _BATCH_SIZES[-1]):
+            asked = evaluated
+        given = pixels if name == signature.PIXELS else asked.images
+        given = given[: len(asked.images)]
+        outputs = _in_batches(version, name, given, size)
+        _require_finite(outputs, f"{name} of a batch of {size}")
         if not outputs[signature.VALID].all():
             raise CheckError("An evaluated image is called invalid.")
-        probabilities = outputs[signature.PROBABILITIES]
-        gaps = np.abs(probabilities - evaluated.probabilities)
-        # What is not finite in the file must not pass for a small distance.
-        furthest = max(furthest, float(np.max(np.nan_to_num(gaps, nan=1.0))))
-        _check_labels(version.info, operating_point, outputs, evaluated)
-        _check_sets(manifest.get("sets"), outputs, evaluated)
+        furthest = max(furthest, _gap(outputs, asked))
+        _check_labels(version, outputs, asked)
+        _check_sets(version, outputs, asked)
+        for overlay in outputs.get(signature.OVERLAY, []):
+            tf.io.decode_png(overlay)  # Raises if it is none.
     detail = (
-        f"Probabilities of {len(evaluated.images)} images lie within "
-        f"{furthest:.1e} of predictions.csv."
+        f"All signatures give probabilities within {furthest:.1e} of "
+        f"predictions.csv, for {len(evaluated.images)} images."
     )
     if furthest > TOLERANCE:
         raise CheckError(detail)
     return detail
 
 
-def _check_labels(info, operating_point, outputs, evaluated) -> None:
+def _prepare(version, evaluated) -> np.ndarray:
+    """Pixels of the first images, a batch."""
+    _, size, _, channels = version.pixels_shape
+    images = evaluated.head(_BATCH_SIZES[-1]).images
+    return np.stack(
+        [preprocessing.prepare_image(i, size, channels) for i in images]
+    )
+
+
+def _gap(outputs, evaluated) -> float:
+    gaps = np.abs(outputs[signature.PROBABILITIES] - evaluated.probabilities)
+    # What is not finite in the file must not pass for a small distance.
+    return float(np.max(np.nan_to_num(gaps, nan=1.0)))
+
+
+def _check_onnx(
+    version: LoadedVersion, evaluated: evaluated_images.EvaluatedImages
+) -> str:
+    """ONNX Runtime gives the same outputs, in a batch and alone."""
+    path = os.path.join(version.directory, signature.ONNX_FILE)
+    pixels = _prepare(version, evaluated)
+    asked = evaluated.head(len(pixels))
+    served = version.call(signature.PIXELS, pixels)
+    served = {k: v for k, v in served.items() if v.dtype != object}
+    for chosen in (slice(None), slice(1)):
+        outputs = onnx_file.answer(path, pixels[chosen])
+        if set(outputs) != set(served):
+            raise CheckError(f"The file has the outputs {sorted(outputs)}.")
+        for name, values in outputs.items():
+            is_same = values == served[name][chosen]
+            if values.dtype.kind == "f":
+                is_same = np.isclose(
+                    values, served[name][chosen], 1e-4, TOLERANCE
+                )
+            if not np.all(is_same):
+                raise CheckError(
+                    f"ONNX Runtime's {name} is not what is served."
+                )
+    gap = _gap(onnx_file.answer(path, pixels), asked)
+    detail = f"ONNX Runtime's probabilities lie within {gap:.1e}."
+    if gap > TOLERANCE:
+        raise CheckError(detail)
+    return detail
+
+
+def _check_labels(version, outputs, evaluated) -> None:
     """Where it is no matter of rounding, names are equal."""
+    info = version.info
     ordered = np.sort(evaluated.probabilities, axis=1)
     is_clear = ordered[:, -1] - ordered[:, -2] > 2 * TOLERANCE
     labels = [label.decode("utf-8") for label in outputs[signature.LABEL]]
@@ -277,14 +319,16 @@ def _check_labels(info, operating_point, outputs, evaluated) -> None:
         return
     positive = info.class_names[info.positive_index]
     expected = np.array([name == positive for name in evaluated.decisions])
-    gaps = np.abs(outputs[signature.SCORE] - operating_point)
+    manifest = versions.read_manifest(version.directory)
+    gaps = np.abs(outputs[signature.SCORE] - manifest["operating_point"])
     wrong = outputs[signature.DECISION] != expected
     if np.any(wrong & (gaps > TOLERANCE)):
         raise CheckError("A decision is not that of predictions.csv.")
 
 
-def _check_sets(sets, outputs, evaluated) -> None:
+def _check_sets(version, outputs, evaluated) -> None:
     """Where it is no matter of rounding, prediction sets are equal."""
+    sets = versions.read_manifest(version.directory).get("sets")
     if sets is None or evaluated.sets is None:
         return
     gaps = np.abs(evaluated.probabilities - np.array(sets["thresholds"]))
@@ -302,29 +346,7 @@ def _decided(outputs) -> np.ndarray:
     return np.array([name.decode("utf-8") for name in names])
 
 
-def _check_agreement(
-    version: _Version, evaluated: evaluated_images.EvaluatedImages
-) -> str:
-    """All signatures answer alike."""
-    images = evaluated.images[: _BATCH_SIZES[-1]]
-    default = version.call(signature.SERVING_DEFAULT, images)
-    _, height, _, channels = _pixels_shape(version)
-    pixels = np.stack(
-        [preprocessing.prepare_image(i, height, channels) for i in images]
-    )
-    inputs = {signature.PIXELS: pixels, signature.EXPLAIN: images}
-    for name, values in inputs.items():
-        outputs = version.call(name, values)
-        key = signature.PROBABILITIES
-        gap = np.max(np.abs(outputs[key] - default[key]))
-        if not gap <= TOLERANCE:
-            raise CheckError(f"{name} differs by {gap:.1e} from the default.")
-    for overlay in outputs[signature.OVERLAY]:
-        tf.io.decode_png(overlay)  # Raises if it is none.
-    return f"All signatures agree on {len(images)} images."
-
-
-def _check_bad_input(version: _Version, image: bytes) -> str:
+def _check_bad_input(version: LoadedVersion, image: bytes) -> str:
     """Broken images harm nobody else; nothing and a lot can be asked."""
     for name in (signature.SERVING_DEFAULT, signature.EXPLAIN):
         alone = version.call(name, [image])
@@ -342,13 +364,13 @@ def _check_bad_input(version: _Version, image: bytes) -> str:
     for name in signature.SIGNATURES:
         empty = np.zeros([0], "S1")
         if name == signature.PIXELS:
-            empty = np.zeros([0, *_pixels_shape(version)[1:]], np.float32)
+            empty = np.zeros([0, *version.pixels_shape[1:]], np.float32)
         if any(map(len, version.call(name, empty).values())):
             raise CheckError(f"{name} answers an empty batch with something.")
     return f"{len(_BROKEN)} broken images and empty batches do no harm."
 
 
-def _check_latency(version: _Version, image: bytes, max_latency_ms) -> str:
+def _check_latency(version: LoadedVersion, image: bytes, max_latency_ms) -> str:
     times = []
     for _ in range(_NUM_TIMED):
         start = time.perf_counter()

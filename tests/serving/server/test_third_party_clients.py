@@ -55,3 +55,46 @@ def test_min_tfs_client_gets_answers_and_errors(tmp_path):
         "default value provided. Inputs expected to be in the request {z}",
         "INVALID_ARGUMENT Expects arg[0] to be double but int32 is provided",
     ]
+
+
+@pytest.mark.parametrize(
+    ("program", "python", "ports", "expected"),
+    [
+        (
+            "ovmsclient_calls.py",
+            clients.CLIENTS_PYTHON,
+            ("grpc_port", "rest_port"),
+            2 * ["AVAILABLE [0.8, 0.0, 0.2]"],
+        ),
+        (
+            "kserve_calls.py",
+            clients.KSERVE_PYTHON,
+            ("rest_port",),
+            ["[0.8, 0.0, 0.2]"],
+        ),
+    ],
+)
+def test_client_of_another_server_gets_answers(
+    server, tmp_path, program, python, ports, expected
+):
+    """Packages from PyPI, of OpenVINO Model Server and KServe."""
+    if not pathlib.Path(python).exists():
+        pytest.skip("run `make clients` first")
+    files = [brightness.encode_image(204), b"no image"]
+    files.append(brightness.encode_image(51, "JPEG"))
+    paths = [tmp_path / str(number) for number in range(len(files))]
+    for path, content in zip(paths, files, strict=True):
+        path.write_bytes(content)
+    done = subprocess.run(
+        [
+            python,
+            str(pathlib.Path(__file__).with_name(program)),
+            *(str(getattr(server, port)) for port in ports),
+            brightness.MODEL_NAME,
+            *map(str, paths),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == expected
