@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -105,15 +106,19 @@ def test_killed_processes_leave_whole_lines(tmp_path):
     ]
     for process in processes:
         process.stdout.readline()
-    while not path.exists() or path.stat().st_size < 10**6:
-        pass
+    written = b""
+    while len(written) < 10**6 or not all(
+        end in written for end in (b": null}\n", b": 0.5}\n")
+    ):
+        time.sleep(0.01)
+        written = path.read_bytes() if path.exists() else b""
     for process in processes:
         process.kill()
         process.communicate()
     found = answer_log.read(str(path))
     # Both wrote; what one call adds is never mixed, but the last may be torn.
     is_far = np.isnan(found.unlikeness)
-    assert 1000 < is_far.sum() < len(is_far) - 1000
+    assert 0 < is_far.sum() < len(is_far)
     changes = np.flatnonzero(np.diff(is_far.astype(int))) + 1
     for part in np.split(found.scores, changes)[:-1]:
         assert len(part) % (7 if part[0] == part[-1] else 40) == 0

@@ -135,7 +135,11 @@ def _define_flags() -> None:
         flags.DEFINE_string(name, None, text, required=True)
     for name, limit, text in (
         ("max_latency_ms", 1000.0, "Median time of one image."),
-        ("max_megabytes", 32.0, "All files; a second copy of weights is over."),
+        (
+            "max_megabytes",
+            32.0,
+            "Files of one model; a second copy is over.",
+        ),
     ):
         flags.DEFINE_float(name, limit, text, lower_bound=0.0)
 

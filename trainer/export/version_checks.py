@@ -54,7 +54,7 @@ def run_checks(
         data_dir: the records that it was evaluated on.
         predictions_path: `predictions.csv` of that evaluation.
         max_latency_ms: of the median call with one image.
-        max_megabytes: of all files.
+        max_megabytes: of all files, for each model whose mean is served.
 
     Returns:
         Per check its `name`, whether it `passed`, and `detail`.
@@ -134,8 +134,10 @@ def _check_manifest(version_dir: str) -> str:
 def _check_size(version_dir: str, max_megabytes: float) -> str:
     names = {*paths.list_files(version_dir)} - {signature.ONNX_FILE}
     size = sum(os.path.getsize(os.path.join(version_dir, n)) for n in names)
-    detail = f"What is served has {size / 1e6:.1f} MB, of {max_megabytes:g} MB."
-    if size > 1e6 * max_megabytes:
+    manifest = versions.read_manifest(version_dir)
+    limit = max_megabytes * manifest.get("members", 1)
+    detail = f"What is served has {size / 1e6:.1f} MB, of {limit:g} MB."
+    if size > 1e6 * limit:
         raise CheckError(detail)
     return detail
 
