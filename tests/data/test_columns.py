@@ -70,15 +70,20 @@ def test_columns_that_tell_patients_or_are_absent_are_refused(
     assert PATIENT not in str(raised.value)
 
 
-def test_age_that_is_another_ones_short_id_is_kept(tmp_path):
-    rows = ["path,label,patient_id,age"]
+@pytest.mark.parametrize("patient", ["0", "P12", "P123"])
+def test_age_that_is_another_ones_short_id_is_kept(tmp_path, patient):
+    rows = ["path,label,patient_id,age", f"0.png,x,{patient},{patient}"]
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(encode(make_pixels(i, 0)))
-        rows.append(f"{i}.png,x,{i},{2 * i}")
+    rows += [f"{i}.png,x,{i},{2 * i}" for i in (1, 2)]
     path = tmp_path / "manifest.csv"
     path.write_text("\n".join(rows))
+    if len(patient) > 3:
+        with pytest.raises(ValueError, match="age repeats patient_id in 1"):
+            manifest.read_manifest(str(path), columns=["age"])
+        return
     files = manifest.read_manifest(str(path), columns=["age"]).files
-    assert [source.columns for source in files] == [("0",), ("2",), ("4",)]
+    assert [source.columns for source in files] == [(patient,), ("2",), ("4",)]
 
 
 def test_columns_of_folders_are_refused(tmp_path):

@@ -133,11 +133,12 @@ def test_names_that_say_nothing_of_the_header_stay():
         PatientName="Anonymous",
         PatientID="0",
         Modality="MR",
+        BodyPartExamined="CHEST",
         Manufacturer="SIEMENS",
         StudyDate="20200101",
         StudyID="1",
     )
-    for name in ("tumor/IM_0001.dcm", "MR/1.dcm", "siemens_anonymous.dcm"):
+    for name in ("chest/IM_0001.dcm", "MR/1.dcm", "siemens_anonymous.dcm"):
         assert image_id(data, name) == name
 
 

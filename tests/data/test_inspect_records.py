@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import PIL.Image
 import pytest
 
 from tests.data.builders import build, write_heads
-from trainer.data import inspect_records
+from trainer.data import input_pipeline, inspect_records, preprocessing
 
 
 @pytest.fixture
@@ -22,9 +23,16 @@ def test_sheet_has_two_rows_per_class_and_counts_add_up(data_dir, tmp_path):
     size = inspect_records.TILE_SIZE
     picture = PIL.Image.open(sheet)
     assert picture.size == (3 * size, 2 * (2 * size + 16))
-    for top in (16, 16 + size, 32 + 2 * size, 32 + 3 * size):
-        tile = picture.crop((0, top, size, top + size)).convert("L")
-        assert tile.getextrema()[1] > 100
+    info = input_pipeline.read_dataset_info(str(data_dir))
+    samples = inspect_records.read_samples(str(data_dir), info, 3)
+    columns = np.split(np.array(picture.convert("L")), 3, axis=1)
+    for row, images in enumerate(samples.values()):
+        for encoded, column in zip(images, columns, strict=True):
+            block = np.split(column, 2)[row][16:]
+            plain = preprocessing.prepare_image(encoded, size, 1)[..., 0]
+            np.testing.assert_allclose(block[:size], plain, atol=0.5)
+            assert block[size:].max() > 100
+            assert (block[size:] != block[:size]).mean() > 0.1
     assert text.splitlines()[1].startswith("a")
     assert "50%" in text
 

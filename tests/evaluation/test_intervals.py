@@ -173,6 +173,12 @@ def test_delong_p_value_equals_the_paired_definition():
     assert test.p_value == pytest.approx(expected, rel=1e-9)
     assert test.difference == pytest.approx(area_a - area_b)
     assert ranking.delong_test(is_positive, a, a).p_value == 1.0
+    for is_rare in (np.arange(50) < 10, np.arange(50) >= 10):
+        assert ranking.delong_test(is_rare, a, b)
+        assert ranking.delong_interval(is_rare, a)
+        is_rare[[0, -1]] = is_rare[10]
+        assert ranking.delong_test(is_rare, a, b) is None
+        assert ranking.delong_interval(is_rare, a) is None
 
 
 def test_resamples_hold_whole_groups():

@@ -36,12 +36,15 @@ def with_sets(study, choice):
 def test_threshold_is_that_of_split_conformal_prediction(coverage):
     p = make_study(np.random.default_rng(3), 250, largest=1)
     choice = prediction_sets.choose(p, coverage)
+    sets = with_sets(p, choice).prediction_sets
     for c in range(3):
         scores = np.sort(1 - p.probabilities[p.labels == c, c])
         k = int(np.ceil((len(scores) + 1) * coverage))
         expected = 1 - scores[k - 1] if k <= len(scores) else 0.0
         assert choice.thresholds[c] == pytest.approx(expected)
         assert choice.num_groups[c] == len(scores)
+        # The image that the threshold is taken from is on its side.
+        assert sets[p.labels == c, c].sum() >= min(k, len(scores))
 
 
 @pytest.mark.parametrize("largest", [1, 4])

@@ -8,6 +8,7 @@ import pytest
 import requests
 from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
+from google.cloud import storage
 
 from tests import cloud_storage
 from trainer.storage import buckets, paths
@@ -85,6 +86,15 @@ def test_list_has_files_alone(cloud, bucket_name, tmp_path):
     assert sorted(paths.list_files(folder.url)) == ["b", "c/d"]
     folder.download(folder.list(), str(tmp_path))
     assert sorted(paths.list_files(str(tmp_path))) == ["b", "c/d"]
+
+
+def test_name_that_would_leave_the_directory_is_refused(cloud, monkeypatch):
+    """The server here resolves such names; Google's keeps them."""
+    folder = buckets.Folder("gs://b/a")
+    blobs = [folder._blob(name) for name in ("b", "c/../../../d")]
+    monkeypatch.setattr(storage.Bucket, "list_blobs", lambda *_, **__: blobs)
+    with pytest.raises(OSError, match=r"gs://b/a/c/\.\./.* rename the object"):
+        folder.list()
 
 
 def test_renamed_object_has_the_content(cloud, bucket_name):

@@ -66,6 +66,16 @@ def test_broken_trial_is_told_and_the_sweep_goes_on(
     config.TrainConfig("d", "j", hidden_units=hidden_units, **best)
 
 
+def test_time_left_goes_by_the_trials_of_this_start(sweep, capsys, monkeypatch):
+    clock = iter([100.0, 190.0])
+    monkeypatch.setattr(report.time, "monotonic", lambda: next(clock))
+    table = report.LiveTable(sweep[1], num_before=2)
+    table.show_last([trial_log.EndedTrial(n, {}, 7.0, 0.5) for n in "012"])
+    first, _, row = capsys.readouterr().out.splitlines()
+    assert first == "2 trials are finished already."
+    assert row.split() == ["2/4", "0.5000", "0.5000", "7.00", "1:30"]
+
+
 def test_no_successful_trial_is_one_sentence(sweep, tmp_path, monkeypatch):
     cfg, options = sweep
     break_trials(monkeypatch, dict.fromkeys(range(4), ValueError("no luck")))

@@ -185,11 +185,14 @@ def test_first_of_several_windows_counts():
     )
 
 
-@pytest.mark.parametrize("center", ["0.5", "1"])
-def test_window_of_one_step_is_a_threshold(center):
+@pytest.mark.parametrize(
+    ("center", "width", "grey"),
+    [("0.5", 1, 255), ("1", 1, 255), ("1.5", 2, 128)],
+)
+def test_window_of_one_step_is_a_threshold(center, width, grey):
     mask = (gradient() > 50).astype(np.uint8)
-    narrow = window(WindowCenter=center, WindowWidth=1)
-    np.testing.assert_array_equal(shown(mask, **narrow), mask * 255)
+    narrow = window(WindowCenter=center, WindowWidth=width)
+    np.testing.assert_array_equal(shown(mask, **narrow), mask * grey)
 
 
 @pytest.mark.parametrize("slope", ["", "0.001", "0.000002"])

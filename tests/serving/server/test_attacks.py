@@ -15,12 +15,13 @@ import pytest
 import requests
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving import client, local_server
+from serving import client, local_server, status_codes
 from serving.server import (
     connections,
     grpc_service,
     inference,
     limits,
+    message_size,
     page,
     served_models,
 )
@@ -106,6 +107,44 @@ def test_small_message_that_becomes_much_is_refused(
     with pytest.raises(grpc.RpcError, match=message) as caught:
         stub.Predict(make_many(**fields), timeout=10)
     assert caught.value.code().name == "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize(
+    ("field", "num_bytes"),
+    [
+        *(("half_val", 4), ("int_val", 4), ("int64_val", 8), ("bool_val", 1)),
+        *(("uint32_val", 4), ("uint64_val", 8), ("string_val", 64)),
+    ],
+)
+def test_values_count_as_what_they_become(field, num_bytes):
+    value = b"" if field == "string_val" else True
+    request = predict_pb2.PredictRequest()
+    getattr(request.inputs["x"], field).extend([value] * 3000)
+    message = request.SerializeToString()
+    total = len(message) + 3000 * num_bytes
+    message_size.check(message, (total + 500) // limits.MAX_GROWTH)
+    with pytest.raises(status_codes.StatusError, match="fit into"):
+        message_size.check(message, total // limits.MAX_GROWTH)
+
+
+def nested(content):
+    """A PredictRequest whose one tensor has these bytes."""
+    entry = bytes([0x12, len(content)]) + content
+    return bytes([0x12, len(entry)]) + entry
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *(b"\x0a\x04abc", b"\x0b", b"\x08" + b"\xff" * 10 + b"\x00", b"\x0a"),
+        *(nested(b"\x72\x00"), nested(b"\x7a\x00"), nested(b"\x6a\x01")),
+    ],
+)
+def test_message_that_is_no_request_is_told_before_it_is_parsed(message):
+    numbers = b"\x29" + b"\xff" * 8 + b"\x25" + b"\xff" * 4 + b"\x08\xff\x01"
+    message_size.check(nested(b"\x6a\x00" + numbers), 1000)
+    with pytest.raises(status_codes.StatusError, match="is no PredictRequest"):
+        message_size.check(message, 1000)
 
 
 def test_calls_that_send_nothing_do_not_keep_the_others(small, monkeypatch):
