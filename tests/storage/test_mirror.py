@@ -233,8 +233,9 @@ def test_second_writer_ends_with_a_sentence(cloud, url, tmp_path):
 
 
 def test_directory_that_is_written_anew_keeps_what_is_not_its_own(
-    cloud, url, tmp_path
+    cloud, url, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(mirror, "PERIOD_S", 1e6)  # one look, when all is written
     for name in ("dataset.json", "train-0.tfrecord", "features/a.npy"):
         paths.write_atomically(f"{url}/{name}", "old")
     directory = tmp_path / "a"
@@ -243,10 +244,10 @@ def test_directory_that_is_written_anew_keeps_what_is_not_its_own(
     opened.restore(["dataset.json"].__contains__)
     opened.start()
     assert read_disk(directory)["dataset.json"] == b"old"
+    cloud.heal()
     os.remove(directory / "train-0.tfrecord")
     for name in ("train-1.tfrecord", "dataset.json"):
         write(directory, name, "new")
-    cloud.heal()
     opened.close()
     assert read_bucket(cloud, url) == {
         "dataset.json": b"new",
