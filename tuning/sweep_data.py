@@ -24,8 +24,7 @@ def load(
         cfg: of the runs that the sweep is for.
         strategy: of this process.
         strengths: of augmentation.
-        num_folds: 0 judges on the validation split; else training and
-            validation images are judged on in turn.
+        num_folds: of training and validation images; 0: judge on validation.
 
     Raises:
         ValueError: if the records cannot be used, or have fewer groups of a
@@ -62,19 +61,18 @@ def load(
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    total = sum(map(info.num_images, judged_on))
     num_views = sweep_run.num_views * len(strengths)
+    total = sum(map(info.num_images, judged_on))
     total += num_views * sum(map(info.num_images, trained_on))
     with strategy.scope(), Progress(total, "features") as bar:
         views = {}
         for strength in strengths:
             scaled = search_space.scale_augmentation(vars(cfg), strength)
             settings = vars(cfg) | scaled
+            augmentation = run.make_augmentation(settings)
+            count = settings["feature_views"] or sweep_run.num_views
             views[strength] = [
-                read(trained_on, view, run.make_augmentation(settings))
-                for view in range(
-                    settings["feature_views"] or sweep_run.num_views
-                )
+                read(trained_on, view, augmentation) for view in range(count)
             ]
         features = read(judged_on, 0, None)
     logging.info(

@@ -35,7 +35,6 @@ _NOT_FLAGS = (
     "head_activation",
     "head_batch_norm",
     "dropout",
-    "test_views",
     "operating_point",
     "study_rule",
     "ordinal",

@@ -235,7 +235,7 @@ def test_second_writer_ends_with_a_sentence(cloud, url, tmp_path):
 def test_directory_that_is_written_anew_keeps_what_is_not_its_own(
     cloud, url, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(mirror, "PERIOD_S", 1e6)  # one look, when all is written
+    monkeypatch.setattr(mirror, "PERIOD_S", 1e6)  # one look, at the end
     for name in ("dataset.json", "train-0.tfrecord", "features/a.npy"):
         paths.write_atomically(f"{url}/{name}", "old")
     directory = tmp_path / "a"
