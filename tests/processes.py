@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 
+import coverage
+
 from tests import quick
 from tests.samples import ROOT
 
@@ -47,6 +49,7 @@ class Command:
         self._process = _FORKS.Process(
             target=_run,
             args=(self._output, module, flags, env, cwd, num_devices, whole),
+            kwargs={"is_measured": coverage.Coverage.current() is not None},
         )
         self._process.start()
         atexit.register(self._process.kill)
@@ -98,7 +101,7 @@ def run(module, *flags, timeout=600, **options) -> subprocess.CompletedProcess:
     )
 
 
-def _run(output, module, flags, env, cwd, num_devices, whole):
+def _run(output, module, flags, env, cwd, num_devices, whole, is_measured):
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(output / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, descriptor)
@@ -112,6 +115,14 @@ def _run(output, module, flags, env, cwd, num_devices, whole):
         quick.set_up(num_devices, None if whole else _NUM_KINDS[module])
     tempfile.tempdir = None
     sys.argv = [module, *flags]
+    if is_measured:
+        lines = coverage.Coverage(
+            str(ROOT / ".venv/coverage/data"),
+            data_suffix=True,
+            config_file=str(ROOT / "pyproject.toml"),
+        )
+        lines.start()
+        atexit.register(lambda: (lines.stop(), lines.save()))
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:

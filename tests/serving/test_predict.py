@@ -170,9 +170,12 @@ def test_class_decided_on_is_named_though_another_is_more_probable():
 
 def test_csv_has_a_line_for_each_image():
     file = io.StringIO()
-    predict.write_csv(ANSWERS[:2], file)
+    unsure = dataclasses.replace(DARK, prediction_set=("dark", "bright"))
+    answers = [*ANSWERS[:2], image_files.Answer("d.png", unsure, None)]
+    predict.write_csv(answers, file)
     rows = list(csv.DictReader(io.StringIO(file.getvalue())))
     assert rows[0]["file"] == "a,b.png"
     assert float(rows[0]["probability_1"]) == 0.25
     assert rows[0]["error"] == rows[1]["label"] == ""
     assert rows[1]["error"] == "it is no image"
+    assert [row["possible"] for row in rows] == ["", "", "dark|bright"]

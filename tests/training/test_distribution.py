@@ -12,6 +12,37 @@ def test_auto_takes_one_device_here():
     assert distribution.is_chief(strategy)
 
 
+@pytest.mark.parametrize(
+    "variable, value, expected",
+    [
+        ("TPU_NAME", "local", "tpu"),
+        (
+            "TF_CONFIG",
+            """{"cluster": {"chief": ["a:1"], "worker": ["b:1"]},
+            "task": {"type": "chief", "index": 0}}""",
+            "multi_worker",
+        ),
+        (
+            "TF_CONFIG",
+            """{"cluster": {"chief": ["a:1"]},
+            "task": {"type": "chief", "index": 0}}""",
+            "one_device",
+        ),
+    ],
+)
+def test_auto_takes_what_the_environment_names(
+    variable, value, expected, monkeypatch
+):
+    created = []
+    one_device = distribution.create_strategy("one_device")
+    monkeypatch.setattr(
+        distribution, "_create", lambda *a: created.append(a) or one_device
+    )
+    monkeypatch.setenv(variable, value)
+    assert distribution.create_strategy("auto", 7) is one_device
+    assert created == [(expected, 7)]
+
+
 def test_multi_worker_without_a_cluster_is_refused(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("CLUSTER_SPEC", raising=False)
