@@ -165,15 +165,13 @@ def write_csv(answers: list[image_files.Answer], file) -> None:
         default=0,
     )
     left_out = {"probabilities", "class_names", "prediction_set"}
-    names = [name for name in FIELDS if name not in left_out]
+    names = [name for name in FIELDS if name not in left_out] + ["possible"]
     classes = [f"probability_{index}" for index in range(num_classes)]
-    rows = [["file", *names, "possible", *classes, "error"]]
+    rows = [["file", *names, *classes, "error"]]
     nothing = [None] * num_classes
     for answer in answers:
         values = [getattr(answer.prediction, name, None) for name in names]
-        values.append(
-            "|".join(getattr(answer.prediction, "prediction_set", ()) or ())
-        )
+        values[-1] = "|".join(values[-1] or ())
         probabilities = getattr(answer.prediction, "probabilities", nothing)
         rows.append([answer.file, *values, *probabilities, answer.error])
     file.write(csv_text.write(rows))

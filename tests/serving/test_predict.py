@@ -170,7 +170,9 @@ def test_class_decided_on_is_named_though_another_is_more_probable():
 
 def test_csv_has_a_line_for_each_image():
     file = io.StringIO()
-    unsure = dataclasses.replace(DARK, prediction_set=("dark", "bright"))
+    unsure = dataclasses.replace(
+        DARK, class_names=("dark", "bright"), prediction_set=(True, True)
+    )
     answers = [*ANSWERS[:2], image_files.Answer("d.png", unsure, None)]
     predict.write_csv(answers, file)
     rows = list(csv.DictReader(io.StringIO(file.getvalue())))
