@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,8 @@ def _run(output, module, flags, env, cwd, num_devices, whole, is_measured):
     # A fork ends without what the interpreter does at its end, and what the
     # server would do is not its business.
     atexit._clear()
+    # A shell lets what it runs in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

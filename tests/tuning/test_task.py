@@ -146,9 +146,6 @@ def test_sweep_killed_and_started_again_runs_the_same_trials_once(
     process.kill()
     process.communicate()
     killed = read_trials(job_dir)
-    # A shell lets what it runs in the background ignore Ctrl-C, these tests
-    # too, and processes inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start_sweep(data_dir, job_dir, workspace)
     wait_for_trials(job_dir, len(killed) + 2, process)
     process.send_signal(signal.SIGINT)
