@@ -11,15 +11,20 @@ import contextlib
 import io
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import google_crc32c
 import requests
-from google.api_core import exceptions
-from google.auth import exceptions as auth_exceptions
-from google.cloud import storage
-from google.cloud.storage import exceptions as storage_exceptions
+
+with warnings.catch_warnings():
+    # Of an old Python: it would stand beside a user's one sentence.
+    warnings.simplefilter("ignore", FutureWarning)
+    from google.api_core import exceptions
+    from google.auth import exceptions as auth_exceptions
+    from google.cloud import storage
+    from google.cloud.storage import exceptions as storage_exceptions
 
 # What a bucket may answer, after the library's own retries.
 _ERRORS = (

@@ -13,7 +13,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import TextIO
 
 from trainer.data.build import pseudonyms, sources
 
@@ -55,12 +54,12 @@ def read_manifest(path: str, columns: Sequence[str] = ()) -> sources.Listing:
 
 
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[TextIO]:
-    """Opens a manifest; whatever is wrong with the file is a sentence."""
+def _open(path: str) -> Iterator[Iterator[str]]:
+    """Lines of a manifest; whatever is wrong with the file is a sentence."""
     try:
         # utf-8-sig: spreadsheet programs put a byte order mark in front.
         with open(path, encoding="utf-8-sig", newline="") as file:
-            yield file
+            yield (_check_line(path, *line) for line in enumerate(file, 1))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text ({error.reason} at byte "
@@ -70,6 +69,15 @@ def _open(path: str) -> Iterator[TextIO]:
         raise OSError(
             f"{path} cannot be read ({error.strerror}); get the right to."
         ) from error
+
+
+def _check_line(path: str, number: int, line: str) -> str:
+    if "\0" in line:
+        raise ValueError(
+            f"{path} has a NUL in line {number}, as files in UTF-16 do; save "
+            "it as CSV in UTF-8."
+        )
+    return line
 
 
 def read_paths(path: str) -> list[str]:
@@ -194,9 +202,7 @@ def _check_header(
         return
     text = ",".join(header)
     problem = f"It has the columns {text[:200]}."
-    if "\0" in text:
-        problem = "It is in UTF-16; save it as CSV in UTF-8."
-    elif missing:
+    if missing:
         # Without a header this is an image, and may name its patient.
         problem = f"It has no {' and no '.join(missing)}."
         for name, mark in (("semicolons", ";"), ("tabs", "\t")):

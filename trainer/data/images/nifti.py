@@ -164,7 +164,7 @@ def _load(data: bytes) -> tuple[np.ndarray, float, float]:
 
 
 def _find_window(volume: np.ndarray, slope: float, intercept: float) -> Window:
-    step = math.ceil(math.cbrt(volume.size / _MAX_SAMPLE))
+    step = math.ceil(np.cbrt(volume.size / _MAX_SAMPLE))
     sample = volume[::step, ::step, ::step]
     return find_window(sample * slope + intercept)
 
