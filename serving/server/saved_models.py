@@ -21,6 +21,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import status_codes
+from serving.server import batching
 from trainer.data import records
 from trainer.export import signature, versions, warmup
 
@@ -115,6 +116,10 @@ def load(directory: str, version: int) -> LoadedModel:
             f"Received: {directory}. Export it with `trainer.task`."
         )
     info = _read_dataset(directory)
+    if info:  # In another SavedModel one image may change another's answer.
+        for name, function in functions.items():
+            if set(signature_defs[name].inputs) == {signature.IMAGE_BYTES}:
+                functions[name] = batching.Batched(function)
     model = LoadedModel(
         version,
         signature_defs,
