@@ -140,6 +140,15 @@ def test_selectors_match_the_pods(resources):
         assert container["resources"]["requests"]["cpu"]
 
 
+def test_server_has_as_many_threads_as_cores(resources):
+    for deployment in by_kind(resources, "Deployment"):
+        ((_, _, container),) = pods([deployment])
+        cores = container["resources"]["requests"]["cpu"]
+        for kind in ("intra", "inter"):
+            flag = f"--tensorflow_{kind}_op_parallelism={cores}"
+            assert flag in container["args"]
+
+
 def test_ports_have_the_same_names_and_numbers_everywhere(resources):
     for labels, _, container in pods(resources):
         known = ports(container)

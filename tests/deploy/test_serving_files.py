@@ -102,6 +102,12 @@ def test_compose_starts_the_server_with_files_that_exist_and_scrapes_it():
         name, value = argument.split("=", 1)
         if name.endswith("_config_file"):
             assert (FOLDER / value.removeprefix("/config/")).is_file()
+    # As many threads as cores.
+    kinds = ("intra", "inter")
+    threads = {
+        f"--tensorflow_{k}_op_parallelism={serving['cpus']}" for k in kinds
+    }
+    assert threads <= {*serving["command"]}
     assert "./:/config:ro" in serving["volumes"]
     (models,) = [v for v in serving["volumes"] if ":/models/classifier" in v]
     assert models.endswith(":ro")
