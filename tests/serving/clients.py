@@ -6,3 +6,5 @@ import sys
 # can hold beside TensorFlow's.
 CLIENTS_PYTHON = f"{sys.prefix}/clients/bin/python"
 KSERVE_PYTHON = f"{sys.prefix}/clients/kserve/bin/python"
+NODE = f"{sys.prefix}/clients/bin/node"
+NODE_MODULES = f"{sys.prefix}/clients/node_modules"

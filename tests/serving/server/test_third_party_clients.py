@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 import tensorflow as tf
+from google.protobuf import descriptor_pb2
+from tensorflow_serving.apis import prediction_service_pb2
 
 from serving import local_server
 from tests.serving import brightness, clients
@@ -98,3 +100,39 @@ def test_client_of_another_server_gets_answers(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == expected
+
+
+def test_node_client_gets_answers_and_errors(server, tmp_path):
+    """Packages from npm, with an HTTP/2 of their own."""
+    if not pathlib.Path(clients.NODE_MODULES).exists():
+        pytest.skip("run `make clients` first")
+    found = {}
+
+    def add(descriptor):
+        for each in descriptor.dependencies:
+            add(each)
+        found[descriptor.name] = descriptor
+
+    add(prediction_service_pb2.DESCRIPTOR)
+    protos = descriptor_pb2.FileDescriptorSet()
+    for descriptor in found.values():
+        descriptor.CopyToProto(protos.file.add())
+    (tmp_path / "protos").write_bytes(protos.SerializeToString())
+    (tmp_path / "image").write_bytes(brightness.encode_image(204))
+    (tmp_path / "other").write_bytes(b"no image")
+    program = pathlib.Path(__file__).with_name("grpc_js_calls.js")
+    done = subprocess.run(
+        [
+            *(clients.NODE, str(program), str(tmp_path / "protos")),
+            *(str(server.grpc_port), brightness.MODEL_NAME),
+            *(str(tmp_path / "image"), str(tmp_path / "other")),
+        ],
+        env={"NODE_PATH": clients.NODE_MODULES},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "[0.8, 0.0]",
+        "NOT_FOUND Servable not found for request: Latest(x)",
+    ]
