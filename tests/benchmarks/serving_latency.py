@@ -28,7 +28,8 @@ flags.DEFINE_integer("num_rounds", 150, "Calls of each kind.")
 def export_untrained(directory: str) -> None:
     """Writes version 1 of an untrained model of two classes."""
     from tests.export.examples import make_detector
-    from trainer.export import saved_model, serving_module
+    from trainer.data import records
+    from trainer.export import saved_model, serving_module, signature
     from trainer.model import classifier
 
     head = classifier.build_head(2, (128,), 0.3)
@@ -41,7 +42,30 @@ def export_untrained(directory: str) -> None:
         operating_point=0.5,
         detector=make_detector(model),
     )
-    saved_model.export_version(module, directory, assets={}, extra={}, facts={})
+    info = records.DatasetInfo(
+        ("no_tumor", "tumor"), "tumor", 3, 224, {}, (), "", {}
+    )
+    assets = {signature.DATASET_ASSET: info.to_json().encode()}
+    saved_model.export_version(
+        module, directory, assets=assets, extra={}, facts={}
+    )
+
+
+def find_export_and_image(argv, scratch: str) -> tuple[str, bytes]:
+    """Returns the directory of versions, and the image to ask with."""
+    import numpy as np
+    from PIL import Image
+
+    directory = FLAGS.export_dir
+    if directory == "new":
+        directory = os.path.join(scratch, "export")
+        export_untrained(directory)
+    path = argv[1] if len(argv) > 1 else os.path.join(scratch, "image.jpg")
+    if len(argv) < 2:
+        noise = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
+        Image.fromarray(noise).resize((512, 512)).save(path)
+    with open(path, "rb") as file:
+        return directory, file.read()
 
 
 def time_calls(calls: dict, num_rounds: int) -> dict[str, list[float]]:
@@ -59,22 +83,12 @@ def time_calls(calls: dict, num_rounds: int) -> dict[str, list[float]]:
 def main(argv):
     import numpy as np
     import tensorflow as tf
-    from PIL import Image
 
     from serving import client
     from trainer.export import versions
 
     scratch = tempfile.mkdtemp()
-    directory = FLAGS.export_dir
-    if directory == "new":
-        directory = os.path.join(scratch, "export")
-        export_untrained(directory)
-    path = argv[1] if len(argv) > 1 else os.path.join(scratch, "image.jpg")
-    if len(argv) < 2:
-        noise = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
-        Image.fromarray(noise).resize((512, 512)).save(path)
-    with open(path, "rb") as file:
-        image = file.read()
+    directory, image = find_export_and_image(argv, scratch)
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "serving.local_server", "--port=0"),
