@@ -33,6 +33,7 @@ _BENCHMARKS = {
     "sweep": [_RECORDS, _WEIGHTS, "--num_trials=20"],
     "export": [_RUN, _RECORDS],
     "serving_latency": [],
+    "serving_load": [],
     "bucket_checkpoints": [],
 }
 

@@ -85,6 +85,16 @@ class Contestant:
         """Sends a signal to all of its processes."""
         os.killpg(self._process.pid, number)
 
+    def processor_s(self) -> float:
+        """Returns the processor time of all of its processes."""
+        ticks = 0
+        for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # It has ended.
+                values = path.read_text().rpartition(")")[2].split()
+                if int(values[3]) == self._process.pid:  # its session
+                    ticks += int(values[11]) + int(values[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     @contextlib.contextmanager
     def turn(self):
         self._connect()
@@ -122,10 +132,13 @@ def take_turns(
         for name, asked in contestants.items():
             with asked.turn():
                 for seconds in (1.0, FLAGS.turn_s):
+                    before_s = asked.processor_s()
                     samples = load_test.run_closed(
                         asked, [images], FLAGS.num_clients, seconds
                     )
+                used_s = asked.processor_s() - before_s
             closed[name] = load_test.summarize(samples, 1)
+            closed[name]["processor_ms"] = 1e3 * used_s / len(samples)
         rate = LOAD * min(each["requests_per_s"] for each in closed.values())
         for name, asked in contestants.items():
             with asked.turn():
@@ -145,6 +158,7 @@ def tell_all(found: dict[str, list[tuple[dict, dict]]]) -> None:
     figures = {
         name: {
             "throughput": [closed["requests_per_s"] for closed, _ in turns],
+            "processor": [closed["processor_ms"] for closed, _ in turns],
             **{
                 f"{loop} {key}": [turn[i]["latency_ms"][key] for turn in turns]
                 for i, loop in enumerate(("closed", "open"))

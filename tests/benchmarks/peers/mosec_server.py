@@ -5,6 +5,7 @@ EXPORT=run/export/1 python mosec_server.py --port=8000
 
 import base64
 import os
+import sys
 
 import mosec
 import tensorflow as tf
@@ -25,6 +26,7 @@ class Classifier(mosec.Worker):
 
 
 if __name__ == "__main__":
+    sys.argv.append("--timeout=60000")  # by default 3 s, then it refuses
     server = mosec.Server()
     server.append_worker(Classifier, num=2, max_batch_size=8, max_wait_time=10)
     server.run()
