@@ -280,13 +280,3 @@ def test_process_that_cannot_try_says_why_and_leaves_no_old_blessing(
     refusal = blessing.bless_in_new_process(str(version), "records", "absent")
     assert "1 could not be tried: OSError: no device" in refusal
     assert not (version / signature.BLESSING_FILE).exists()
-
-
-def test_damaged_or_outdated_blessing_blesses_nothing(version):
-    for text in ("", '{"blessed": tr', "[]", "{}"):
-        (version / signature.BLESSING_FILE).write_text(text)
-        assert blessing.refusal(version)
-    blessing.write_blessing(str(version), [])
-    with open(version / signature.MANIFEST_FILE, "a") as file:
-        file.write(" ")
-    assert "has changed since it was tried" in blessing.refusal(version)

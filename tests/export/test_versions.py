@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from trainer.export import versions
+from trainer.export import blessing, signature, versions
 from trainer.storage import paths
 
 
@@ -121,3 +121,24 @@ def test_same_model_is_found_by_its_facts(version):
     assert versions.find_same(base_path, {"model": "test"}) == str(version)
     assert versions.find_same(base_path, {"model": "other"}) is None
     assert versions.find_same(str(version.parent / "absent"), {}) is None
+
+
+def test_version_may_be_published_only_as_it_was_tried(version):
+    path = version / signature.BLESSING_FILE
+    for text in ("", '{"blessed": tr', "[]", None):
+        path.unlink() if text is None else path.write_text(text)
+        assert "has not been tried" in blessing.refusal(str(version))
+    path.write_text("{}")
+    assert "has changed since it was tried" in blessing.refusal(str(version))
+    good = {"name": "loads", "passed": True, "detail": "fast"}
+    bad = {"name": "warm-up", "passed": False, "detail": "slow"}
+    found = blessing.write_blessing(str(version), [good, bad])
+    assert found == blessing.read_blessing(str(version))
+    assert blessing.refusal(str(version)) == (
+        f"{version} failed when it was tried: warm-up (slow)."
+    )
+    blessing.write_blessing(str(version), [good])
+    assert blessing.refusal(str(version)) == ""
+    with open(version / signature.MANIFEST_FILE, "a") as file:
+        file.write(" ")
+    assert "has changed since it was tried" in blessing.refusal(str(version))
