@@ -3,9 +3,9 @@
     python -m tests.mutants --count=40 --rooms=trainer/evaluation,trainer/data
 
 Each bug goes into a copy of the tree, where the fast tests of its file run in a
-fork, and if these pass those of its room. What was found counts until file or
-tests change: a sample that is stopped goes on, and one whose survivors have
-better tests now is tried again.
+fork, if these pass those of its room, and then the slow ones of its file. What
+was found counts until file or tests change: a sample that is stopped goes on,
+and one whose survivors have better tests now is tried again.
 """
 
 import ast
@@ -36,7 +36,8 @@ _NAMES = "Lt LtE Gt GtE Eq NotEq Is IsNot In NotIn Add Sub Mult Div And Or"
 _KINDS = [getattr(ast, name) for name in f"{_NAMES} BitAnd BitOr".split()]
 # A number that somebody chose: one more is no bug.
 _CHOICE = re.compile(r":\d+: [A-Z_\d]+ = [-\d.*<e ]+  \[")
-_LIMIT_S = 120  # of a ring of tests; three files take 5 to 60
+# Of a ring of tests; three files of fast ones take 5 to 60.
+_LIMIT_S = {"not slow": 120, "slow": 300}
 _SWAPS = {kind: _KINDS[i ^ 1] for i, kind in enumerate(_KINDS)}
 
 _COUNT = flags.DEFINE_integer("count", 40, "Bugs to try.", lower_bound=1)
@@ -96,11 +97,11 @@ def make_mutants(path: pathlib.Path) -> Iterator[tuple[str, str]]:
             yield f"{path.relative_to(ROOT)}:{node.lineno}: {what}", mutated
 
 
-def near_tests(path: pathlib.Path) -> Iterator[list[str]]:
-    """The three test files that are nearest; others that may know of it.
+def near_tests(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
+    """Marks of tests and files: the three nearest, others, slow ones.
 
     Nearest are a file's own, its folder's, and those that name it; the others
-    are of its room or import it.
+    are of its room or import it. The slow ones are those of the nearest.
     """
     *room, stem = path.relative_to(ROOT).with_suffix("").parts
     folder = ROOT.joinpath("tests", *(p for p in room if p != "trainer"))
@@ -118,10 +119,14 @@ def near_tests(path: pathlib.Path) -> Iterator[list[str]]:
         if imported and file not in files:
             files.append(file)
     names = [str(f.relative_to(ROOT)) for f in files]
-    yield from filter(None, (names[:3], names[3:]))
+    yield "not slow", names[:3]
+    yield "not slow", names[3:]
+    yield "slow", names[:1]
 
 
-def _test(tree: pathlib.Path, tests: list[str], log: pathlib.Path) -> None:
+def _test(
+    tree: pathlib.Path, mark: str, tests: list[str], log: pathlib.Path
+) -> None:
     """Runs tests in a copy of the tree, in a fork."""
     os.setsid()
     for descriptor in (1, 2):
@@ -140,18 +145,19 @@ def _test(tree: pathlib.Path, tests: list[str], log: pathlib.Path) -> None:
     sys.modules["__main__"] = type(sys)("__main__")
     import pytest
 
-    options = ["-qx", "-m", "not slow", "--hypothesis-profile=mutants"]
-    os._exit(pytest.main([*options, *tests]))
+    options = ["-qx", "-m", mark, "--hypothesis-profile=mutants"]
+    code = pytest.main([*options, *tests])
+    os._exit(0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else code)
 
 
-def run_tests(tree: pathlib.Path, tests: list[str]) -> str:
+def run_tests(tree: pathlib.Path, mark: str, tests: list[str]) -> str:
     """The test that failed first, or "" where all pass."""
     log = tree.parent / "log"
     log.write_text("")
     fork = multiprocessing.get_context("fork")
-    process = fork.Process(target=_test, args=(tree, tests, log))
+    process = fork.Process(target=_test, args=(tree, mark, tests, log))
     process.start()
-    process.join(_LIMIT_S)
+    process.join(_LIMIT_S[mark])
     code = process.exitcode
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -176,28 +182,33 @@ def _sample() -> Iterator[tuple[str, pathlib.Path, str, str]]:
         yield from filter(None, row)
 
 
-def _try(bugs, tree: pathlib.Path) -> Iterator[tuple[str, str, str]]:
-    """Room and bug, and the test that failed or ""."""
+def _try(bugs, tree: pathlib.Path) -> Iterator[tuple[str, str, str, str]]:
+    """Room and bug, the mark of its tests, and that which failed or ""."""
     results = ROOT / _RESULTS.value
     rows = results.read_text().splitlines() if results.exists() else []
     known = {row["digest"]: row["test"] for row in map(json.loads, rows)}
     sound = set()
     for number, (room, path, bug, mutated) in enumerate(bugs, 1):
-        for tests in near_tests(path):
+        for mark, tests in near_tests(path):
+            # One that has come since is not in the copy.
+            tests = [name for name in tests if (tree / name).exists()]
+            if not tests:
+                continue
             texts = [mutated, *((tree / name).read_text() for name in tests)]
+            texts += [mark] * (mark == "slow")
             digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
             if digest not in known:
                 copied = tree / path.relative_to(ROOT)
                 whole = copied.read_text()
                 copied.write_text(mutated)
                 os.utime(copied, (number, number))  # compiled files go by it
-                failed = run_tests(tree, tests)
+                failed = run_tests(tree, mark, tests)
                 copied.write_text(whole)
                 # A test that fails without the bug, or that takes too long
                 # without it, has noticed nothing.
                 alone = (failed,) if "::" in failed else tuple(tests)
                 if failed and alone not in sound:
-                    if run_tests(tree, alone):
+                    if run_tests(tree, mark, alone):
                         print(f"{failed} fails without any bug.")
                         failed = ""
                     else:
@@ -208,7 +219,7 @@ def _try(bugs, tree: pathlib.Path) -> Iterator[tuple[str, str, str]]:
                     file.write(json.dumps(row) + "\n")
             if known[digest]:
                 break
-        yield room, bug, known[digest]
+        yield room, bug, mark, known[digest]
 
 
 def main(argv: list[str]) -> None:
@@ -223,12 +234,12 @@ def main(argv: list[str]) -> None:
         skipped = shutil.ignore_patterns(".git", ".venv", "__pycache__")
         shutil.copytree(ROOT, tree, ignore=skipped)
         bugs = itertools.islice(_sample(), _COUNT.value)
-        for room, bug, test in _try(bugs, tree):
-            counts[room][bool(test)] += 1
+        for room, bug, mark, test in _try(bugs, tree):
+            counts[room][mark if test else ""] += 1
             print(f"{bug}\n    {test or 'SURVIVED'}", flush=True)
-    print("room, noticed, survived")
-    for room, count in counts.items():
-        print(f"{room}, {count[True]}, {count[False]}")
+    print("room, noticed by fast tests, by slow ones, survived")
+    for room, found in counts.items():
+        print(f"{room}, {found['not slow']}, {found['slow']}, {found['']}")
 
 
 if __name__ == "__main__":
