@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 DIST := $(VENV)/dist
 .DEFAULT_GOAL := help
-.PHONY: help setup clients demo docs test test-fast coverage soak bench mutants check format pins test-images test-servers test-wheel clean
+.PHONY: help setup clients peers demo docs test test-fast coverage soak bench mutants check format pins test-images test-servers test-wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,21 @@ $(VENV)/clients/.installed: Makefile | $(VENV)/.installed
 	touch $@
 
 clients: $(VENV)/clients/.installed  ## install third-party clients of TF Serving, for the tests
+
+# PyTorch's package brings CUDA's libraries: there is none without.
+PEER_aucmedi := aucmedi==0.11.0
+PEER_dali := nvidia-dali-cuda120==2.4.0
+PEER_grain := grain==0.2.18 opencv-python-headless==5.0.0.93
+PEER_jax := jax==0.10.2 keras==3.15.1
+PEER_spdl := spdl-core==0.8.0 opencv-python-headless==5.0.0.93
+PEER_torch := torch==2.15.0 timm==1.0.31 keras==3.15.1
+PEERS := $(patsubst PEER_%,$(VENV)/peers/%/.installed,$(filter PEER_%,$(.VARIABLES)))
+$(VENV)/peers/%/.installed: Makefile | $(VENV)/.installed
+	$(BIN)/uv venv --quiet --clear --python=3.11 $(@D)
+	$(BIN)/uv pip install --quiet --python=$(@D)/bin/python $(PEER_$*)
+	touch $@
+
+peers: $(PEERS)  ## install what the benchmarks compare with, each by itself (10 GB)
 
 # TensorFlows whose sessions must run an export, the oldest first.
 OTHERS := $(VENV)/tensorflow-2.15/.installed $(VENV)/tensorflow-2.19/.installed
