@@ -30,6 +30,7 @@ _BENCHMARKS = {
     "build_records": [],
     "input_pipeline": [],
     "training_loop": [_RECORDS],
+    "distribution": [_RECORDS, _WEIGHTS],
     "sweep": [_RECORDS, _WEIGHTS, "--num_trials=20"],
     "export": [_RUN, _RECORDS],
     "serving_latency": [],

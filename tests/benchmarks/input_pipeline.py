@@ -61,12 +61,6 @@ def write_jpegs(directory: str, num_images: int) -> None:
 
 
 def run(num_images: int, num_rounds: int) -> None:
-    contestants = {
-        name: (environment, *arguments)
-        for name, (environment, *arguments) in CONTESTANTS.items()
-        if peers.is_installed(environment)
-    }
-    rates = {name: [] for name in contestants}
     with tempfile.TemporaryDirectory() as directory:
         write_jpegs(directory, num_images)
         # Nearly all for training: there must be something to validate on.
@@ -78,16 +72,20 @@ def run(num_images: int, num_rounds: int) -> None:
                 test_fraction=0.05,
             )
         )
+        contestants = {
+            name: peers.start(
+                environment,
+                "input_loaders.py",
+                loader,
+                os.path.join(directory, folder),
+            )
+            for name, (environment, loader, folder) in CONTESTANTS.items()
+            if peers.is_installed(environment)
+        }
+        rates = {name: [] for name in contestants}
         for _ in range(num_rounds):
-            for name, (environment, loader, folder) in contestants.items():
-                rates[name].append(
-                    peers.ask(
-                        environment,
-                        "input_loaders.py",
-                        loader,
-                        os.path.join(directory, folder),
-                    )
-                )
+            for name, take_turn in contestants.items():
+                rates[name].append(take_turn())
     cores = parallel.default_num_workers()
     print(f"{cores} cores, {num_images} images, {num_rounds} rounds")
     print_rates(rates)
