@@ -40,6 +40,21 @@ peers: $(PEERS)  ## install the peers of the benchmarks, each in an environment 
 
 clients: $(VENV)/clients/.installed  ## install third-party clients of TF Serving, for the tests
 
+# PyTorch's package brings CUDA's libraries: there is none without.
+PEER_aucmedi := aucmedi==0.11.0
+PEER_dali := nvidia-dali-cuda120==2.4.0
+PEER_grain := grain==0.2.18 opencv-python-headless==5.0.0.93
+PEER_jax := jax==0.10.2 keras==3.15.1
+PEER_spdl := spdl-core==0.8.0 opencv-python-headless==5.0.0.93
+PEER_torch := torch==2.15.0 timm==1.0.31 keras==3.15.1
+PEERS := $(patsubst PEER_%,$(VENV)/peers/%/.installed,$(filter PEER_%,$(.VARIABLES)))
+$(VENV)/peers/%/.installed: Makefile | $(VENV)/.installed
+	$(BIN)/uv venv --quiet --clear --python=3.11 $(@D)
+	$(BIN)/uv pip install --quiet --python=$(@D)/bin/python $(PEER_$*)
+	touch $@
+
+peers: $(PEERS)  ## install what the benchmarks compare with, each by itself (10 GB)
+
 # TensorFlows whose sessions must run an export, the oldest first.
 OTHERS := $(VENV)/tensorflow-2.15/.installed $(VENV)/tensorflow-2.19/.installed
 $(VENV)/tensorflow-%/.installed: | $(VENV)/.installed

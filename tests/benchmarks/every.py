@@ -28,8 +28,9 @@ _RECORDS, _RUN = "--data_dir={records}", "--job_dir={run}"
 _WEIGHTS = "--weights={weights}"
 _BENCHMARKS = {
     "build_records": [],
-    "input_pipeline": ["--aucmedi_python={aucmedi_python}"],
+    "input_pipeline": [],
     "training_loop": [_RECORDS],
+    "distribution": [_RECORDS, _WEIGHTS],
     "sweep": [_RECORDS, _WEIGHTS, "--num_trials=20"],
     "export": [_RUN, _RECORDS],
     "serving_latency": [],
@@ -95,8 +96,8 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
 def main(argv):
     del argv
     output = pathlib.Path(FLAGS.output_dir)
-    places = {n: FLAGS[n].value for n in ("weights", "aucmedi_python")}
-    places |= {name: str(output / name) for name in ("records", "run")}
+    places = {name: str(output / name) for name in ("records", "run")}
+    places["weights"] = FLAGS.weights
     os.makedirs(output, exist_ok=True)
     kept = output / "ratios.jsonl"
     kept.write_text("")
@@ -133,6 +134,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("input_dir", None, "Class folders.", required=True)
     flags.DEFINE_string("weights", None, "Of the backbone.", required=True)
     flags.DEFINE_string("output_dir", None, "What it leaves.", required=True)
-    flags.DEFINE_string("aucmedi_python", "", "As of input_pipeline.")
     flags.DEFINE_multi_enum("only", [], [*_BENCHMARKS], "None given: all.")
     app.run(main)

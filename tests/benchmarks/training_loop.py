@@ -1,12 +1,15 @@
-"""The training loop against Keras' `Model.fit`, both phases, with their input.
+"""The training loop against Keras' `Model.fit`, and its step against others'.
 
+    make peers
     python -m tests.benchmarks.training_loop --data_dir=records
 
 Both train the same model with the same optimizer at the same batch, on the
 same input: the head on features in memory, and the classifier with its top
 blocks unfrozen on augmented images from `--data_dir`. `fit` runs the head
-compiled by XLA and not; its better one counts. They take turns, and the median
-of the rounds counts: a ratio above 1 means that Lightbox is faster.
+compiled by XLA and not; its better one counts. A step alone, of pixels in
+memory, is compared with those of timm and of Keras on each backend; what is not
+installed is left out. They take turns, and the median of the rounds counts: a
+ratio above 1 means that Lightbox is faster.
 """
 
 import dataclasses
@@ -19,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from tests.benchmarks import peers, training_steps
 from tests.benchmarks.ratios import tell
 from trainer import config, run
 from trainer.data import augmentation, input_pipeline
@@ -60,7 +64,11 @@ def make_optimizer(model):
 
 
 def make_loop_round(
-    name: str, build_model: Callable, make_dataset: Callable, num_steps: int
+    name: str,
+    build_model: Callable,
+    make_dataset: Callable,
+    num_steps: int,
+    batch: int = BATCH,
 ) -> Callable[[], float]:
     """A round of our loop."""
     strategy = distribution.create_strategy("one_device", 60)
@@ -74,7 +82,7 @@ def make_loop_round(
                 optimizer,
                 class_weights=np.ones(2, np.float32),
                 label_smoothing=0.0,
-                global_batch_size=BATCH,
+                global_batch_size=batch,
                 seed=0,
             ),
         )
@@ -199,6 +207,17 @@ def compare_head() -> None:
     compare("head", contestants)
 
 
+def build_model(
+    layer: type, image_size: int, channels: int, num_blocks: int
+) -> keras.Model:
+    head = classifier.build_head(2, (), 0.3, layer)
+    built = classifier.build_classifier(
+        image_size, channels, head, "none", layer
+    )
+    classifier.set_trainable(built, num_blocks, train_batch_norm=False)
+    return built
+
+
 def compare_fine_tuning() -> None:
     info = input_pipeline.read_dataset_info(FLAGS.data_dir)
 
@@ -215,12 +234,7 @@ def compare_fine_tuning() -> None:
         )
 
     def model(layer):
-        head = classifier.build_head(2, (), 0.3, layer)
-        built = classifier.build_classifier(
-            FLAGS.image_size, info.channels, head, "none", layer
-        )
-        classifier.set_trainable(built, 2, train_batch_norm=False)
-        return built
+        return build_model(layer, FLAGS.image_size, info.channels, num_blocks=2)
 
     # XLA makes convolutions on a CPU ten times slower: no peer to take.
     compare(
@@ -242,10 +256,54 @@ def compare_fine_tuning() -> None:
     )
 
 
+def make_step_round(environment: str, framework: str, backend: str):
+    """A round of `training_steps.py`."""
+    take_turn = peers.start(
+        environment,
+        "training_steps.py",
+        framework,
+        KERAS_BACKEND=backend,
+        # Waiting threads of PyTorch else take the cores of those that work.
+        OMP_WAIT_POLICY="PASSIVE",
+    )
+    return lambda: training_steps.BATCH / take_turn()
+
+
+def compare_step() -> None:
+    steps = training_steps
+    labels = steps.LABELS.astype(np.int32)
+    batches = tf.data.Dataset.from_tensor_slices(
+        {
+            "inputs": steps.PIXELS,
+            "labels": labels,
+            "places": np.arange(len(labels)) % steps.BATCH,
+        }
+    )
+    contestants = {
+        "Lightbox": make_loop_round(
+            "step",
+            lambda layer: build_model(layer, steps.IMAGE_SIZE, 3, num_blocks=9),
+            lambda: batches.batch(steps.BATCH).repeat(),
+            steps.NUM_STEPS,
+            steps.BATCH,
+        )
+    }
+    for name, environment, framework, backend in (
+        ("timm on PyTorch", "torch", "timm", "torch"),
+        ("Keras on TensorFlow", peers.OURS, "keras", "tensorflow"),
+        ("Keras on PyTorch", "torch", "keras", "torch"),
+        ("Keras on JAX", "jax", "keras", "jax"),
+    ):
+        if peers.is_installed(environment):
+            contestants[name] = make_step_round(environment, framework, backend)
+    compare("the whole network", contestants)
+
+
 def main(argv):
     del argv
     compare_head()
     compare_fine_tuning()
+    compare_step()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainer.training import schedules
 
@@ -79,3 +80,29 @@ def test_small_sets_are_fine_tuned_for_more_epochs(num_images, epochs):
 )
 def test_small_sets_are_seen_in_more_views(num_images, views):
     assert schedules.choose_views(num_images) == views
+
+
+def test_rate_is_worked_out_once_a_step_and_anew_in_the_next():
+    schedule = schedules.make_schedule("cosine", 0.5, 0, 3)
+    optimizer = schedules.make_optimizer("adamw", schedule, 0.1)
+    weights = [keras.Variable(tf.fill([n], 1.0)) for n in (2, 3, 5)]
+    optimizer.build(weights)
+
+    @tf.function(autograph=False)
+    def train(num_steps):
+        def take_step(i):
+            # Without a gradient, AdamW decays the weights alone.
+            optimizer.apply([tf.zeros(w.shape) for w in weights], weights)
+            return i + 1
+
+        tf.while_loop(lambda i: i < num_steps, take_step, [tf.constant(0)])
+
+    train(tf.constant(2))
+    rates = schedules.learning_rates("cosine", 0.5, 0, 3)[:2]
+    for weight in weights:
+        np.testing.assert_allclose(
+            weight.numpy(), np.prod(1 - 0.1 * rates), rtol=1e-6
+        )
+    graph = train.get_concrete_function(tf.constant(2)).graph.as_graph_def()
+    nodes = [n.op for f in graph.library.function for n in f.node_def]
+    assert nodes.count("Cos") == 1

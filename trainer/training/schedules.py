@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 # The batch that the default learning rates were chosen at.
 BASE_BATCH_SIZE = 32
@@ -32,6 +33,21 @@ def choose_views(num_images: int) -> int:
     return min(8, max(2, round(16_000 / num_images)))
 
 
+class _CosineDecay(keras.optimizers.schedules.CosineDecay):
+    """Worked out once a step: AdamW asks anew for each variable that it decays.
+
+    A loop's body is a graph of its own, so each turn has its own rate.
+    """
+
+    def __call__(self, step):
+        if tf.executing_eagerly():
+            return super().__call__(step)
+        rates = tf.compat.v1.get_collection_ref(f"learning_rate_{id(self)}")
+        if not rates:
+            rates.append(super().__call__(step))
+        return rates[0]
+
+
 def make_schedule(
     name: str, peak: float, warmup_steps: int, total_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -46,7 +62,7 @@ def make_schedule(
         warmup_steps: steps until it is reached.
         total_steps: steps of the phase.
     """
-    return keras.optimizers.schedules.CosineDecay(
+    return _CosineDecay(
         initial_learning_rate=peak / 10 if warmup_steps else peak,
         decay_steps=max(1, total_steps - warmup_steps),
         # What the cosine ends at, as a share of the peak.
