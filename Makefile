@@ -27,17 +27,6 @@ $(VENV)/clients/.installed: Makefile | $(VENV)/.installed
 	$(BIN)/uv pip install --quiet --python=$(VENV)/clients/kserve/bin/python 'kserve==0.21.0'
 	touch $@
 
-# Other servers of models, for the benchmarks.
-PEERS := $(VENV)/peers/litserve/.installed $(VENV)/peers/mosec/.installed
-$(VENV)/peers/litserve/.installed: PINNED := 'litserve==0.2.19' 'tensorflow-cpu==2.21.0'
-$(VENV)/peers/mosec/.installed: PINNED := 'mosec==0.9.8' 'tensorflow-cpu==2.21.0'
-$(VENV)/peers/%/.installed: | $(VENV)/.installed
-	$(BIN)/uv venv --quiet --clear --python=$(BIN)/python $(@D)
-	$(BIN)/uv pip install --quiet --python=$(@D)/bin/python $(PINNED)
-	touch $@
-
-peers: $(PEERS)  ## install the peers of the benchmarks, each in an environment of its own
-
 clients: $(VENV)/clients/.installed  ## install third-party clients of TF Serving, for the tests
 
 # PyTorch's package brings CUDA's libraries: there is none without.
@@ -45,6 +34,8 @@ PEER_aucmedi := aucmedi==0.11.0
 PEER_dali := nvidia-dali-cuda120==2.4.0
 PEER_grain := grain==0.2.18 opencv-python-headless==5.0.0.93
 PEER_jax := jax==0.10.2 keras==3.15.1
+PEER_litserve := litserve==0.2.19 tensorflow-cpu==2.21.0
+PEER_mosec := mosec==0.9.8 tensorflow-cpu==2.21.0
 PEER_spdl := spdl-core==0.8.0 opencv-python-headless==5.0.0.93
 PEER_torch := torch==2.15.0 timm==1.0.31 keras==3.15.1
 PEERS := $(patsubst PEER_%,$(VENV)/peers/%/.installed,$(filter PEER_%,$(.VARIABLES)))

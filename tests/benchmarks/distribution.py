@@ -108,17 +108,20 @@ def start_workers(job_dir: str) -> list[subprocess.Popen]:
     return processes
 
 
+RUNS = {
+    "one device": lambda job_dir: [start_trainer(job_dir, "one_device")],
+    "two replicas": lambda job_dir: [start_trainer(job_dir, "mirrored", 2)],
+    "two workers": start_workers,
+    "fit": lambda _: [start_fit(1)],
+    "fit on two replicas": lambda _: [start_fit(2)],
+}
+
+
 def take_turn(name: str) -> tuple[float, float]:
     """Seconds to the first step, and of one step after it."""
     with tempfile.TemporaryDirectory() as job_dir:
         begin = time.time()
-        processes = {
-            "one device": lambda: [start_trainer(job_dir, "one_device")],
-            "two replicas": lambda: [start_trainer(job_dir, "mirrored", 2)],
-            "two workers": lambda: start_workers(job_dir),
-            "fit": lambda: [start_fit(1)],
-            "fit on two replicas": lambda: [start_fit(2)],
-        }[name]()
+        processes = RUNS[name](job_dir)
         output, error = processes[0].communicate()
         for other in processes[1:]:
             other.kill()
@@ -131,18 +134,10 @@ def take_turn(name: str) -> tuple[float, float]:
 
 def main(argv):
     del argv
-    names = (
-        "one device",
-        "two replicas",
-        "two workers",
-        "fit",
-        "fit on two replicas",
-    )
-    rounds = {name: [] for name in names}
+    rounds = {name: [] for name in RUNS}
     for _ in range(FLAGS.num_rounds):
-        for name in names:
-            rounds[name].append(take_turn(name))
-            print(name, rounds[name][-1], flush=True)
+        for name, turns in rounds.items():
+            turns.append(take_turn(name))
     print(f"{'':<22}{'s to first step':>16}{'images/s':>10}")
     for name, turns in rounds.items():
         starts, steps = zip(*turns, strict=True)
@@ -155,14 +150,14 @@ def main(argv):
         pairs = zip(rounds[ours], rounds[peer], strict=True)
         tell(what, peer, [b[column] / a[column] for a, b in pairs])
 
-    compare("A step on two replicas", "two replicas", "one device", 1)
-    compare("A step of two workers", "two workers", "one device", 1)
-    compare("A step on one device", "one device", "fit", 1)
-    compare("A step on two replicas", "two replicas", "fit on two replicas", 1)
-    compare("From start to first step", "one device", "fit", 0)
-    compare(
-        "The same on two replicas", "two replicas", "fit on two replicas", 0
-    )
+    for ours, peer in (
+        ("two replicas", "one device"),
+        ("two workers", "one device"),
+        ("one device", "fit"),
+        ("two replicas", "fit on two replicas"),
+    ):
+        compare(f"A step, {ours}", ours, peer, 1)
+        compare(f"Until the first step, {ours}", ours, peer, 0)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from tests.benchmarks import peers
+from tests.benchmarks import environments
 from tests.benchmarks.ratios import tell
 from trainer.data import phantom
 from trainer.data.build import dataset, parallel
@@ -29,10 +29,14 @@ from trainer.data.build.options import BuildOptions
 
 # Of what is measured: environment, function of `input_loaders`, what it reads.
 CONTESTANTS = {
-    "Lightbox": (peers.OURS, "lightbox", "records"),
-    "Keras ImageDataGenerator": (peers.OURS, "image_data_generator", "images"),
+    "Lightbox": (environments.OURS, "lightbox", "records"),
+    "Keras ImageDataGenerator": (
+        environments.OURS,
+        "image_data_generator",
+        "images",
+    ),
     "image_dataset_from_directory + layers": (
-        peers.OURS,
+        environments.OURS,
         "keras_layers",
         "images",
     ),
@@ -73,14 +77,14 @@ def run(num_images: int, num_rounds: int) -> None:
             )
         )
         contestants = {
-            name: peers.start(
+            name: environments.start(
                 environment,
                 "input_loaders.py",
                 loader,
                 os.path.join(directory, folder),
             )
             for name, (environment, loader, folder) in CONTESTANTS.items()
-            if peers.is_installed(environment)
+            if environments.is_installed(environment)
         }
         rates = {name: [] for name in contestants}
         for _ in range(num_rounds):

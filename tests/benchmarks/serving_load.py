@@ -25,7 +25,7 @@ import requests
 from absl import app, flags
 
 from serving import load_test
-from tests.benchmarks import serving_latency
+from tests.benchmarks import environments, serving_latency
 from tests.benchmarks.ratios import tell
 from trainer.export import versions
 
@@ -113,10 +113,9 @@ def start(directory: str) -> dict[str, Contestant]:
     contestants = {OURS: Contestant(local, "--rest_api_port", path)}
     os.environ["EXPORT"] = versions.find_newest(directory)
     for name, path in PEERS.items():
-        python = f"{sys.prefix}/peers/{name}/bin/python"
-        if not os.path.exists(python):
-            print(f"{name} is left out: `make peers` installs it.")
+        if not environments.is_installed(name):
             continue
+        python = str(environments.ENVIRONMENTS / name / "bin/python")
         program = [python, str(_PROGRAMS / f"{name}_server.py")]
         contestants[name] = Contestant(program, "--port", path)
     return contestants

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from tests.benchmarks import peers, training_steps
+from tests.benchmarks import environments, training_steps
 from tests.benchmarks.ratios import tell
 from trainer import config, run
 from trainer.data import augmentation, input_pipeline
@@ -258,7 +258,7 @@ def compare_fine_tuning() -> None:
 
 def make_step_round(environment: str, framework: str, backend: str):
     """A round of `training_steps.py`."""
-    take_turn = peers.start(
+    take_turn = environments.start(
         environment,
         "training_steps.py",
         framework,
@@ -271,7 +271,10 @@ def make_step_round(environment: str, framework: str, backend: str):
 
 def compare_step() -> None:
     steps = training_steps
-    labels = steps.LABELS.astype(np.int32)
+    labels = steps.LABELS[:, 0].astype(np.int32)
+    # An iterator whose input is tuned may take seconds to end.
+    options = tf.data.Options()
+    options.autotune.enabled = False
     batches = tf.data.Dataset.from_tensor_slices(
         {
             "inputs": steps.PIXELS,
@@ -283,18 +286,18 @@ def compare_step() -> None:
         "Lightbox": make_loop_round(
             "step",
             lambda layer: build_model(layer, steps.IMAGE_SIZE, 3, num_blocks=9),
-            lambda: batches.batch(steps.BATCH).repeat(),
+            lambda: batches.batch(steps.BATCH).repeat().with_options(options),
             steps.NUM_STEPS,
             steps.BATCH,
         )
     }
     for name, environment, framework, backend in (
         ("timm on PyTorch", "torch", "timm", "torch"),
-        ("Keras on TensorFlow", peers.OURS, "keras", "tensorflow"),
+        ("Keras on TensorFlow", environments.OURS, "keras", "tensorflow"),
         ("Keras on PyTorch", "torch", "keras", "torch"),
         ("Keras on JAX", "jax", "keras", "jax"),
     ):
-        if peers.is_installed(environment):
+        if environments.is_installed(environment):
             contestants[name] = make_step_round(environment, framework, backend)
     compare("the whole network", contestants)
 

@@ -20,11 +20,11 @@ RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(
     0, 256, [NUM_STEPS * BATCH, IMAGE_SIZE, IMAGE_SIZE, 3]
 ).astype(np.float32)
-LABELS = RNG.integers(0, 2, NUM_STEPS * BATCH)
+LABELS = RNG.integers(0, 2, NUM_STEPS * BATCH).astype(np.float32)[:, None]
 
 
 def keras() -> Callable[[], None]:
-    """`Model.fit`, on the backend that KERAS_BACKEND names."""
+    """On the backend that KERAS_BACKEND names, without `fit`'s input."""
     import keras
 
     backbone = keras.applications.EfficientNetB0(
@@ -43,9 +43,12 @@ def keras() -> Callable[[], None]:
         # XLA makes TensorFlow's convolutions on a CPU ten times slower.
         jit_compile=keras.backend.backend() == "jax",
     )
-    return lambda: model.fit(
-        PIXELS, LABELS[:, None], batch_size=BATCH, shuffle=False, verbose=0
-    )
+
+    def train():
+        for i in range(0, len(PIXELS), BATCH):
+            model.train_on_batch(PIXELS[i : i + BATCH], LABELS[i : i + BATCH])
+
+    return train
 
 
 def timm() -> Callable[[], None]:
@@ -65,7 +68,7 @@ def timm() -> Callable[[], None]:
     optimizer = torch.optim.AdamW(weights, 1e-4, fused=True)
     # Seen as channels first, laid out as channels last.
     pixels = torch.from_numpy(PIXELS).permute(0, 3, 1, 2).split(BATCH)
-    labels = torch.from_numpy(LABELS).float()[:, None].split(BATCH)
+    labels = torch.from_numpy(LABELS).split(BATCH)
 
     def train():
         for inputs, targets in zip(pixels, labels, strict=True):
