@@ -63,34 +63,25 @@ def make_optimizer(model):
     return optimizer
 
 
-def make_train_steps(strategy, build_model: Callable, batch: int) -> tuple:
-    """A model, its optimizer and our compiled steps of them."""
-    with strategy.scope():
-        model = build_model(dropout.GlobalBatchDropout)
-        optimizer = make_optimizer(model)
-        replica_step = train_step.ReplicaStep(
-            model,
-            optimizer,
-            class_weights=np.ones(2, np.float32),
-            label_smoothing=0.0,
-            global_batch_size=batch,
-            seed=0,
-        )
-        return (
-            model,
-            optimizer,
-            train_step.make_train_function(strategy, replica_step),
-        )
-
-
 def make_loop_round(
     name: str, build_model: Callable, make_dataset: Callable, num_steps: int
 ) -> Callable[[], float]:
     """A round of our loop."""
     strategy = distribution.create_strategy("one_device", 60)
-    model, optimizer, train_steps = make_train_steps(
-        strategy, build_model, BATCH
-    )
+    with strategy.scope():
+        model = build_model(dropout.GlobalBatchDropout)
+        optimizer = make_optimizer(model)
+        train_steps = train_step.make_train_function(
+            strategy,
+            train_step.ReplicaStep(
+                model,
+                optimizer,
+                class_weights=np.ones(2, np.float32),
+                label_smoothing=0.0,
+                global_batch_size=BATCH,
+                seed=0,
+            ),
+        )
 
     def train() -> float:
         with strategy.scope():
@@ -212,17 +203,6 @@ def compare_head() -> None:
     compare("head", contestants)
 
 
-def build_model(
-    layer: type, image_size: int, channels: int, num_blocks: int
-) -> keras.Model:
-    head = classifier.build_head(2, (), 0.3, layer)
-    built = classifier.build_classifier(
-        image_size, channels, head, "none", layer
-    )
-    classifier.set_trainable(built, num_blocks, train_batch_norm=False)
-    return built
-
-
 def compare_fine_tuning() -> None:
     info = input_pipeline.read_dataset_info(FLAGS.data_dir)
 
@@ -239,7 +219,12 @@ def compare_fine_tuning() -> None:
         )
 
     def model(layer):
-        return build_model(layer, FLAGS.image_size, info.channels, num_blocks=2)
+        head = classifier.build_head(2, (), 0.3, layer)
+        built = classifier.build_classifier(
+            FLAGS.image_size, info.channels, head, "none", layer
+        )
+        classifier.set_trainable(built, 2, train_batch_norm=False)
+        return built
 
     # XLA makes convolutions on a CPU ten times slower: no peer to take.
     compare(
@@ -274,46 +259,18 @@ def make_step_round(environment: str, framework: str, backend: str):
     return lambda: training_steps.BATCH / take_turn()
 
 
-def make_own_step_round() -> Callable[[], float]:
-    """The same by our compiled steps."""
-    steps = training_steps
-    strategy = distribution.create_strategy("one_device", 60)
-    *_, train_steps = make_train_steps(
-        strategy,
-        lambda layer: build_model(layer, steps.IMAGE_SIZE, 3, num_blocks=9),
-        steps.BATCH,
-    )
-    batches = tf.data.Dataset.from_tensor_slices(
-        {
-            "inputs": steps.PIXELS,
-            "labels": steps.LABELS[:, 0].astype(np.int32),
-            "places": np.arange(len(steps.LABELS)) % steps.BATCH,
-        }
-    )
-    batches = batches.batch(steps.BATCH).repeat()
-    iterator = iter(distribution.distribute(strategy, lambda *_: batches))
-    num_steps = tf.constant(steps.NUM_STEPS, tf.int64)
-
-    def train() -> float:
-        start = time.perf_counter()
-        with strategy.scope():
-            first_step = tf.zeros([], tf.int64)
-            train_steps(iterator, first_step, num_steps, tf.zeros([])).numpy()
-        return (time.perf_counter() - start) / steps.NUM_STEPS
-
-    return train
-
-
 def compare_step() -> None:
-    contestants = {"Lightbox": make_own_step_round()}
-    for name, environment, framework, backend in (
-        ("timm on PyTorch", "torch", "timm", "torch"),
-        ("Keras on TensorFlow", environments.OURS, "keras", "tensorflow"),
-        ("Keras on PyTorch", "torch", "keras", "torch"),
-        ("Keras on JAX", "jax", "keras", "jax"),
-    ):
-        if environments.is_installed(environment):
-            contestants[name] = make_step_round(environment, framework, backend)
+    contestants = {
+        name: make_step_round(environment, framework, backend)
+        for name, environment, framework, backend in (
+            ("Lightbox", environments.OURS, "lightbox", "tensorflow"),
+            ("timm on PyTorch", "torch", "timm", "torch"),
+            ("Keras on TensorFlow", environments.OURS, "keras", "tensorflow"),
+            ("Keras on PyTorch", "torch", "keras", "torch"),
+            ("Keras on JAX", "jax", "keras", "jax"),
+        )
+        if environments.is_installed(environment)
+    }
     compare("the whole network", contestants)
 
 

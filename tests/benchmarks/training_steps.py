@@ -2,9 +2,9 @@
 
     PYTHON training_steps.py FRAMEWORK
 
-`training_loop.py` runs it in an environment of the framework's own, without
-Lightbox. Each trains all weights of EfficientNetB0 and a logit with AdamW in
-float32, with drop-connect and dropout, the batch norm frozen.
+`training_loop.py` runs it in an environment of the framework's own. Each trains
+all weights of EfficientNetB0 and a logit with AdamW in float32, with
+drop-connect and dropout, the batch norm frozen.
 """
 
 import sys
@@ -21,6 +21,54 @@ PIXELS = RNG.integers(
     0, 256, [NUM_STEPS * BATCH, IMAGE_SIZE, IMAGE_SIZE, 3]
 ).astype(np.float32)
 LABELS = RNG.integers(0, 2, NUM_STEPS * BATCH).astype(np.float32)[:, None]
+
+
+def lightbox() -> Callable[[], None]:
+    import keras
+    import tensorflow as tf
+
+    from trainer.model import classifier
+    from trainer.model.dropout import GlobalBatchDropout
+    from trainer.training import distribution, train_step
+
+    strategy = distribution.create_strategy("one_device")
+    with strategy.scope():
+        head = classifier.build_head(2, (), 0.3, GlobalBatchDropout)
+        model = classifier.build_classifier(
+            IMAGE_SIZE, 3, head, "none", GlobalBatchDropout
+        )
+        classifier.set_trainable(model, 9, train_batch_norm=False)
+        optimizer = keras.optimizers.AdamW(1e-4)
+        optimizer.build(model.trainable_variables)
+        train_steps = train_step.make_train_function(
+            strategy,
+            train_step.ReplicaStep(
+                model,
+                optimizer,
+                class_weights=np.ones(2, np.float32),
+                label_smoothing=0.0,
+                global_batch_size=BATCH,
+                seed=0,
+            ),
+        )
+    batches = tf.data.Dataset.from_tensor_slices(
+        {
+            "inputs": PIXELS,
+            "labels": LABELS[:, 0].astype(np.int32),
+            "places": np.arange(len(LABELS)) % BATCH,
+        }
+    )
+    batches = batches.batch(BATCH).repeat()
+    iterator = iter(distribution.distribute(strategy, lambda *_: batches))
+    num_steps = tf.constant(NUM_STEPS, tf.int64)
+
+    def train():
+        with strategy.scope():
+            train_steps(
+                iterator, tf.zeros([], tf.int64), num_steps, tf.zeros([])
+            ).numpy()
+
+    return train
 
 
 def keras() -> Callable[[], None]:

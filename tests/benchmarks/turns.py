@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable
 
+# Libraries print what they find, and standard output is for figures.
+_output, sys.stdout = sys.stdout, sys.stderr
+
 
 def take(measure: Callable[[], float]) -> None:
     """Prints a figure for every line of standard input, and nothing else."""
-    output, sys.stdout = sys.stdout, sys.stderr
     for _ in sys.stdin:
-        print(measure(), file=output, flush=True)
+        print(measure(), file=_output, flush=True)
