@@ -6,7 +6,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 
 FOLDER = pathlib.Path(__file__).parent
 ENVIRONMENTS = FOLDER.parents[1] / ".venv/peers"
@@ -21,33 +20,40 @@ def is_installed(name: str) -> bool:
     return False
 
 
-def start(
-    name: str, script: str, *arguments: str, **environ: str
-) -> Callable[[], float]:
-    """Starts a script of this folder that takes turns; see `turns.py`.
+class Script:
+    """A script of this folder that takes turns; see `turns.py`.
 
-    Returns:
-        Function that has it take one, and returns the figure. It raises
-        ValueError with the script's last words if that fails.
+    A ValueError has its last words if it fails.
     """
-    python = ENVIRONMENTS / name / "bin/python" if name else sys.executable
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-    process = subprocess.Popen(
-        [python, FOLDER / script, *arguments],
-        env=os.environ | environ,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-    )
-    atexit.register(process.kill)
 
-    def take_turn() -> float:
-        print(file=process.stdin, flush=True)
-        if figure := process.stdout.readline():
-            return float(figure)
-        errors.seek(0)
-        last_words = errors.read().strip().splitlines()[-1:]
-        raise ValueError(f"{script} of {name}: {' '.join(last_words)}")
+    def __init__(self, name: str, script: str, *arguments: str, **environ: str):
+        """Starts it in an environment, and waits until it is ready."""
+        self._name = f"{script} of {name}"
+        python = ENVIRONMENTS / name / "bin/python" if name else sys.executable
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [python, FOLDER / script, *arguments],
+            env=os.environ | environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        atexit.register(self.end)
+        self._read_line()
 
-    return take_turn
+    def take_turn(self) -> float:
+        """The figure of one turn."""
+        print(file=self._process.stdin, flush=True)
+        return float(self._read_line())
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read_line(self) -> str:
+        if line := self._process.stdout.readline():
+            return line
+        self._errors.seek(0)
+        last_words = self._errors.read().strip().splitlines()[-1:]
+        raise ValueError(f"{self._name}: {' '.join(last_words)}")

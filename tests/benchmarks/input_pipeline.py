@@ -77,19 +77,19 @@ def run(num_images: int, num_rounds: int) -> None:
             )
         )
         contestants = {
-            name: environments.start(
-                environment,
-                "input_loaders.py",
-                loader,
-                os.path.join(directory, folder),
-            )
+            name: (environment, loader, os.path.join(directory, folder))
             for name, (environment, loader, folder) in CONTESTANTS.items()
             if environments.is_installed(environment)
         }
         rates = {name: [] for name in contestants}
         for _ in range(num_rounds):
-            for name, take_turn in contestants.items():
-                rates[name].append(take_turn())
+            for name, (environment, *arguments) in contestants.items():
+                script = environments.Script(
+                    environment, "input_loaders.py", *arguments
+                )
+                rates[name].append(script.take_turn())
+                # It would go on filling its buffers in the turns of others.
+                script.end()
     cores = parallel.default_num_workers()
     print(f"{cores} cores, {num_images} images, {num_rounds} rounds")
     print_rates(rates)

@@ -248,7 +248,7 @@ def compare_fine_tuning() -> None:
 
 def make_step_round(environment: str, framework: str, backend: str):
     """A round of `training_steps.py`."""
-    take_turn = environments.start(
+    script = environments.Script(
         environment,
         "training_steps.py",
         framework,
@@ -256,7 +256,7 @@ def make_step_round(environment: str, framework: str, backend: str):
         # Waiting threads of PyTorch else take the cores of those that work.
         OMP_WAIT_POLICY="PASSIVE",
     )
-    return lambda: training_steps.BATCH / take_turn()
+    return lambda: training_steps.BATCH / script.take_turn()
 
 
 def compare_step() -> None:

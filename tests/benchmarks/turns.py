@@ -8,6 +8,7 @@ _output, sys.stdout = sys.stdout, sys.stderr
 
 
 def take(measure: Callable[[], float]) -> None:
-    """Prints a figure for every line of standard input, and nothing else."""
+    """Prints that it is ready, then a figure for every line of input."""
+    print("ready", file=_output, flush=True)
     for _ in sys.stdin:
         print(measure(), file=_output, flush=True)
