@@ -19,7 +19,7 @@ import google_crc32c
 import requests
 
 with warnings.catch_warnings():
-    # Of an old Python: it would stand beside a user's one sentence.
+    # They warn of an old Python, beside the one sentence of a user's mistake.
     warnings.simplefilter("ignore", FutureWarning)
     from google.api_core import exceptions
     from google.auth import exceptions as auth_exceptions
