@@ -79,6 +79,7 @@ bench: setup  ## compare with others: make bench SCANS=FOLDER WEIGHTS=FILE
 	$(BIN)/python -m tests.benchmarks.every --input_dir=$(SCANS) --weights=$(WEIGHTS) --output_dir=bench
 
 mutants: setup  ## put 40 small bugs into the product: how many do the tests notice?
+	COVERAGE_FILE=$(VENV)/coverage/contexts $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow' --cov --cov-context=test --cov-report=
 	$(BIN)/python -m tests.mutants --count=40
 
 check: setup  ## ruff (lint and format), the import direction, types, the wheel

@@ -2,16 +2,17 @@
 
     python -m tests.mutants --count=40 --rooms=trainer/evaluation,trainer/data
 
-Each bug goes into a copy of the tree, where the fast tests of its file run in a
-fork, if these pass those of its room, and then the slow ones of its file. What
-was found counts until file or tests change: a sample that is stopped goes on,
-and one whose survivors have better tests now is tried again.
+Each bug goes into a copy of the tree, where the fast tests that run its line, as
+`make mutants` finds out first, run in a fork, and if these pass the slow ones of
+its file. What was found counts until file or tests change: a sample that is
+stopped goes on, and one whose survivors have better tests now is tried again.
 """
 
 import ast
 import collections
 import contextlib
 import copy
+import functools
 import hashlib
 import importlib
 import itertools
@@ -27,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+import coverage
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -38,12 +40,16 @@ _KINDS = [getattr(ast, name) for name in f"{_NAMES} BitAnd BitOr".split()]
 _CHOICE = re.compile(r":\d+: [A-Z_\d]+ = [-\d.*<e ]+  \[")
 # Of a ring of tests; three files of fast ones take 5 to 60.
 _LIMIT_S = {"not slow": 120, "slow": 300}
+_MOST_TESTS = 50
 _SWAPS = {kind: _KINDS[i ^ 1] for i, kind in enumerate(_KINDS)}
 
 _COUNT = flags.DEFINE_integer("count", 40, "Bugs to try.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the sample.")
 _CHOSEN = flags.DEFINE_list("rooms", _ROOMS, "Folders or files that get them.")
 _RESULTS = flags.DEFINE_string("results", ".venv/mutants.jsonl", "A file.")
+_COVERAGE = flags.DEFINE_string(
+    "coverage", ".venv/coverage/contexts", "Which fast test runs which line."
+)
 
 
 def _replacements(node: ast.AST) -> Iterator[ast.AST]:
@@ -97,30 +103,49 @@ def make_mutants(path: pathlib.Path) -> Iterator[tuple[str, str]]:
             yield f"{path.relative_to(ROOT)}:{node.lineno}: {what}", mutated
 
 
-def near_tests(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
-    """Marks of tests and files: the three nearest, others, slow ones.
+@functools.cache
+def _contexts(path: pathlib.Path) -> dict[int, list[str]]:
+    """Tests that run each line: `file::test[case]|phase`, "" at import."""
+    data = coverage.CoverageData(str(ROOT / _COVERAGE.value))
+    data.read()
+    return data.contexts_by_lineno(str(path))
 
-    Nearest are a file's own, its folder's, and those that name it; the others
-    are of its room or import it. The slow ones are those of the nearest.
+
+def near_tests(
+    path: pathlib.Path, line: int
+) -> Iterator[tuple[str, list[str]]]:
+    """Marks and tests: fast ones that run a line, then the slow of its file.
+
+    Nearest are tests of the file, of its folder, and that name it. What runs at
+    import, or once for many tests, is left to all of the three nearest files.
     """
     *room, stem = path.relative_to(ROOT).with_suffix("").parts
     folder = ROOT.joinpath("tests", *(p for p in room if p != "trainer"))
-    while not folder.is_dir():
-        folder = folder.parent
 
-    def nearness(file: pathlib.Path) -> tuple[bool, bool, int]:
+    def nearness(file: pathlib.Path) -> tuple[bool, bool, bool, int]:
         count = len(re.findall(rf"\b{stem}\b", file.read_text()))
         names = f"test_{stem}", f"test_{room[-1]}_"
-        return *map(file.stem.startswith, names), count
+        return (
+            file.parent == folder,
+            *map(file.stem.startswith, names),
+            count,
+        )
 
-    files = sorted(sorted(folder.rglob("test_*.py")), key=nearness)[::-1]
-    for file in sorted(ROOT.joinpath("tests").rglob("test_*.py")):
-        imported = re.search(rf"\bimport .*\b{stem}\b", file.read_text())
-        if imported and file not in files:
-            files.append(file)
-    names = [str(f.relative_to(ROOT)) for f in files]
-    yield "not slow", names[:3]
-    yield "not slow", names[3:]
+    files = sorted(ROOT.joinpath("tests").rglob("test_*.py"))
+    files = sorted(files, key=nearness, reverse=True)
+    names = [str(file.relative_to(ROOT)) for file in files]
+    contexts = _contexts(path)
+    first = max((n for n in contexts if n <= line), default=0)
+    runs = [context.partition("|") for context in contexts.get(first, [])]
+    tests = {test.partition("[")[0] for test, _, phase in runs if phase}
+    yield (
+        "not slow",
+        sorted(tests, key=lambda t: (names.index(t.partition("::")[0]), t))[
+            :_MOST_TESTS
+        ],
+    )
+    if any(phase != "run" for _, _, phase in runs) or not runs:
+        yield "not slow", names[:3]
     yield "slow", names[:1]
 
 
@@ -189,12 +214,13 @@ def _try(bugs, tree: pathlib.Path) -> Iterator[tuple[str, str, str, str]]:
     known = {row["digest"]: row["test"] for row in map(json.loads, rows)}
     sound = set()
     for number, (room, path, bug, mutated) in enumerate(bugs, 1):
-        for mark, tests in near_tests(path):
+        line = int(bug.split(":")[1])
+        for mark, tests in near_tests(path, line):
+            files = sorted({tree / name.partition("::")[0] for name in tests})
             # One that has come since is not in the copy.
-            tests = [name for name in tests if (tree / name).exists()]
-            if not tests:
+            if not files or not all(file.exists() for file in files):
                 continue
-            texts = [mutated, *((tree / name).read_text() for name in tests)]
+            texts = [mutated, *tests, *(file.read_text() for file in files)]
             texts += [mark] * (mark == "slow")
             digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
             if digest not in known:

@@ -95,12 +95,14 @@ def test_dicom_of_a_segmentation_or_a_localizer_is_left_out(with_masks):
     localizer = make_dicom(values, ImageType=["ORIGINAL", "X", "LOCALIZER"])
     for name, data in (("SEG", segmentation), ("SCOUT", localizer)):
         (with_masks / "s" / "a" / name).write_bytes(data)
-    build(with_masks / "s", with_masks / "r")
+    (with_masks / "s" / "a" / "cut.dcm").write_bytes(segmentation[:150])
+    build(with_masks / "s", with_masks / "r", skip_unreadable=True)
     report, text = summarize(with_masks / "r")
+    assert report["no_images"]["count"] == 2
     for file in report["no_images"]["files"]:
         assert re.fullmatch("a/sha256-[0-9a-f]{12}", file["id"])
     assert "of a localizer; it is a DICOM file of a segmentation" in text
-    assert report["unreadable"]["count"] == 0 and report["images"] == 16
+    assert report["unreadable"]["count"] == 1 and report["images"] == 16
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,6 @@
+import types
+
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -81,3 +84,50 @@ def test_float16_without_a_gpu_is_warned_of(caplog):
         "--precision=mixed_float16 is slower than float32 without a GPU: use "
         "--precision=auto."
     ]
+
+
+class Workers:
+    """Two workers, of which this process is the second: row 1 is its."""
+
+    def __init__(self, other):
+        self._other = other
+        self.cluster_resolver = types.SimpleNamespace(
+            task_type="worker",
+            task_id=1,
+            cluster_spec=lambda: tf.train.ClusterSpec(
+                {"worker": ["a:1", "b:1"]}
+            ),
+        )
+
+    def run(self, function):
+        return function()
+
+    def gather(self, value, axis):
+        return tf.concat([tf.constant([self._other], value.dtype), value], axis)
+
+
+def test_arrays_of_the_chief_are_taken_however_large_ours_are():
+    strategy = Workers([1, 2, 3, 4, 5, 6, -7])
+    assert not distribution.is_chief(strategy)
+    ours = [np.full((2, 2), 90, np.float32), np.full(2, 80, np.float32)]
+    square, pair = distribution.from_chief(strategy, ours)
+    np.testing.assert_array_equal(square, [[2, 3], [4, 5]])
+    np.testing.assert_array_equal(pair, [6, -7])
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+@pytest.mark.parametrize("ours", [True, False])
+def test_all_agree_only_if_all_say_yes(theirs, ours):
+    strategy = Workers(int(theirs))
+    assert distribution.all_agree(strategy, ours) == (theirs and ours)
+
+
+def test_worker_with_other_records_is_named_on_every_worker():
+    same, other = "0123456789abcdef", "f123456789abcdef"
+    digests = {"code": same, "records": other}
+    first = [int(same[:15], 16)] * 2
+    with pytest.raises(ValueError, match="the same records: copy them"):
+        distribution.check_agreement(Workers(first), digests, "copy them")
+    distribution.check_agreement(
+        Workers(first), {"code": same, "records": same}, "copy them"
+    )

@@ -19,6 +19,7 @@ from trainer.training import (
     distribution,
     loop,
     preemption,
+    profiling,
     train_step,
 )
 
@@ -320,6 +321,17 @@ def test_finished_phase_is_not_run_again(tmp_path):
         again = loop.run_phase(phase, checkpoint, lambda row: 1 / 0)
     assert again == history
     np.testing.assert_array_equal(phase.model.get_weights()[0], weights[0])
+
+
+def test_profile_of_the_first_step_alone_is_written(tmp_path):
+    strategy = make_strategy("one_device")
+    profiler = profiling.StepProfiler(str(tmp_path / "logs"), (1, 1))
+    with strategy.scope():
+        phase, checkpoint, _ = feature_phase(
+            strategy, tmp_path, 1, profiler=profiler
+        )
+        loop.run_phase(phase, checkpoint, lambda row: None)
+    assert len(list(tmp_path.glob("logs/plugins/profile/*/*.xplane.pb"))) == 1
 
 
 @pytest.mark.parametrize(
