@@ -2,10 +2,10 @@
 
     python -m tests.mutants --count=40 --rooms=trainer/evaluation,trainer/data
 
-Each bug goes into a copy of the tree, where the fast tests that run its line, as
-`make mutants` finds out first, run in a fork, and if these pass the slow ones of
-its file. What was found counts until file or tests change: a sample that is
-stopped goes on, and one whose survivors have better tests now is tried again.
+Each bug goes into a copy of the tree, where the fast tests that run its line
+(`make mutants` finds out first) run in a fork, and if these pass the slow ones
+of its file. What was found counts until file or tests change: a sample that is
+stopped goes on, and one whose survivors have better tests is tried again.
 """
 
 import ast
