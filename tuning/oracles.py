@@ -49,8 +49,6 @@ def make_oracle(
         hyperparameters=hyperparameters,
         # keras-tuner takes 0 for no seed.
         seed=seed + 1,
-        allow_new_entries=False,
-        tune_new_entries=False,
         # Any number of failed trials in a row is told, not fatal.
         max_consecutive_failed_trials=10**9,
         **size,

@@ -5,7 +5,8 @@
 
 Builds records and trains a short run for those that need one. A benchmark that
 cannot run is named with its last words. Leaves ratios.json, ratios.md and
-ratios.png; the ratios of each are from one run of it.
+ratios.png after each; its ratios are from one run of it, and stay there when
+others are run again with `--only`.
 """
 
 import json
@@ -14,6 +15,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 from absl import app, flags
@@ -93,16 +95,30 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def measure(name: str, places: dict[str, str], found: dict) -> None:
+    """Runs a benchmark, and puts its ratios in place of earlier ones."""
+    with tempfile.NamedTemporaryFile("r") as file:
+        os.environ[ratios.FILE] = file.name
+        found["not_run"].pop(name, None)
+        try:
+            run(
+                f"tests.benchmarks.{name}",
+                *(a.format(**places) for a in _BENCHMARKS[name]),
+            )
+        except subprocess.CalledProcessError as error:
+            found["not_run"][name] = error.stderr.strip().splitlines()[-1]
+        rows = [{"benchmark": name} | json.loads(line) for line in file]
+    others = [row for row in found["ratios"] if row["benchmark"] != name]
+    order = list(_BENCHMARKS).index
+    found["ratios"] = sorted(rows + others, key=lambda r: order(r["benchmark"]))
+
+
 def main(argv):
     del argv
     output = pathlib.Path(FLAGS.output_dir)
     places = {name: str(output / name) for name in ("records", "run")}
     places["weights"] = FLAGS.weights
     os.makedirs(output, exist_ok=True)
-    kept = output / "ratios.jsonl"
-    kept.write_text("")
-    os.environ[ratios.FILE] = str(kept)
-    skipped = {}
     if not (output / "run" / paths.SUCCESS_FILE).exists():
         run(
             "trainer.data.build_records",
@@ -115,19 +131,19 @@ def main(argv):
             "--fine_tune_epochs=1",
             "--export_formats=saved_model,onnx",
         )
-    for name in FLAGS.only or _BENCHMARKS:
-        arguments = [a.format(**places) for a in _BENCHMARKS[name]]
-        try:
-            run(f"tests.benchmarks.{name}", *arguments)
-        except subprocess.CalledProcessError as error:
-            skipped[name] = error.stderr.strip().splitlines()[-1]
-    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    kept = output / "ratios.json"
     machine = describe_machine()
-    found = {"machine": machine, "ratios": rows, "not_run": skipped}
-    (output / "ratios.json").write_text(json.dumps(found, indent=2) + "\n")
-    (output / "ratios.md").write_text(markdown(machine, rows, skipped))
-    draw(rows, output / "ratios.png")
-    print(markdown(machine, rows, skipped), end="")
+    found = {"ratios": [], "not_run": {}}
+    if kept.exists() and json.loads(kept.read_text())["machine"] == machine:
+        found = json.loads(kept.read_text())
+    found["machine"] = machine
+    for name in FLAGS.only or _BENCHMARKS:
+        measure(name, places, found)
+        kept.write_text(json.dumps(found, indent=2) + "\n")
+        table = markdown(machine, found["ratios"], found["not_run"])
+        (output / "ratios.md").write_text(table)
+        draw(found["ratios"], output / "ratios.png")
+    print(table, end="")
 
 
 if __name__ == "__main__":
