@@ -138,6 +138,10 @@ def main(argv):
     for _ in range(FLAGS.num_rounds):
         for name, turns in rounds.items():
             turns.append(take_turn(name))
+            print(
+                f"{name}: {turns[-1][0]:.1f} s, {turns[-1][1]:.2f} s",
+                flush=True,
+            )
     print(f"{'':<22}{'s to first step':>16}{'images/s':>10}")
     for name, turns in rounds.items():
         starts, steps = zip(*turns, strict=True)

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from tests.benchmarks.ratios import tell
 from trainer.data import input_pipeline, preprocessing
 from trainer.export import signature
 
@@ -130,7 +131,13 @@ def main(argv):
         }
         bound["serving_default"] = lambda e=encoded: serve(e)
         print(f"Batches of {size}:")
-        show(time_in_turns(bound, max(5, FLAGS.num_rounds // size)), anchor)
+        times = time_in_turns(bound, max(5, FLAGS.num_rounds // size))
+        show(times, anchor)
+        ours = times[signature.PIXELS]
+        for name in sorted(calls.keys() - {signature.PIXELS}):
+            # Of single calls the middle half.
+            middle = np.percentile(times[name] / ours, [25, 50, 75])
+            tell(f"A call with {size} images", name, middle)
 
 
 if __name__ == "__main__":

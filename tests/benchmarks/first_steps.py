@@ -36,6 +36,8 @@ class Clock:
         # A second trace, of what the first step created, is none of them.
         gaps = [b - a for a, b in zip([second, *others], others, strict=False)]
         print(first, statistics.median(gaps), flush=True)
+        if '"index": 1' in os.environ.get("TF_CONFIG", ""):
+            time.sleep(600)  # The first worker may still read what it sent.
         os._exit(0)
 
 
