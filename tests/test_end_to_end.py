@@ -187,19 +187,19 @@ def test_finished_run_started_again_exports_nothing_new(workspace):
     assert os.listdir(workspace / "run/export") == ["1"]
 
 
-def test_finished_run_is_exported_as_onnx_when_asked_to(workspace, tmp_path):
-    pytest.importorskip("tf2onnx")
+def test_finished_run_is_exported_as_asked_later(workspace, tmp_path):
+    pytest.importorskip("ai_edge_litert")
     shutil.copytree(workspace / "run", tmp_path / "run")
     arguments = runs.train_arguments(workspace, tmp_path / "run")
     runs.command(
-        "trainer.task", *arguments, "--export_formats=saved_model,onnx"
+        "trainer.task", *arguments, "--export_formats=saved_model,litert"
     )
     version = tmp_path / "run/export/2"
     manifest = json.loads((version / "manifest.json").read_text())
-    assert "assets.extra/pixels.onnx" in manifest["files"]
+    assert "assets.extra/pixels.tflite" in manifest["files"]
     blessing = json.loads((version / "blessing.json").read_text())
     assert blessing["blessed"]
-    assert "onnx" in [check["name"] for check in blessing["checks"]]
+    assert "litert" in [check["name"] for check in blessing["checks"]]
 
 
 def test_reloaded_keras_file_gives_the_evaluated_probabilities(workspace):

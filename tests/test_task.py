@@ -175,14 +175,21 @@ def test_workers_share_what_a_continuation_may_change():
     assert longer.differences(cfg) == {}
 
 
-def test_onnx_without_its_extra_is_refused_before_training(parse, monkeypatch):
+@pytest.mark.parametrize(
+    ("package", "name"), [("tf2onnx", "onnx"), ("ai_edge_litert", "litert")]
+)
+def test_format_without_its_extra_is_refused_before_training(
+    parse, monkeypatch, package, name
+):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda n: None if n == "tf2onnx" else find(n),
+        lambda n: None if n == package else find(n),
     )
-    with pytest.raises(ValueError, match=r"install .*'lightbox\[onnx\]'"):
-        pipeline.run(parse("--export_formats=saved_model,onnx"))
+    with pytest.raises(
+        ValueError, match=rf"{package}: install .*'lightbox\[{name}\]'"
+    ):
+        pipeline.run(parse("--export_formats=saved_model,onnx,litert"))
     with pytest.raises(ValueError, match="--export_formats must be one of"):
         parse("--export_formats=onnx")

@@ -207,8 +207,14 @@ class TrainConfig:
     )
     export_formats: str = setting(
         "saved_model",
-        "saved_model, or saved_model,onnx: pixels for ONNX Runtime, too.",
-        choices=("saved_model", "saved_model,onnx"),
+        "saved_model, and after a comma onnx or litert: files of the signature "
+        "of pixels for ONNX Runtime and LiteRT, too.",
+        choices=(
+            "saved_model",
+            "saved_model,onnx",
+            "saved_model,litert",
+            "saved_model,onnx,litert",
+        ),
         varies=BETWEEN_STARTS,
     )
     num_folds: int = setting(

@@ -23,7 +23,7 @@ from trainer.evaluation import (
 from trainer.evaluation.predictions import Predictions, concatenate
 from trainer.export import (
     blessing,
-    onnx_file,
+    runtime_files,
     saved_model,
     serving_module,
     signature,
@@ -64,8 +64,7 @@ def run(cfg: config.TrainConfig) -> str:
         FileExistsError: if another run writes to the job directory.
     """
     # What comes after hours of training is checked before.
-    if "onnx" in cfg.export_formats:
-        onnx_file.require_converter()
+    runtime_files.require_converters(cfg.export_formats.split(","))
     calibration.parse_rule(cfg.operating_point)
     metrics.parse_prevalences(cfg.prevalences.split(","))
     _read_columns(cfg)
@@ -340,8 +339,8 @@ def _export(
             signature.MODEL_NAME, cfg.image_size, info.channels
         )
     }
-    if "onnx" in cfg.export_formats:
-        extra[signature.ONNX_FILE] = module.to_onnx()
+    for name in cfg.export_formats.split(",")[1:]:
+        extra[signature.RUNTIME_FILES[name]] = module.convert(name)
     version_dir = saved_model.export_version(
         module,
         export_dir,

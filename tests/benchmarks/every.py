@@ -129,7 +129,7 @@ def main(argv):
             "trainer.task",
             *(a.format(**places) for a in (_RECORDS, _RUN, _WEIGHTS)),
             "--fine_tune_epochs=1",
-            "--export_formats=saved_model,onnx",
+            "--export_formats=saved_model,onnx,litert",
         )
     kept = output / "ratios.json"
     machine = describe_machine()

@@ -1,4 +1,4 @@
-"""An exported version beside `model.export`, ONNX Runtime and OpenVINO.
+"""An exported version beside `model.export`, ONNX Runtime, OpenVINO, LiteRT.
 
     python -m tests.benchmarks.export --job_dir=run --data_dir=records
 
@@ -6,8 +6,8 @@ All take turns on the same pixels of float32, with the same number of threads,
 the SavedModels in sessions of the C++ runtime as in TF Serving. Per batch size:
 median milliseconds, and the median over rounds of how many times as long as
 ONNX Runtime each took, with the middle half. OpenVINO is asked if it is
-installed, and ONNX Runtime if the run was given
---export_formats=saved_model,onnx.
+installed, and ONNX Runtime and LiteRT if the run was given
+--export_formats=saved_model,onnx,litert.
 """
 
 import os
@@ -56,6 +56,14 @@ def onnx_call(path: str):
     return lambda pixels: session.run(None, {signature.PIXELS_INPUT: pixels})
 
 
+def litert_call(path: str):
+    from ai_edge_litert import interpreter
+
+    run = interpreter.Interpreter(path, num_threads=FLAGS.num_threads)
+    run = run.get_signature_runner()
+    return lambda pixels: run(**{signature.PIXELS_INPUT: pixels})
+
+
 def openvino_call(path: str):
     import openvino
 
@@ -68,7 +76,10 @@ def openvino_call(path: str):
 def make_calls() -> dict:
     """A function of a batch of pixels for each."""
     version = os.path.join(FLAGS.job_dir, "export", str(FLAGS.version))
-    path = os.path.join(version, signature.ONNX_FILE)
+    path, litert_path = (
+        os.path.join(version, signature.RUNTIME_FILES[name])
+        for name in ("onnx", "litert")
+    )
     calls = {signature.PIXELS: session_call(version, signature.PIXELS)}
     model = keras.models.load_model(
         os.path.join(FLAGS.job_dir, "medical_image_classifier.keras"),
@@ -77,6 +88,8 @@ def make_calls() -> dict:
     with tempfile.TemporaryDirectory() as directory:
         model.export(directory, verbose=False)
         calls["model.export"] = session_call(directory, "serving_default")
+    if os.path.exists(litert_path):
+        calls["LiteRT"] = litert_call(litert_path)
     if os.path.exists(path):
         calls["ONNX Runtime"] = onnx_call(path)
         try:

@@ -150,7 +150,7 @@ def test_missing_warmup_record_and_tight_limits_fail_their_checks(
 
 
 @pytest.mark.parametrize("is_other", [False, True])
-def test_onnx_file_is_tried_by_its_own_runtime(
+def test_files_of_other_runtimes_are_tried_by_them(
     is_other,
     version,
     module,
@@ -159,27 +159,29 @@ def test_onnx_file_is_tried_by_its_own_runtime(
     tiny_records,
     predictions_path,
 ):
-    pytest.importorskip("tf2onnx")
-    runtime = pytest.importorskip("onnxruntime")
+    for package in ("tf2onnx", "onnxruntime", "ai_edge_litert"):
+        pytest.importorskip(package)
+    import onnxruntime
+
     if is_other:
         module = make_module(classifier_model, detector, num_views=2)
-    (version / signature.ONNX_FILE).write_bytes(module.to_onnx())
-    session = runtime.InferenceSession(version / signature.ONNX_FILE)
+    for name, path in signature.RUNTIME_FILES.items():
+        (version / path).write_bytes(module.convert(name))
+    session = onnxruntime.InferenceSession(version / "assets.extra/pixels.onnx")
     described = session.get_modelmeta().custom_metadata_map
     assert json.loads(described["class_names"]) == list(CLASS_NAMES)
     facts = versions.read_manifest(str(version))
     del facts["files"]
-    # The file is a second copy of the weights, and does not count; an ensemble
-    # may be as large as its members.
+    # The files are copies of the weights, and do not count; an ensemble may be
+    # as large as its members.
     versions.write_manifest(str(version), facts | {"members": 2})
     checks = run_checks(
         version, tiny_records, predictions_path, max_megabytes=10.0
     )
-    assert failed(checks) == ({"onnx"} if is_other else set())
+    assert failed(checks) == ({"onnx", "litert"} if is_other else set())
     sentence = "not what is served" if is_other else "probabilities lie within"
-    assert f"ONNX Runtime's {sentence}" in checks["onnx"]["detail"].replace(
-        "probabilities is ", ""
-    )
+    for name in signature.RUNTIME_FILES:
+        assert sentence in checks[name]["detail"]
 
 
 def test_half_a_graph_fails_to_load(version, tiny_records, predictions_path):

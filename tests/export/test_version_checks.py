@@ -11,7 +11,7 @@ from tests.samples import encode
 from trainer.data import preprocessing
 from trainer.export import (
     evaluated_images,
-    onnx_file,
+    runtime_files,
     signature,
     version_checks,
     versions,
@@ -216,21 +216,23 @@ def test_broken_images_that_do_harm_fail(version, evaluated, change, detail):
         version_checks._check_bad_input(version, evaluated.images[5])
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "litert"])
 @pytest.mark.parametrize(
     ("key", "change", "detail"),
     [
         ("score", lambda v: v, "lie within 2.9e-08"),
-        ("probabilities", lambda v: v + 2e-4, "Runtime's probabilities is not"),
-        ("decision", np.logical_not, "Runtime's decision is not"),
+        ("probabilities", lambda v: v + 2e-4, "Its probabilities is not"),
+        ("decision", np.logical_not, "Its decision is not"),
         ("score", None, "The file has the outputs"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 32])
-def test_onnx_runtime_answers_alike_alone_and_in_a_batch(
-    version, evaluated, monkeypatch, key, change, detail, size
+def test_other_runtimes_answer_alike_alone_and_in_a_batch(
+    version, evaluated, monkeypatch, key, change, detail, size, runtime
 ):
-    def answer(path, pixels):
-        assert path == version.directory + "/assets.extra/pixels.onnx"
+    def answer(name, path, pixels):
+        assert name == runtime
+        assert path == f"{version.directory}/{signature.RUNTIME_FILES[name]}"
         outputs = version.call("pixels", pixels)
         outputs = {k: v for k, v in outputs.items() if v.dtype != object}
         if len(pixels) == size:
@@ -238,34 +240,37 @@ def test_onnx_runtime_answers_alike_alone_and_in_a_batch(
             outputs |= {key: change(value)} if change else {}
         return outputs
 
-    monkeypatch.setattr(onnx_file, "answer", answer)
+    monkeypatch.setattr(runtime_files, "answer", answer)
     if "lie" in detail:
-        assert detail in version_checks._check_onnx(version, evaluated)
+        assert detail in version_checks._check_runtime(
+            runtime, version, evaluated
+        )
         return
     with pytest.raises(CheckError, match=detail):
-        version_checks._check_onnx(version, evaluated)
+        version_checks._check_runtime(runtime, version, evaluated)
 
 
-def test_onnx_file_of_another_model_is_told_from_the_predictions(
+def test_file_of_another_model_is_told_from_the_predictions(
     version, evaluated, monkeypatch
 ):
     version.change = at(3, "probabilities", (0.9, 0.10003))
     monkeypatch.setattr(
-        onnx_file,
+        runtime_files,
         "answer",
-        lambda _, pixels: {
+        lambda name, path, pixels: {
             k: v
             for k, v in version.call("pixels", pixels).items()
             if v.dtype != object
         },
     )
     with pytest.raises(CheckError, match=r"within 3\.0e-05"):
-        version_checks._check_onnx(version, evaluated)
+        version_checks._check_runtime("onnx", version, evaluated)
 
 
 def test_size_counts_what_is_served_for_each_member(version, tmp_path):
     (tmp_path / "assets.extra").mkdir()
-    (tmp_path / signature.ONNX_FILE).write_bytes(b"x" * 10**6)
+    for name in signature.RUNTIME_FILES.values():
+        (tmp_path / name).write_bytes(b"x" * 10**6)
     served = sum(
         path.stat().st_size
         for path in tmp_path.iterdir()

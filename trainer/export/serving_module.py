@@ -12,7 +12,7 @@ from tensorflow.python.framework import convert_to_constants
 
 from trainer.data import preprocessing
 from trainer.data.images.image import Window
-from trainer.export import onnx_file, signature
+from trainer.export import runtime_files, signature
 from trainer.model import folding, out_of_distribution, saliency, views
 
 # Images in the network at a time. A larger batch goes through it in parts:
@@ -210,10 +210,15 @@ class ServingModule(tf.Module):
         shape = [None, self._image_size, self._image_size, self._channels]
         return tf.TensorSpec(shape, tf.float32, signature.PIXELS_INPUT)
 
-    def to_onnx(self) -> bytes:
-        """The signature of pixels as an ONNX file; takes batches whole."""
+    def convert(self, name: str) -> bytes:
+        """The signature of pixels as a file of another format.
+
+        It takes batches whole; see `runtime_files`.
+        """
         names = [name.decode() for name in self._class_names.numpy()]
-        return onnx_file.convert(self._serve_pixels, self._pixels_spec, names)
+        return runtime_files.convert(
+            name, self._serve_pixels, self._pixels_spec, names
+        )
 
     def signatures(self) -> dict:
         """Concrete functions by the name of their signature."""

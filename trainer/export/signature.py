@@ -46,8 +46,11 @@ OVERLAY = "overlay_bytes"
 # Files of a version.
 MODEL_NAME = "classifier"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
-# Of --export_formats=saved_model,onnx. TF Serving does not look there.
-ONNX_FILE = "assets.extra/pixels.onnx"
+# Of other formats in --export_formats. TF Serving does not look there.
+RUNTIME_FILES = {
+    "onnx": "assets.extra/pixels.onnx",
+    "litert": "assets.extra/pixels.tflite",
+}
 DATASET_ASSET = "dataset.json"
 MANIFEST_FILE = "manifest.json"  # facts, and the sha256 of every file
 BLESSING_FILE = "blessing.json"  # see `trainer.export.blessing`

@@ -5,6 +5,7 @@ Serving does; no Python function of the SavedModel is made. Each check
 returns a sentence on what it saw, or raises `CheckError`.
 """
 
+import functools
 import itertools
 import os
 import time
@@ -19,7 +20,7 @@ from trainer.export import (
     evaluated_images,
     loaded_version,
     oldest_tensorflow,
-    onnx_file,
+    runtime_files,
     signature,
     versions,
     warmup,
@@ -91,8 +92,12 @@ def run_checks(
             version, evaluated.images[0], max_latency_ms
         ),
     }
-    if signature.ONNX_FILE in paths.list_files(version_dir):
-        trials["onnx"] = lambda: _check_onnx(version, evaluated)
+    present = paths.list_files(version_dir)
+    for runtime, path in signature.RUNTIME_FILES.items():
+        if path in present:
+            trials[runtime] = functools.partial(
+                _check_runtime, runtime, version, evaluated
+            )
     return checks + [_run(name, check) for name, check in trials.items()]
 
 
@@ -132,7 +137,8 @@ def _check_manifest(version_dir: str) -> str:
 
 
 def _check_size(version_dir: str, max_megabytes: float) -> str:
-    names = {*paths.list_files(version_dir)} - {signature.ONNX_FILE}
+    extra = signature.RUNTIME_FILES.values()
+    names = {*paths.list_files(version_dir)} - {*extra}
     size = sum(os.path.getsize(os.path.join(version_dir, n)) for n in names)
     manifest = versions.read_manifest(version_dir)
     limit = max_megabytes * manifest.get("members", 1)
@@ -275,17 +281,19 @@ def _gap(outputs, evaluated) -> float:
     return float(np.max(np.nan_to_num(gaps, nan=1.0)))
 
 
-def _check_onnx(
-    version: LoadedVersion, evaluated: evaluated_images.EvaluatedImages
+def _check_runtime(
+    runtime: str,
+    version: LoadedVersion,
+    evaluated: evaluated_images.EvaluatedImages,
 ) -> str:
-    """ONNX Runtime gives the same outputs, in a batch and alone."""
-    path = os.path.join(version.directory, signature.ONNX_FILE)
+    """Another runtime gives the same outputs, in a batch and alone."""
+    path = os.path.join(version.directory, signature.RUNTIME_FILES[runtime])
     pixels = _prepare(version, evaluated)
     asked = evaluated.head(len(pixels))
     served = version.call(signature.PIXELS, pixels)
     served = {k: v for k, v in served.items() if v.dtype != object}
     for chosen in (slice(None), slice(1)):
-        outputs = onnx_file.answer(path, pixels[chosen])
+        outputs = runtime_files.answer(runtime, path, pixels[chosen])
         if set(outputs) != set(served):
             raise CheckError(f"The file has the outputs {sorted(outputs)}.")
         for name, values in outputs.items():
@@ -295,11 +303,9 @@ def _check_onnx(
                     values, served[name][chosen], 1e-4, TOLERANCE
                 )
             if not np.all(is_same):
-                raise CheckError(
-                    f"ONNX Runtime's {name} is not what is served."
-                )
-    gap = _gap(onnx_file.answer(path, pixels), asked)
-    detail = f"ONNX Runtime's probabilities lie within {gap:.1e}."
+                raise CheckError(f"Its {name} is not what is served.")
+    gap = _gap(runtime_files.answer(runtime, path, pixels), asked)
+    detail = f"Its probabilities lie within {gap:.1e} of predictions.csv."
     if gap > TOLERANCE:
         raise CheckError(detail)
     return detail
