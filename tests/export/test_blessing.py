@@ -18,8 +18,6 @@ from trainer.data import input_pipeline, preprocessing
 from trainer.evaluation.predictions import make_predictions
 from trainer.export import (
     blessing,
-    evaluated_images,
-    loaded_version,
     signature,
     version_checks,
     versions,
@@ -64,12 +62,6 @@ def predictions_path(classifier_model, tiny_records, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def loaded(exported):
-    """The version in memory, once for what changes none of its files."""
-    return loaded_version.load(exported, evaluated_images.read_info(exported))
-
-
 @pytest.fixture
 def version(exported, tmp_path):
     """A copy to damage."""
@@ -103,27 +95,6 @@ def test_sound_version_is_blessed_by_a_new_process(
     assert all(check["passed"] for check in content["checks"])
     # It is not one of the files it is about: it may be written again.
     assert versions.changed_files(str(version)) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "detail"),
-    [
-        ("score", lambda scores: scores * np.nan, "score that is not finite"),
-        ("valid", np.zeros_like, "what is no image"),
-    ],
-)
-def test_warming_with_what_gives_no_answer_fails(
-    loaded, monkeypatch, name, change, detail
-):
-    real = loaded_version.LoadedVersion.call
-
-    def call(*arguments):
-        outputs = real(*arguments)
-        return outputs | {name: change(outputs[name])}
-
-    monkeypatch.setattr(loaded_version.LoadedVersion, "call", call)
-    with pytest.raises(version_checks.CheckError, match=detail):
-        version_checks._check_warmup(loaded)
 
 
 def test_missing_warmup_record_and_tight_limits_fail_their_checks(

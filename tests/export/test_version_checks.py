@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.samples import encode
 from trainer.data import preprocessing
@@ -15,6 +16,7 @@ from trainer.export import (
     signature,
     version_checks,
     versions,
+    warmup,
 )
 from trainer.export.version_checks import TOLERANCE, CheckError
 
@@ -265,6 +267,54 @@ def test_file_of_another_model_is_told_from_the_predictions(
     )
     with pytest.raises(CheckError, match=r"within 3\.0e-05"):
         version_checks._check_runtime("onnx", version, evaluated)
+
+
+@pytest.fixture
+def warm(version, tmp_path):
+    """A version that answers its warm-up requests, and their records."""
+    (tmp_path / "assets.extra").mkdir()
+    path = tmp_path / signature.WARMUP_FILE
+    path.write_bytes(warmup.make_warmup_file("classifier", SIZE, 1))
+    version.change = at(-1, "valid", True)
+    return version, list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+
+
+def rewrite(version, requests):
+    path = f"{version.directory}/{signature.WARMUP_FILE}"
+    with tf.io.TFRecordWriter(path) as writer:
+        for request in requests:
+            writer.write(request)
+
+
+@pytest.mark.parametrize("lost", [0, 4, -1])
+def test_each_signature_is_warmed_in_each_size(warm, lost):
+    version, requests = warm
+    detail = version_checks._check_warmup(version)
+    assert detail == f"All {len(requests)} records are answered."
+    rewrite(version, requests * 2)
+    version_checks._check_warmup(version)
+    most = warmup.MAX_RECORDS
+    rewrite(version, (requests * most)[: most + 1])
+    with pytest.raises(CheckError, match=f"{most + 1} records are more"):
+        version_checks._check_warmup(version)
+    del requests[lost]
+    rewrite(version, requests)
+    with pytest.raises(CheckError, match=r"No record warms \('"):
+        version_checks._check_warmup(version)
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (lambda *_: None, "Warming serving_default asks about what is no ima"),
+        (at(-1, "score", np.nan), "Warming serving_default gave score that"),
+    ],
+)
+def test_warming_with_what_gives_no_answer_fails(warm, change, detail):
+    version, _ = warm
+    version.change = change
+    with pytest.raises(CheckError, match=detail):
+        version_checks._check_warmup(version)
 
 
 def test_size_counts_what_is_served_for_each_member(version, tmp_path):

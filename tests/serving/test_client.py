@@ -12,9 +12,10 @@ from concurrent import futures
 import grpc
 import numpy as np
 import pytest
+import requests
 import trustme
 
-from serving import client
+from serving import client, rest_transport
 from tests.serving import brightness
 from tests.serving.helpers import error_of
 
@@ -251,6 +252,22 @@ def test_netrc_is_for_other_services(scripted, tmp_path, monkeypatch):
         with client.Client(scripted.target, "m", token=token) as asked:
             asked.predict([b"a"])
     assert scripted.tokens == ["Bearer secret", None]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"error": "busy"}', "busy"),
+        (b"<html>", "HTTP 502 Bad Gateway"),
+        (b"[1]", "HTTP 502 Bad Gateway"),
+        (b"{}", "HTTP 502 Bad Gateway"),
+    ],
+)
+def test_error_of_another_kind_of_server_is_its_status(content, message):
+    response = requests.Response()
+    response.status_code, response.reason = 502, "Bad Gateway"
+    response._content = content
+    assert rest_transport._error_message(response) == message
 
 
 def test_redirect_is_told_and_not_followed(scripted):

@@ -53,6 +53,19 @@ def test_client_decides_on_a_study_as_evaluation_does(rule, positive_index):
         assert combined.threshold == 0.7
 
 
+@pytest.mark.parametrize(("threshold", "is_reached"), [(0.75, 1), (0.751, 0)])
+def test_study_at_its_threshold_is_positive(threshold, is_reached):
+    p = dataclasses.replace(random_predictions(2, 2, 4, 1), positive_index=1)
+    fields = {"study_rule": "max", "study_threshold": threshold}
+    images = [
+        dataclasses.replace(answer_of(p, 0, **fields), probabilities=pair)
+        for pair in ((0.25, 0.75), (0.5, 0.5))
+    ]
+    combined = client.combine(images)
+    assert combined.score == 0.75 and combined.decision == is_reached
+    assert combined.decision_label == p.class_names[is_reached]
+
+
 def test_of_more_classes_the_mean_is_named_though_no_image_is_called_so():
     p = random_predictions(3, 3)
     names, rows = p.class_names, ([0.5, 0.4, 0.1], [0.0, 0.4, 0.6])

@@ -29,6 +29,7 @@ def directory(tmp_path):
 def test_second_is_told_who_writes_and_harms_nothing(directory):
     with locks.held(directory, "--job_dir=run"):
         name = f"process {os.getpid()} on {socket.gethostname()}, since"
+        num_open = len(os.listdir("/proc/self/fd"))
         for _ in range(2):
             with (
                 pytest.raises(
@@ -37,6 +38,7 @@ def test_second_is_told_who_writes_and_harms_nothing(directory):
                 locks.held(directory, "--job_dir=run"),
             ):
                 pass
+        assert len(os.listdir("/proc/self/fd")) == num_open
         with locks.held(os.path.join(directory, "fold"), "another"):
             assert os.listdir(directory + "/fold") == [locks.LOCK_FILE]
     # Nothing was written there.

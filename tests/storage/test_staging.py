@@ -94,6 +94,15 @@ def test_worker_reads_what_the_chief_left_and_writes_nothing(cloud, url):
     assert cloud.read(url.removeprefix("gs://")) == before
 
 
+def test_what_a_command_writes_is_in_the_bucket_whole_at_its_end(cloud, url):
+    paths.write_atomically(f"{url}/records/dataset.json", "told")
+    with staging.Workspace() as place:
+        local = place.output(f"{url}/records", "dataset.json", ["dataset.json"])
+        assert paths.read_bytes(f"{local}/dataset.json") == b"told"
+        paths.write_atomically(os.path.join(local, "new.tfrecord"), "new")
+    assert paths.read_bytes(f"{url}/records/new.tfrecord") == b"new"
+
+
 def test_streamed_records_stay_in_the_bucket(cloud, url):
     write_records(url)
     given = config.TrainConfig(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.data.builders import assert_unreadable, limits, make_nifti, read_one
-from trainer.data.images import readers
+from trainer.data.images import nifti, readers
+from trainer.data.images.image import find_window
 
 nibabel = pytest.importorskip("nibabel")
 from nibabel import orientations  # noqa: E402
@@ -111,6 +112,7 @@ def test_slope_makes_the_values():
     raw[112:120] = np.array([0.5, 7], "<f4").tobytes()  # scl_slope, scl_inter
     images = readers.decode_images(bytes(raw), 200, 400)
     assert_shown(images[-1].pixels, volume[::-1, ::-1, 6].T * 0.5 + 7, 400)
+    assert nifti._find_window(volume, 0.5, 7) == find_window(volume * 0.5 + 7)
 
 
 def test_time_and_trailing_axes():

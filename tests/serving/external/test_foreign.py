@@ -122,3 +122,10 @@ def test_record_set_is_judged_by_its_answers(save, tiny_records):
     expected = np.zeros((2, 2), int)
     np.add.at(expected, (labels, np.array(called, int)), 1)
     assert findings.split.confusion_matrix == expected.tolist()
+
+
+def test_one_signature_is_the_one_and_of_two_none_is():
+    with pytest.raises(ValueError, match=r"m has the signatures a, b: one"):
+        foreign.wrap("m", {"a": mean, "b": mean}, foreign.Meaning(NAMES))
+    with pytest.raises(ValueError, match=r"m has the signatures none: one"):
+        foreign.wrap("m", {}, foreign.Meaning(NAMES))

@@ -60,3 +60,22 @@ def test_pipe_is_not_waited_for(tmp_path, load):
     os.mkfifo(tmp_path / "saved_model.pb")
     with pytest.raises(ValueError, match=r"saved_model.pb must be a file of"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "is_plausible"),
+    [
+        ((2**26,), True),  # of four bytes: the limit itself
+        ((2**26 + 1,), False),
+        ((2**13, 2**13), True),
+        ((2**13, 2**13 + 1), False),
+        ((2**40, 0), True),
+        ((-1, 2), False),
+        ((), True),
+    ],
+)
+def test_tensor_may_claim_no_more_than_a_limit(sizes, is_plausible):
+    proto = tf.make_tensor_proto(1.0)
+    for size in sizes:
+        proto.tensor_shape.dim.add(size=size)
+    assert loader._has_plausible_size(proto) == is_plausible
