@@ -233,6 +233,7 @@ def write_manifest(tmp_path, data):
         ("path,label\na.png,NaN\n", "line 2: no label"),
         ("path,label\na.png,x|y\n", r"line 2: label x\|y names several; one"),
         ('path,label\na.png,"x\ny"\n', "line 3: .*in its label"),
+        ("path,label\na.png,x\na\x01.png,x\n", "line 3: .*in its path"),
         ("path,label\na.png\0,x\n", "NUL in line 2"),
         ("path,label,split\na.png,x,dev\n", "line 2: split dev is not train"),
         ("path,label,split\na.png,x,train\nb.png,x,\n", "a split for 1 of 2"),

@@ -33,3 +33,11 @@ def test_killed_worker_is_told_with_the_item_it_worked_on():
     )
     with pytest.raises(OSError, match=r"died on file 13; .* than 2, or leave"):
         list(work)
+
+
+def test_as_many_workers_as_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 4, 6})
+    assert parallel.default_num_workers() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert parallel.default_num_workers() == 1
