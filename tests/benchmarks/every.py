@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 
-import numpy as np
 from absl import app, flags
 
 from tests.benchmarks import ratios
@@ -78,21 +77,33 @@ def markdown(machine: dict, rows: list[dict], skipped: dict) -> str:
 def draw(rows: list[dict], path: pathlib.Path) -> None:
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.35 * len(rows)))
-    middle = np.array([row["ratio"] for row in rows])
-    ends = np.array([[row["low"], row["high"]] for row in rows]).T
-    axes.errorbar(
-        middle, range(len(rows)), xerr=np.abs(ends - middle), fmt="o", capsize=3
-    )
+    figure, axes = pyplot.subplots(figsize=(8, 0.7 + 0.19 * len(rows)))
+    for place, row in enumerate(rows):
+        faster, slower = row["low"] > 1, row["high"] < 1
+        axes.plot(
+            [row["low"], row["ratio"], row["high"]],
+            [place] * 3,
+            color="tab:green" if faster else "tab:red" if slower else "grey",
+            marker="o",
+            markersize=4,
+            markevery=[1],
+        )
     axes.set_yticks(
-        range(len(rows)), [f"{r['what']} / {r['peer']}" for r in rows]
+        range(len(rows)),
+        [f"{row['what']} / {row['peer']}" for row in rows],
+        fontsize=7.5,
     )
     axes.set_xscale("log")
-    axes.axvline(1, color="grey", linewidth=0.8)
-    axes.invert_yaxis()
-    axes.set_xlabel("times as fast (1: equally fast)")
+    ticks = [0.5, 1, 2, 5, 10, 20, 50]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7.5)
+    axes.minorticks_off()
+    axes.grid(axis="x", color="0.9")
+    axes.axvline(1, color="0.4", linewidth=0.8)
+    axes.set_ylim(len(rows) - 0.3, -0.7)
+    axes.set_xlabel("times as fast (1: equally fast)", fontsize=7.5)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def measure(name: str, places: dict[str, str], found: dict) -> None:
