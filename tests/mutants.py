@@ -116,8 +116,9 @@ def near_tests(
 ) -> Iterator[tuple[str, list[str]]]:
     """Marks and tests: fast ones that run a line, then the slow of its file.
 
-    Nearest are tests of the file, of its folder, and that name it. What runs at
-    import, or once for many tests, is left to all of the three nearest files.
+    Nearest are tests of the file, of its folder, and that name it. All tests of
+    the nearest file come next; of what runs at import, or once for many tests,
+    those of the nearest three.
     """
     *room, stem = path.relative_to(ROOT).with_suffix("").parts
     folder = ROOT.joinpath("tests", *(p for p in room if p != "trainer"))
@@ -144,8 +145,9 @@ def near_tests(
             :_MOST_TESTS
         ],
     )
-    if any(phase != "run" for _, _, phase in runs) or not runs:
-        yield "not slow", names[:3]
+    is_shared = not runs or any(phase != "run" for _, _, phase in runs)
+    # Of processes that tests start, nothing is known.
+    yield "not slow", names[: 3 if is_shared else 1]
     slow = [n for n in names[:3] if "mark.slow" in (ROOT / n).read_text()]
     yield "slow", slow[:1]
 

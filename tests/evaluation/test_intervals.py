@@ -199,3 +199,12 @@ def test_resamples_do_not_depend_on_chunks():
     parts = list(resampling.resample_weights(groups, 50, 3, width=300_000))
     assert len(whole) == 1 and len(parts) > 5
     np.testing.assert_array_equal(whole[0], np.concatenate(parts))
+
+
+def test_a_constant_and_another_are_not_taken_for_alike():
+    constant = 0.9, np.full(50, 0.9), (0.8, 0.95)
+    other = 0.7, np.random.default_rng(0).normal(0.7, 0.1, 50), (0.6, 0.8)
+    low, high = intervals.difference_interval(constant, other, 30)
+    # As of two that are independent: Newcombe's.
+    assert low == pytest.approx(0.2 - math.hypot(0.1, 0.1))
+    assert high == pytest.approx(0.2 + math.hypot(0.05, 0.1))

@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
 
 from tests.samples import encode
 from trainer.data import preprocessing
@@ -61,7 +62,7 @@ class Version:
     Rows of what is no evaluated image are -1.
     """
 
-    pixels_shape = (None, SIZE, SIZE, 1)
+    pixels_shape = [None, SIZE, SIZE, 1]
     info = types.SimpleNamespace(
         class_names=CLASS_NAMES, num_classes=2, positive_index=POSITIVE
     )
@@ -267,6 +268,80 @@ def test_file_of_another_model_is_told_from_the_predictions(
     )
     with pytest.raises(CheckError, match=r"within 3\.0e-05"):
         version_checks._check_runtime("onnx", version, evaluated)
+
+
+def make_meta_graph(version, **facts):
+    """The contract of a binary model, as TensorFlow writes it down."""
+    floats, strings, truths = tf.float32, tf.string, tf.bool
+    outputs = {
+        "probabilities": (floats, [None, 2]),
+        "label": (strings, [None]),
+        "label_index": (tf.int32, [None]),
+        "score": (floats, [None]),
+        "valid": (truths, [None]),
+        "class_names": (strings, [None, 2]),
+        "prediction_set": (truths, [None, 2]),
+        "out_of_distribution": (floats, [None]),
+        "is_out_of_distribution": (truths, [None]),
+        "decision": (truths, [None]),
+        "decision_label": (strings, [None]),
+        "threshold": (floats, [None]),
+        **facts,
+    }
+    encoded = {"image_bytes": (strings, [None])}
+    graph = meta_graph_pb2.MetaGraphDef()
+    for name, given, more in (
+        ("serving_default", encoded, {}),
+        ("explain", encoded, {"overlay_bytes": (strings, [None])}),
+        ("pixels", {"pixels": (floats, version.pixels_shape)}, {}),
+    ):
+        definition = graph.signature_def[name]
+        for infos, tensors in (
+            (definition.inputs, given),
+            (definition.outputs, outputs | more),
+        ):
+            for key, (dtype, shape) in tensors.items():
+                infos[key].dtype = dtype.as_datatype_enum
+                shape = tf.TensorShape(shape).as_proto()
+                infos[key].tensor_shape.CopyFrom(shape)
+    return graph
+
+
+def change_facts(version, **facts):
+    manifest = versions.read_manifest(version.directory) | facts
+    del manifest["files"]
+    versions.write_manifest(version.directory, manifest)
+
+
+def test_signatures_are_those_of_the_contract(version):
+    version.meta_graph = make_meta_graph(version)
+    detail = version_checks._check_signatures(version)
+    assert "serving_default, explain, pixels" in detail
+    study = {
+        "study_rule": (tf.string, [None]),
+        "study_threshold": (tf.float32, [None]),
+    }
+    version.meta_graph = make_meta_graph(version, **study)
+    with pytest.raises(CheckError, match=r"study_rule.* must be"):
+        version_checks._check_signatures(version)
+    change_facts(version, study={"rule": "mean"})
+    version_checks._check_signatures(version)
+    change_facts(version, study=None, detector=False)
+    with pytest.raises(CheckError, match="out_of_distribution"):
+        version_checks._check_signatures(version)
+
+
+@pytest.mark.parametrize("name", ["serving_default", "explain", "pixels"])
+def test_signature_that_is_absent_or_another_is_named(version, name):
+    version.meta_graph = make_meta_graph(version)
+    inputs = version.meta_graph.signature_def[name].inputs
+    (given,) = inputs.values()
+    given.dtype = tf.float64.as_datatype_enum
+    with pytest.raises(CheckError, match=f"{name} has .*float64"):
+        version_checks._check_signatures(version)
+    del version.meta_graph.signature_def[name]
+    with pytest.raises(CheckError, match=f"There is no signature {name}"):
+        version_checks._check_signatures(version)
 
 
 @pytest.fixture

@@ -257,3 +257,12 @@ def test_directory_that_is_written_anew_keeps_what_is_not_its_own(
     first, *_, last = changes(cloud, url)
     assert first.startswith("DELETE") and "dataset.json" in first
     assert last.startswith("POST /upload")
+
+
+def test_what_a_killed_process_tried_to_write_is_not_brought_here(
+    cloud, url, tmp_path
+):
+    for name in ("config.json", mirror._WRITE_CHECK):
+        paths.write_atomically(f"{url}/{name}", "{}")
+    open_mirror(url, tmp_path / "here")
+    assert read_disk(tmp_path / "here") == {"config.json": b"{}"}
