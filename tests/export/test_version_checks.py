@@ -223,7 +223,7 @@ def test_broken_images_that_do_harm_fail(version, evaluated, change, detail):
 @pytest.mark.parametrize(
     ("key", "change", "detail"),
     [
-        ("score", lambda v: v, "lie within 2.9e-08"),
+        ("score", lambda v: v + 5e-6, "lie within 2.9e-08"),
         ("probabilities", lambda v: v + 2e-4, "Its probabilities is not"),
         ("decision", np.logical_not, "Its decision is not"),
         ("score", None, "The file has the outputs"),
@@ -410,6 +410,14 @@ def test_size_counts_what_is_served_for_each_member(version, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"members": 2}))
     limit = (served + 100) / 2e6
     version_checks._check_size(str(tmp_path), limit)
+
+
+def test_manifest_tells_how_many_files_are_whole(version, tmp_path):
+    detail = version_checks._check_manifest(version.directory)
+    assert detail == "All 1 files are as they were exported."
+    (tmp_path / "weights").write_bytes(b"y" * 3000)
+    with pytest.raises(CheckError, match=r"^weights is not the file that was"):
+        version_checks._check_manifest(version.directory)
 
 
 def test_a_slow_version_fails_by_its_median(version, evaluated, monkeypatch):

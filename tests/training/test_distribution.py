@@ -86,6 +86,30 @@ def test_float16_without_a_gpu_is_warned_of(caplog):
     ]
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "name"),
+    [
+        ([(8, 0)], "mixed_bfloat16"),
+        ([(9, 0), (8, 6)], "mixed_bfloat16"),
+        ([(8, 6), (7, 0)], "mixed_float16"),
+        ([(7, 5)], "mixed_float16"),
+        ([(6, 1), (8, 0)], "float32"),
+        ([None], "float32"),
+    ],
+)
+def test_precision_auto_is_what_the_oldest_gpu_is_fast_at(
+    monkeypatch, capabilities, name
+):
+    def describe(capability):
+        return {"compute_capability": capability} if capability else {}
+
+    monkeypatch.setattr(
+        tf.config, "list_physical_devices", lambda kind: capabilities
+    )
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", describe)
+    assert distribution.choose_precision("auto") == name
+
+
 class Workers:
     """Two workers, of which this process is the second: row 1 is its."""
 

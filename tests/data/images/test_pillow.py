@@ -330,6 +330,15 @@ def test_text_at_the_end_of_a_chunk_is_left_out(mode, kind):
     assert strip.strip(stripped, "png") == stripped
 
 
+@pytest.mark.parametrize(
+    ("color_type", "value"), [(0, b"\0\1"), (2, b"\0\1" * 3), (3, b"\0\x80")]
+)
+def test_transparency_is_kept(color_type, value):
+    chunk = raster.chunk(b"tRNS", value)
+    data = raster.png(8, color_type, before=chunk)
+    assert chunk in strip.strip(data, "png")
+
+
 @pytest.mark.skipif(not BRAIN.exists(), reason="brain_mri_253 is not here")
 @pytest.mark.slow
 def test_stripped_bytes_decode_as_the_original_in_tensorflow():

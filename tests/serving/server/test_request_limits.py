@@ -1,18 +1,20 @@
 """Requests that are too large or too slow, and what is counted of them."""
 
+import asyncio
 import collections
 import functools
 import socket
 import threading
 import time
+import types
 from concurrent import futures
 
 import pytest
 import requests
 from prometheus_client import parser
 
-from serving import client, local_server
-from serving.server import inference, limits, rest_handlers
+from serving import client, local_server, status_codes
+from serving.server import inference, limits, rest_api, rest_handlers
 from tests.serving import brightness
 from tests.serving.helpers import error_of
 
@@ -161,3 +163,38 @@ def test_free_memory_is_returned():
     pieces.clear()
     limits.return_free_memory()
     assert resident_mb() - before < 40, len(last)
+
+
+class Charge:
+    """Takes two bytes; says whether it has ended."""
+
+    def __init__(self):
+        self.num_bytes, self.has_ended = 0, False
+
+    def add(self, num_bytes):
+        self.num_bytes += num_bytes
+        if self.num_bytes > 2:
+            raise status_codes.StatusError("UNAVAILABLE", "too much")
+
+    def close(self):
+        self.has_ended = True
+
+
+@pytest.mark.parametrize("error", [None, ConnectionError("gone")])
+@pytest.mark.parametrize("count", [1, 3])
+def test_charge_ends_with_a_body_that_is_not_taken(error, count):
+    async def stream():
+        for _ in range(count):
+            yield b"a"
+        if error:
+            raise error
+
+    charge = Charge()
+    read = rest_api._read_body(types.SimpleNamespace(stream=stream), charge)
+    if count == 1 and error is None:
+        assert asyncio.run(read) == b"a" and not charge.has_ended
+        return
+    expected = type(error) if error else status_codes.StatusError
+    with pytest.raises(expected):
+        asyncio.run(read)
+    assert charge.has_ended
