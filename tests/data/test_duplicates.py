@@ -180,3 +180,16 @@ def test_brain_mri_253_has_no_group_across_splits_for_20_seeds():
         for pair in pairs:
             assert decided[pair.first] == decided[pair.second]
         assert 34 <= decided.count("test") <= 42
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "shift"), [(23, 1, 0), (90, 0.86, 0), (131, 0.92, 0.035)]
+)
+def test_thumbnail_of_a_part_has_the_means_of_its_stretches(size, scale, shift):
+    matrix = views._average_matrix(size, scale, shift)
+    pixels = np.random.default_rng(0).uniform(0, 255, size)
+    # Many points of each stretch; a point shows the pixel that it lies in.
+    points = (np.arange(views.SIDE * 2000) + 0.5) / (views.SIDE * 2000)
+    points = (0.5 + shift + scale * (points - 0.5)) * size
+    means = pixels[points.astype(int)].reshape(views.SIDE, -1).mean(axis=1)
+    np.testing.assert_allclose(matrix @ pixels, means, atol=0.2)

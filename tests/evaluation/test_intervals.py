@@ -172,6 +172,10 @@ def test_delong_p_value_equals_the_paired_definition():
     test = ranking.delong_test(is_positive, a, b)
     assert test.p_value == pytest.approx(expected, rel=1e-9)
     assert test.difference == pytest.approx(area_a - area_b)
+    half = 1.959964 * math.sqrt(variance)
+    assert test.interval == pytest.approx(
+        (area_a - area_b - half, area_a - area_b + half), rel=1e-5
+    )
     assert ranking.delong_test(is_positive, a, a).p_value == 1.0
     for is_rare in (np.arange(50) < 10, np.arange(50) >= 10):
         assert ranking.delong_test(is_rare, a, b)

@@ -15,7 +15,7 @@ import pytest
 import requests
 import trustme
 
-from serving import client, rest_transport
+from serving import client, rest_transport, status_codes
 from tests.serving import brightness
 from tests.serving.helpers import error_of
 
@@ -268,6 +268,17 @@ def test_error_of_another_kind_of_server_is_its_status(content, message):
     response.status_code, response.reason = 502, "Bad Gateway"
     response._content = content
     assert rest_transport._error_message(response) == message
+
+
+def test_codes_and_their_status_are_one_the_other_s():
+    codes = status_codes.CODE_OF_HTTP_STATUS
+    for status in status_codes.HTTP_STATUS.values():
+        assert status_codes.HTTP_STATUS[codes[status]] == status
+    assert (codes[400], codes[409]) == ("INVALID_ARGUMENT", "ABORTED")
+    assert (codes[408], codes[504]) == ("DEADLINE_EXCEEDED",) * 2
+    assert (codes[413], codes[429]) == ("RESOURCE_EXHAUSTED",) * 2
+    assert (codes[502], codes[503]) == ("UNAVAILABLE",) * 2
+    assert codes[500] == "INTERNAL"
 
 
 def test_redirect_is_told_and_not_followed(scripted):
