@@ -161,3 +161,13 @@ def test_absent_bucket_is_named(cloud):
         buckets.Folder("gs://lightbox-absent/a").list()
     with pytest.raises(OSError, match="gs://lightbox-absent does not exist"):
         buckets.Folder("gs://lightbox-absent/a").upload(b"", "b")
+
+
+def test_mark_of_a_folder_is_no_file(bucket_name):
+    bucket = buckets._bucket(f"gs://{bucket_name}/run")
+    for name in ("run/", "run/folder/", "run/folder/a", "run/b"):
+        bucket.blob(name).upload_from_string("1")
+    assert set(buckets.Folder(f"gs://{bucket_name}/run").list()) == {
+        "folder/a",
+        "b",
+    }

@@ -266,3 +266,34 @@ def test_what_a_killed_process_tried_to_write_is_not_brought_here(
         paths.write_atomically(f"{url}/{name}", "{}")
     open_mirror(url, tmp_path / "here")
     assert read_disk(tmp_path / "here") == {"config.json": b"{}"}
+
+
+def test_file_that_is_written_now_waits_and_one_that_goes_is_none(
+    url, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(mirror, "_SMALL", 4)
+    monkeypatch.setattr(mirror, "_HELD", 6)
+    opened = mirror.Mirror(url, str(tmp_path))
+
+    def look(is_last=False):
+        changes, num_waiting, names = opened._look(is_last)
+        return {change.name for change in changes}, num_waiting, names
+
+    write(tmp_path, "large", b"12345")
+    assert look() == (set(), 1, {"large"})
+    assert look(is_last=True) == ({"large"}, 0, {"large"})
+    settled = time.time() - mirror._SETTLED_S - 1
+    os.utime(tmp_path / "large", (settled, settled))
+    assert look() == ({"large"}, 0, {"large"})
+    # What is held in memory has an end: the rest is for the next look.
+    for name in "abc":
+        write(tmp_path, name, b"123")
+    changes, num_waiting, names = look()
+    assert len(changes) == 3 and num_waiting == 1
+    assert names == {"large", *"abc"}
+
+    def gone(path, mode):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(mirror, "open", gone, raising=False)
+    assert look() == ({"large"}, 0, {"large"})

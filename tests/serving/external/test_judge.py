@@ -1,6 +1,7 @@
 """Models that someone else trained, judged on any record set."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -227,3 +228,34 @@ def test_what_cannot_be_judged_is_named_with_what_there_is(tiny_records):
     swapped = fake_model(SWAPPED, columns=(1, 0))
     with pytest.raises(ValueError, match="same classes apart"):
         judge_by(tiny_records, fake_model(), swapped)
+
+
+@pytest.mark.parametrize(
+    ("scores", "calls", "threshold"),
+    [
+        ([0.9, 0.2, 0.4, 0.7], "1001", 0.55),
+        ([0.2, 0.4], "00", np.nextafter(np.float32(0.4).astype(float), 1)),
+        ([0.2, 0.4], "11", np.float32(0.2)),
+        ([0.4, 0.4], "01", None),
+        ([0.5, 0.4], "01", None),
+        ([], "", 0.5),
+    ],
+)
+def test_threshold_lies_between_what_is_called_either_way(
+    scores, calls, threshold
+):
+    called = np.array([call == "1" for call in calls], bool)
+    answers = types.SimpleNamespace(
+        scores=np.array([*scores, 0.99], np.float32),
+        decisions=np.append(called, False),
+        valid=np.array([True] * len(scores) + [False]),
+    )
+    model = types.SimpleNamespace(name="m")
+    if threshold is None:
+        with pytest.raises(ValueError, match="m decides against its own sc"):
+            asking._threshold(model, answers)
+        return
+    found = asking._threshold(model, answers)
+    assert found == pytest.approx(threshold, abs=1e-7)
+    above = answers.scores[:-1].astype(np.float64) >= found
+    assert np.array_equal(above, called)
