@@ -5,6 +5,7 @@ truth, and those files are thrown away: a new start tells the trials of the log
 to a fresh oracle, which is then where the old one was.
 """
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
@@ -50,7 +51,7 @@ def make_oracle(
         # keras-tuner takes 0 for no seed.
         seed=seed + 1,
         # Any number of failed trials in a row is told, not fatal.
-        max_consecutive_failed_trials=10**9,
+        max_consecutive_failed_trials=sys.maxsize,
         **size,
     )
     oracle.verbose = 0
