@@ -206,8 +206,8 @@ def test_resamples_do_not_depend_on_chunks():
 
 
 def test_a_constant_and_another_are_not_taken_for_alike():
-    constant = 0.9, np.full(50, 0.9), (0.8, 0.95)
-    other = 0.7, np.random.default_rng(0).normal(0.7, 0.1, 50), (0.6, 0.8)
+    constant = 0.5, np.full(50, 0.5), (0.4, 0.55)
+    other = 0.3, np.random.default_rng(0).normal(0.3, 0.1, 50), (0.2, 0.4)
     low, high = intervals.difference_interval(constant, other, 30)
     # As of two that are independent: Newcombe's.
     assert low == pytest.approx(0.2 - math.hypot(0.1, 0.1))
