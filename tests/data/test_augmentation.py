@@ -114,3 +114,26 @@ def test_same_seed_same_view_other_seed_other_view():
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - later).max() > 1
     assert np.abs(first - other).max() > 1
+
+
+def test_view_of_an_oblong_image_is_one_affine_map():
+    settings = augmentation.Augmentation(
+        rotation_degrees=40,
+        shift_fraction=0.3,
+        zoom_fraction=0.1,
+        vertical_flip=True,
+    )
+    draws = np.array([0.5, -0.4, -0.1, 0.2, 0.3, -0.6, 0, 0], np.float32)
+    row = augmentation._projective_row(
+        tf.constant(draws), tf.constant(30.0), tf.constant(50.0), 20, settings
+    ).numpy()
+    angle, zoom = np.radians(20), 1 - 0.04
+    turn = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    # The first flip is drawn and the second is not; sides are x, then y.
+    scale = np.diag([-50 / 20 / zoom, 30 / 20 / zoom])
+    middle = [24.5 + 0.3 * 0.3 * 50, 14.5 - 0.6 * 0.3 * 30]
+    for place in ([0, 0, 1], [19, 0, 1], [3, 17, 1]):
+        expected = turn @ scale @ (np.array(place[:2]) - 9.5) + middle
+        found = row[:3] @ place, row[3:6] @ place
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert not row[6:].any()

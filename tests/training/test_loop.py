@@ -135,6 +135,9 @@ def test_phase_learns_and_keeps_best_weights(tmp_path):
     assert [row["epoch"] for row in rows] == list(range(1, 21))
     assert [row["step"] for row in rows] == list(range(3, 61, 3))
     assert min(row["val_loss"] for row in rows) < 0.6 * np.log(2)
+    for row in rows:  # of three steps of four images
+        assert row["images_per_second"] * row["seconds"] == pytest.approx(12)
+        assert 0 < row["input_wait_share"] < 1
     validation, losses = phase.validate()
     kept = rows[checkpoint.progress.best_epoch - 1]
     assert validation["val_loss"] == pytest.approx(kept["val_loss"])
