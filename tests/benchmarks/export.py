@@ -150,7 +150,7 @@ def main(argv):
         for name in sorted(calls.keys() - {signature.PIXELS}):
             # Of single calls the middle half.
             middle = np.percentile(times[name] / ours, [25, 50, 75])
-            tell(f"A call with {size} images", name, middle)
+            tell(f"Export, batch {size}", name, middle)
 
 
 if __name__ == "__main__":
