@@ -248,6 +248,12 @@ def test_wrong_manifest_is_refused_with_its_line(tmp_path, data, message):
     assert path in str(info.value)
 
 
+def test_manifest_that_is_not_there_is_named(tmp_path):
+    path = str(tmp_path / "absent.csv")
+    with pytest.raises(FileNotFoundError, match=f"--manifest={path} is not a"):
+        manifest.read_manifest(path)
+
+
 @pytest.mark.parametrize(
     "data",
     [
