@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 DEMO := demo
 DIST := $(VENV)/dist
 .DEFAULT_GOAL := help
@@ -64,13 +65,13 @@ docs: setup  ## build the documentation into site/; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 test: check clients  ## lint, check the import direction, run all CPU-only tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 test-fast: check clients  ## the same without the tests marked slow
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 coverage: setup clients  ## all tests, and the lines that they run: at least 90 %
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 soak: setup  ## attack the local server for ten minutes, with good clients beside
 	$(BIN)/python -m tests.benchmarks.soak --minutes=10
@@ -79,7 +80,7 @@ bench: setup  ## compare with others: make bench SCANS=FOLDER WEIGHTS=FILE
 	$(BIN)/python -m tests.benchmarks.every --input_dir=$(SCANS) --weights=$(WEIGHTS) --output_dir=bench
 
 mutants: setup  ## put 40 small bugs into the product: how many do the tests notice?
-	COVERAGE_FILE=$(VENV)/coverage/contexts $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow' --cov --cov-context=test --cov-report=
+	COVERAGE_FILE=$(VENV)/coverage/contexts $(PYTEST) -m 'not slow' --cov --cov-context=test --cov-report=
 	$(BIN)/python -m tests.mutants --count=40
 
 check: setup  ## ruff (lint and format), the import direction, types, the wheel

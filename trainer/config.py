@@ -105,8 +105,7 @@ class TrainConfig:
     )
     gradient_clip_norm: float = setting(
         0.0,
-        "Largest global norm of the gradient, summed over all replicas, of a "
-        "step; 0 does not clip.",
+        "Largest global norm of a step's summed gradient; 0 does not clip.",
         between=(0.0, 1e6),
     )
     label_smoothing: float = setting(
@@ -114,8 +113,7 @@ class TrainConfig:
     )
     focal_gamma: float = setting(
         0.0,
-        "Focal loss: how much less counts what is learned already; 0: plain "
-        "cross-entropy.",
+        "Focal loss: how much less the learned counts; 0: cross-entropy.",
         between=(0.0, 10.0),
     )
     class_weights: str = setting(
@@ -207,8 +205,7 @@ class TrainConfig:
     )
     export_formats: str = setting(
         "saved_model",
-        "saved_model, and after a comma onnx or litert: files of the signature "
-        "of pixels for ONNX Runtime and LiteRT, too.",
+        "saved_model; add ,onnx or ,litert or both for files of pixels, too.",
         choices=(
             "saved_model",
             "saved_model,onnx",
@@ -274,8 +271,7 @@ class TrainConfig:
     )
     profile_steps: str = setting(
         "",
-        "First and last step of fine-tuning to profile for TensorBoard, for "
-        "example 10,20; empty: none.",
+        "First and last step of fine-tuning to profile, as 10,20; empty: none.",
         varies=BETWEEN_STARTS,
     )
     deterministic: bool = setting(

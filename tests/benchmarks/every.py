@@ -118,6 +118,7 @@ def measure(name: str, places: dict[str, str], found: dict) -> None:
             )
         except subprocess.CalledProcessError as error:
             found["not_run"][name] = error.stderr.strip().splitlines()[-1]
+            print(f"Not run: {name}: {found['not_run'][name]}", flush=True)
         rows = [{"benchmark": name} | json.loads(line) for line in file]
     others = [row for row in found["ratios"] if row["benchmark"] != name]
     order = list(_BENCHMARKS).index
@@ -144,10 +145,9 @@ def main(argv):
         )
     kept = output / "ratios.json"
     machine = describe_machine()
-    found = {"ratios": [], "not_run": {}}
-    if kept.exists() and json.loads(kept.read_text())["machine"] == machine:
-        found = json.loads(kept.read_text())
-    found["machine"] = machine
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    if found.get("machine") != machine:
+        found = {"machine": machine, "ratios": [], "not_run": {}}
     for name in FLAGS.only or _BENCHMARKS:
         measure(name, places, found)
         kept.write_text(json.dumps(found, indent=2) + "\n")
